@@ -1,0 +1,59 @@
+"""tracer: record a network in two frameworks, pair its layers, find where they part.
+
+The public names are imported when first used, so that ``import tracer`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracer.align import Alignment, Pair, align
+    from tracer.api import diff, open, record
+    from tracer.compare import Diff, PairDiff, Stats, Tolerance, Verdict
+    from tracer.errors import InputError, ModelError, RefusedError, TraceError, TracerError
+    from tracer.store import Recording, Trace
+
+_WHERE = {
+    **dict.fromkeys(("Alignment", "Pair", "align"), "tracer.align"),
+    **dict.fromkeys(("diff", "open", "record"), "tracer.api"),
+    **dict.fromkeys(("Diff", "PairDiff", "Stats", "Tolerance", "Verdict"), "tracer.compare"),
+    **dict.fromkeys(("InputError", "ModelError", "RefusedError", "TraceError", "TracerError"), "tracer.errors"),
+    **dict.fromkeys(("Recording", "Trace"), "tracer.store"),
+}
+
+__all__ = [
+    "Alignment",
+    "Diff",
+    "InputError",
+    "ModelError",
+    "Pair",
+    "PairDiff",
+    "Recording",
+    "RefusedError",
+    "Stats",
+    "Tolerance",
+    "Trace",
+    "TraceError",
+    "TracerError",
+    "Verdict",
+    "align",
+    "diff",
+    "open",
+    "record",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        from importlib import import_module
+
+        # Submodules share names with functions (tracer.align): the function must win, also after the import.
+        value = getattr(import_module(_WHERE[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'tracer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,55 @@
+"""What can go wrong for a user, and the exit code that says so."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line."""
+
+    OK = 0
+    """Everything compared agrees within the tolerance (or the command simply worked)."""
+    DIVERGED = 1
+    """At least one pair diverged."""
+    USAGE = 2
+    """Usage, bad input, or a file that was refused."""
+    PARTIAL = 3
+    """Partial or damaged data: the model raised, the disk filled, the trace is damaged, nothing to compare."""
+    UNMATCHED = 4
+    """Unmatched layers under ``--strict``."""
+    INTERRUPTED = 130
+    """Interrupted by Ctrl-C."""
+
+
+class TracerError(Exception):
+    """A mistake or condition the user can mend; the message is one line and says how.
+
+    Raised instead of a framework's own exception wherever the user, a file or the machine is the reason.
+    """
+
+    exit_code: ExitCode = ExitCode.USAGE
+
+
+class InputError(TracerError, ValueError):
+    """An argument, an input file or a model file that cannot be used."""
+
+
+class RefusedError(InputError):
+    """A file that would run code when loaded, or that is built to do harm."""
+
+
+class ModelError(TracerError, RuntimeError):
+    """The user's model raised while it ran; what was recorded before stays readable."""
+
+    exit_code = ExitCode.PARTIAL
+
+
+class TraceError(TracerError, OSError):
+    """The trace cannot be read or written as wanted: damaged, newer, locked, full disk."""
+
+    exit_code = ExitCode.PARTIAL
+
+
+class MissingFrameworkError(TracerError, ImportError):
+    """The framework an adapter needs is not installed."""

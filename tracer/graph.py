@@ -1,0 +1,162 @@
+"""The data model: what an adapter says about a model before and while it runs.
+
+A :class:`Structure` is the model's graph with shapes but without values. Every :class:`Node` stands for exactly
+one tensor; an operation with several outputs has one node for its first tensor and further nodes of role
+``item`` for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal, Self
+
+Role = Literal["input", "layer", "op", "activation", "container", "item"]
+"""What a node is.
+
+``input``       a model input;
+``layer``       a module or layer, its own (last) output;
+``op``          a functional operation outside any leaf module;
+``activation``  a tensor inside a layer, before its fused activation;
+``container``   a module that only holds others (its output is usually the tensor of one of them);
+``item``        a further output of the node that is its parent.
+"""
+Layout = Literal["channels_last", "channels_first"]
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter or buffer of a layer: ``name`` is local to its owner (``kernel``, ``weight``)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    trainable: bool = True
+
+    def to_json(self) -> list[Any]:
+        return [self.name, list(self.shape), self.dtype, self.trainable]
+
+    @classmethod
+    def from_json(cls, raw: list[Any]) -> Self:
+        name, shape, dtype, trainable = raw
+        return cls(str(name), tuple(int(d) for d in shape), str(dtype), bool(trainable))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One tensor of the graph.
+
+    Attributes:
+        name: unique in the recording. A Keras layer's or torch module's path (``encoder/conv1``,
+            ``blocks.0.bn``), with ``#0``, ``#1`` … when it is called several times, ``[1]`` for further
+            outputs, ``/preactivation`` for the value before a fused activation.
+        kind: the operation in the vocabulary of :mod:`tracer.kinds`.
+        label: the operation in the framework's own words (``Conv1D``, ``torch.flatten``).
+        parents: names of the nodes whose tensors it reads, in argument order.
+        shape: concrete shape, the batch included; None when not known before the run.
+        dtype: numpy-style name (``float32``, ``bfloat16``) or None.
+        params: parameters and buffers it owns, in the framework's order.
+        config: what matters for porting (``strides``, ``padding``, ``epsilon`` …), JSON values only.
+        owner: path of the layer or module it belongs to, without call or suffix.
+        call: how often ``owner`` had been called before.
+        scope: path of the module in whose forward it ran (empty at the root).
+        source: ``file:line`` of the call, where known.
+        layout: where the layer keeps its channels, where that is known.
+        alias_of: the node whose very tensor this is (containers, dropout in evaluation); stored once.
+    """
+
+    name: str
+    kind: str
+    label: str
+    role: Role = "layer"
+    parents: tuple[str, ...] = ()
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    params: tuple[Param, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    owner: str = ""
+    call: int = 0
+    scope: str = ""
+    source: str | None = None
+    layout: Layout | None = None
+    alias_of: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The node as JSON values; fields at their default are left out."""
+        out: dict[str, Any] = {}
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if value is None or (spec.name not in {"name", "kind", "label", "shape"} and not value):
+                continue
+            if spec.name == "params":
+                value = [p.to_json() for p in value]
+            elif isinstance(value, tuple):
+                value = list(value)
+            out[spec.name] = value
+        return out
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`. Raises KeyError, TypeError or ValueError on anything else."""
+        known = {f.name for f in fields(cls)}
+        values = {k: v for k, v in raw.items() if k in known}
+        values["parents"] = tuple(str(p) for p in values.get("parents", ()))
+        if values.get("shape") is not None:
+            values["shape"] = tuple(int(d) for d in values["shape"])
+        values["params"] = tuple(Param.from_json(p) for p in values.get("params", ()))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A model's graph in the order in which it runs (parents come before their children).
+
+    ``notes`` are sentences for the user about what could not be seen ("lstm: gates are not visible").
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def children(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for parent in node.parents:
+                if parent in found:
+                    found[parent].append(node.name)
+        return {name: tuple(names) for name, names in found.items()}
+
+    @cached_property
+    def inputs(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.role == "input")
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def stored(self) -> Iterable[Node]:
+        """The nodes whose tensors are stored: all but aliases."""
+        return (node for node in self.nodes if node.alias_of is None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "nodes": [node.to_json() for node in self.nodes],
+            "outputs": list(self.outputs),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        return cls(
+            tuple(Node.from_json(n) for n in raw["nodes"]),
+            tuple(str(o) for o in raw.get("outputs", ())),
+            tuple(str(n) for n in raw.get("notes", ())),
+        )

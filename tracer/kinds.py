@@ -1,0 +1,85 @@
+"""The vocabulary of operations that the adapters share.
+
+An adapter maps its framework's classes and functions onto these words; the alignment compares the words. A kind
+that is not listed here is legal (``other:Foo``): it matches only itself.
+"""
+
+from __future__ import annotations
+
+CONVOLUTIONS = frozenset(
+    f"{stem}{rank}d" for stem in ("conv", "conv_transpose", "depthwise_conv", "separable_conv") for rank in (1, 2, 3)
+)
+WEIGHTED = CONVOLUTIONS | {"dense", "embedding", "lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"}
+WEIGHTED |= {"attention", "bilinear"}
+NORMALISATIONS = frozenset({"batchnorm", "layernorm", "groupnorm", "instancenorm", "rmsnorm", "l2_normalize"})
+ACTIVATIONS = frozenset(
+    [
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "prelu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "sigmoid",
+        "hard_sigmoid",
+        "hard_silu",
+        "tanh",
+        "hard_tanh",
+        "softmax",
+        "log_softmax",
+        "softplus",
+        "softsign",
+        "exponential",
+        "log_sigmoid",
+        "threshold",
+        "glu",
+    ]
+)
+POOLS = frozenset(
+    [f"{stem}_pool{rank}d" for stem in ("max", "avg") for rank in (1, 2, 3)]
+    + ["global_max_pool", "global_avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "amax"]
+)
+JOINS = frozenset({"add", "sub", "mul", "div", "maximum", "minimum", "matmul", "concat", "stack", "dot", "average"})
+LAYOUT_ONLY = frozenset(
+    [
+        "flatten",
+        "reshape",
+        "permute",
+        "squeeze",
+        "expand_dims",
+        "identity",
+        "dropout",
+        "cast",
+        "slice",
+        "split",
+        "input",
+    ]
+)
+"""Kinds whose output holds values of their input unchanged (in evaluation), perhaps elsewhere."""
+RESIZES = frozenset({"pad", "crop", "upsample", "resize", "pixel_shuffle"})
+
+FAMILIES: tuple[frozenset[str], ...] = (
+    frozenset({"conv1d", "conv2d", "conv3d", "dense", "depthwise_conv1d", "depthwise_conv2d"}),
+    frozenset({"depthwise_conv1d", "separable_conv1d", "conv1d"}),
+    frozenset({"depthwise_conv2d", "separable_conv2d", "conv2d"}),
+    NORMALISATIONS,
+    ACTIVATIONS,
+    POOLS,
+    frozenset({"flatten", "reshape", "squeeze", "expand_dims"}),
+    frozenset({"upsample", "resize"}),
+    frozenset({"add", "sub", "mul", "div", "average", "maximum", "minimum"}),
+    frozenset({"lstm", "gru", "rnn"}),
+    frozenset({"identity", "dropout"}),
+    frozenset({"slice", "crop", "split"}),
+)
+
+
+def similarity(a: str, b: str) -> float:
+    """How alike two kinds are: 1 for the same, 0.6 within a family, 0 otherwise."""
+    if a == b:
+        return 1.0
+    return 0.6 if any(a in family and b in family for family in FAMILIES) else 0.0
