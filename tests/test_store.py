@@ -1,0 +1,363 @@
+"""The trace on disk: read by zarr-python and xarray, whole after every fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import xarray
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tracer.adapter import NotRecorded
+from tracer.errors import InputError, TraceError
+from tracer.graph import Node, Param, Structure
+from tracer.names import encode
+from tracer.store import RecordingWriter, Trace, zarr3
+from tracer.store.summary import summarize
+from tracer.store.trace import lock
+from tracer.store.writer import finish_rekeys, rekey
+
+DTYPES = ["bool", "int8", "uint16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]
+
+
+def chain(*names: str) -> Structure:
+    return Structure(tuple(Node(name, "dense", "Dense", shape=(2, 3)) for name in names), names[-1:])
+
+
+def write(trace: Trace, name: str, values: dict[str, np.ndarray], keys: dict[str, str] | None = None) -> None:
+    structure = chain(*values)
+    trace.make()
+    with RecordingWriter(
+        trace, name, structure, {"input": "x"}, keys if keys is not None else {n: n for n in values}
+    ) as w:
+        for node, array in values.items():
+            w(node, array)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        st.sampled_from(DTYPES).map(np.dtype),
+        hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+        elements=None,
+    )
+)
+def test_zarr_python_reads_what_we_write_and_so_do_we(
+    tmp_path_factory: pytest.TempPathFactory, values: np.ndarray
+) -> None:
+    folder = tmp_path_factory.mktemp("array") / "a"
+    zarr3.write_array(folder, values, {"k": 1}, [f"d{i}" for i in range(values.ndim)])
+    theirs = zarr.open_array(store=str(folder), mode="r", zarr_format=3)
+    assert theirs.dtype == values.dtype
+    assert theirs.attrs["k"] == 1
+    assert np.asarray(theirs[...]).tobytes() == values.tobytes()
+    assert zarr3.read_array(folder).tobytes() == values.tobytes()
+    assert zarr3.read_array(folder).shape == values.shape
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_reduced_precision_keeps_its_bits(tmp_path: Path, dtype: str) -> None:
+    values = np.linspace(-3, 3, 12).reshape(3, 4).astype(getattr(ml_dtypes, dtype))
+    zarr3.write_array(tmp_path / "a", values, {}, ["x", "y"])
+    back = zarr3.read_array(tmp_path / "a")
+    assert back.dtype == values.dtype
+    assert back.tobytes() == values.tobytes()
+    theirs = zarr.open_array(store=str(tmp_path / "a"), mode="r")
+    assert theirs.dtype.kind == "u"
+    assert theirs.attrs["dtype"] == dtype
+    assert np.asarray(theirs[...]).tobytes() == values.tobytes()
+
+
+def test_layout_is_the_documented_one(trace_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ours = {"conv": rng.normal(size=(2, 5, 3)).astype("f4"), "fc/Out": rng.normal(size=(2, 4)).astype("f4")}
+    theirs = {"c1": rng.normal(size=(2, 3, 5)).astype("f4"), "alone": rng.normal(size=(2,)).astype("f4")}
+    trace = Trace.create(trace_path)
+    write(trace, "tf", ours)
+    write(trace, "pt", theirs, {"c1": "conv"})
+    trace.save_inputs("x", {"in": np.zeros((2, 3), "f4")}, {"in": {"layout": "channels_last"}})
+    root = zarr.open_group(str(trace_path), mode="r")
+    assert root.attrs["format"] == "tracer-trace"
+    assert root.attrs["version"] == 1
+    np.testing.assert_array_equal(root["layers/conv/tf"][...], ours["conv"])
+    np.testing.assert_array_equal(root["layers/conv/pt"][...], theirs["c1"])
+    np.testing.assert_array_equal(root[f"layers/{encode('fc/Out')}/tf"][...], ours["fc/Out"])
+    np.testing.assert_array_equal(root["unaligned/pt/alone"][...], theirs["alone"])
+    assert root["layers/conv/pt"].attrs["node"] == "c1"
+    assert root["recordings/tf"].attrs["state"] == "complete"
+    assert {name for name, _ in root.groups()} == {"recordings", "inputs", "layers", "unaligned", "weights"}
+    dataset = xarray.open_zarr(str(trace_path), group="layers/conv", consolidated=False, zarr_format=3)
+    np.testing.assert_array_equal(dataset["pt"].values, theirs["c1"])
+    tree = xarray.open_datatree(str(trace_path), engine="zarr", consolidated=False)
+    np.testing.assert_array_equal(tree["layers/conv/tf"].values, ours["conv"])
+
+
+def test_weights_lie_under_the_aligned_layer(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    values = np.arange(6, dtype="f4").reshape(2, 3)
+    with RecordingWriter(trace, "tf", chain("a"), {}, {"a": "a"}) as writer:
+        writer("a", values)
+        writer.put_weights("a", Param("kernel", (2, 3), "float32"), values, ("a", "kernel"))
+    np.testing.assert_array_equal(zarr.open_array(str(trace_path / "weights/a/kernel/tf"), mode="r")[...], values)
+    recording = trace.recording("tf")
+    np.testing.assert_array_equal(recording.read_stored(recording.weights["a", "kernel"]), values)
+
+
+def test_what_is_handed_over_is_copied_at_once(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    values = np.ones((2, 3), "f4")
+    with RecordingWriter(trace, "tf", chain("a", "b"), {}, {"a": "a", "b": "b"}) as writer:
+        writer("a", values)
+        values[:] = 7
+        writer("b", values)
+    assert trace.recording("tf").read("a").max() == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped", "metadata"])
+def test_damage_is_an_error_never_zeros(trace_path: Path, damage: str) -> None:
+    trace = Trace.create(trace_path)
+    write(trace, "tf", {"a": np.ones((2, 3), "f4"), "b": np.ones((2, 3), "f4")})
+    chunk = trace_path / "layers/a/tf/c.0.0"
+    if damage == "missing":
+        chunk.unlink()
+    elif damage == "short":
+        chunk.write_bytes(chunk.read_bytes()[:-5])
+    elif damage == "flipped":
+        raw = bytearray(chunk.read_bytes())
+        raw[5] ^= 1
+        chunk.write_bytes(raw)
+    else:
+        (trace_path / "layers/a/tf/zarr.json").write_text("{")
+    with pytest.raises(TraceError, match="damaged"):
+        trace.recording("tf").read("a")
+    assert trace.recording("tf").read("b").sum() == 6
+
+
+def test_a_received_trace_leads_nowhere_else(trace_path: Path, tmp_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    write(trace, "tf", {"a": np.ones((2, 3), "f4")})
+    secret = tmp_path / "secret"
+    secret.write_bytes((trace_path / "layers/a/tf/c.0.0").read_bytes())
+    (trace_path / "layers/a/tf/c.0.0").unlink()
+    (trace_path / "layers/a/tf/c.0.0").symlink_to(secret)
+    with pytest.raises(TraceError, match="link"):
+        trace.recording("tf").read("a")
+    metadata = json.loads((trace_path / "recordings/tf/zarr.json").read_text())
+    for path in ("../secret", "/etc/passwd", "layers/../../x", "layers/a/./tf", ""):
+        metadata["attributes"]["activations"][0][1] = path
+        (trace_path / "recordings/tf/zarr.json").write_text(json.dumps(metadata))
+        with pytest.raises(TraceError, match=r"path|link"):
+            trace.recording("tf").read("a")
+
+
+def test_opening_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        Trace.open(tmp_path / "no")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/x").touch()
+    with pytest.raises(InputError, match="not a trace"):
+        Trace.create(tmp_path / "folder")
+    zarr.open_group(str(tmp_path / "other.zarr"), mode="w")
+    with pytest.raises(InputError, match="not one of tracer's"):
+        Trace.open(tmp_path / "other.zarr")
+    newer = Trace.create(tmp_path / "newer.zarr").root / "zarr.json"
+    newer.write_text(newer.read_text().replace('"version":1', '"version":99'))
+    with pytest.raises(InputError, match="newer"):
+        Trace.open(tmp_path / "newer.zarr")
+
+
+def test_what_cannot_be_stored_is_said(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    with RecordingWriter(trace, "tf", chain("a", "b", "c"), {}, {}) as writer:
+        writer("a", np.ones(3, "f4"))
+        writer("b", NotRecorded("a sparse tensor"))
+        writer("c", np.array(["text"], dtype=object))
+    recording = trace.recording("tf")
+    assert recording.state == "complete"
+    assert recording.skipped == {"b": "a sparse tensor", "c": "elements of type object"}
+
+
+def test_tensors_that_never_come_make_it_failed(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    with pytest.raises(TraceError, match="incomplete"), RecordingWriter(trace, "tf", chain("a", "b"), {}, {}) as writer:
+        writer("a", np.ones(3, "f4"))
+    recording = trace.recording("tf")
+    assert recording.state == "failed"
+    assert list(recording.activations) == ["a"]
+
+
+def test_an_exception_keeps_what_was_saved(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+
+    def interrupted() -> None:
+        with RecordingWriter(trace, "tf", chain("a", "b"), {}, {}) as writer:
+            writer("a", np.ones(3, "f4"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    recording = trace.recording("tf")
+    assert recording.state == "failed"
+    assert recording.attributes["error"] == "interrupted"
+    assert recording.read("a").sum() == 3
+
+
+def test_a_name_is_not_taken_twice_and_one_writer_holds_the_lock(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    write(trace, "tf", {"a": np.ones(3, "f4")})
+    with pytest.raises(InputError, match="--force"):
+        write(trace, "tf", {"a": np.ones(3, "f4")})
+    with lock(trace.recording("tf").folder), pytest.raises(TraceError, match="another process"):
+        trace.delete("tf")
+    write(trace, "pt", {"a": np.ones(3, "f4")})
+    trace.delete("tf")
+    assert [r.name for r in trace.recordings()] == ["pt"]
+    assert not (trace_path / "layers/a/tf").exists()
+    assert (trace_path / "layers/a/pt").exists()
+
+
+KILLED = """
+    import sys, os, time
+    import numpy as np
+    from tracer.store import Trace, RecordingWriter
+    from tracer.graph import Node, Structure
+    names = [f"n{i}" for i in range(200)]
+    s = Structure(tuple(Node(n, "dense", "Dense", shape=(64, 64)) for n in names))
+    with RecordingWriter(Trace.create(sys.argv[1]), "tf", s, {}, {n: n for n in names}) as w:
+        print("go", flush=True)
+        for i, n in enumerate(names):
+            w(n, np.full((64, 64), i, "f4"))
+            time.sleep(0.002)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.2])
+def test_killed_at_any_moment_what_was_committed_is_readable(trace_path: Path, delay: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(trace_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    assert Trace.open(trace_path).recording("tf").state == "recording"
+    try:
+        process.wait(delay or 0.001)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    trace = Trace.open(trace_path)
+    recording = trace.recording("tf")
+    assert recording.state == "interrupted"
+    for name in recording.activations:
+        assert (recording.read(name) == int(name[1:])).all()
+    assert len(recording.activations) < 200
+    trace.delete("tf")
+    write(trace, "tf", {"n0": np.ones(3, "f4")})
+    assert trace.recording("tf").state == "complete"
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing_else(tmp_path: Path) -> None:
+    """A file-size limit stands in for a full disk: both fail the write half way."""
+    path = tmp_path / "trace.zarr"
+    write(Trace.create(path), "tf", {"a": np.ones(3, "f4")})
+    code = f"""
+        import resource, signal, numpy as np
+        from tracer.errors import TraceError
+        from tracer.store import Trace, RecordingWriter
+        from tracer.graph import Node, Structure
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        s = Structure(tuple(Node(n, "dense", "Dense", shape=(200, 200)) for n in "ab"))
+        try:
+            with RecordingWriter(Trace.open({str(path)!r}), "pt", s, {{}}, {{"a": "a"}}) as w:
+                w("b", np.ones((10, 10), "f4"))
+                w("a", np.ones((200, 200), "f4"))
+        except TraceError as error:
+            print(error, error.exit_code)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert "cannot write the trace" in done.stdout
+    assert done.stdout.strip().endswith("3")
+    trace = Trace.open(path)
+    assert trace.recording("tf").read("a").sum() == 3
+    assert trace.recording("pt").state == "failed"
+    assert trace.recording("pt").read("b").sum() == 100
+    assert not (path / "layers/a/pt").exists() or not (path / "layers/a/pt/zarr.json").exists()
+
+
+def test_rekeying_moves_swaps_and_parks(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    values = {name: np.full((2, 3), i, "f4") for i, name in enumerate("abc")}
+    write(trace, "pt", values, {"a": "x", "b": "y"})
+    rekey(trace, "pt", {"a": "y", "b": "x", "c": "z"}, {"alignment": {"n": 1}})
+    recording = trace.recording("pt")
+    root = zarr.open_group(str(trace_path), mode="r")
+    for node, key in (("a", "y"), ("b", "x"), ("c", "z")):
+        np.testing.assert_array_equal(recording.read(node), values[node])
+        np.testing.assert_array_equal(root[f"layers/{key}/pt"][...], values[node])
+        assert root[f"layers/{key}/pt"].attrs["aligned"] == key
+    assert recording.attributes["alignment"] == {"n": 1}
+    assert "pending_keys" not in recording.attributes
+    rekey(trace, "pt", {}, {})
+    assert sorted(p.name for p in (trace_path / "unaligned/pt").iterdir() if p.is_dir()) == ["a", "b", "c"]
+    assert not any(p.is_dir() for p in (trace_path / "layers").iterdir())
+
+
+def test_rekeying_survives_a_failure_at_every_storage_call(trace_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rename in turn fails; the recording then reads as before or as wanted, and the next try completes it."""
+    values = {name: np.full((2, 3), i, "f4") for i, name in enumerate("abc")}
+    trace = Trace.create(trace_path)
+    real = os.replace
+    for fail_at in range(40):
+        if trace.has("pt"):
+            trace.delete("pt")
+        write(trace, "pt", values, {"a": "x", "b": "y"})
+        calls = iter(range(1000))
+
+        def flaky(source: str, target: str, *, fail_at: int = fail_at, calls: Iterator[int] = calls) -> None:
+            if next(calls) == fail_at:
+                raise OSError(28, "No space left on device")
+            real(source, target)
+
+        monkeypatch.setattr(os, "replace", flaky)
+        try:
+            rekey(trace, "pt", {"a": "y", "b": "x", "c": "z"}, {})
+            finished = True
+        except (TraceError, OSError):
+            finished = False
+        monkeypatch.setattr(os, "replace", real)
+        for node, array in values.items():
+            np.testing.assert_array_equal(trace.recording("pt").read(node), array)
+        finish_rekeys(trace)
+        rekey(trace, "pt", {"a": "y", "b": "x", "c": "z"}, {})
+        for node, key in (("a", "y"), ("b", "x"), ("c", "z")):
+            np.testing.assert_array_equal(zarr3.read_array(trace_path / f"layers/{key}/pt"), values[node])
+        if finished:
+            assert fail_at > 5
+            return
+    raise AssertionError("never finished")
+
+
+def test_summaries_do_not_depend_on_the_layout() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 700, 501))
+    values[0, 0, :2] = np.nan, np.inf
+    a, b = summarize(values), summarize(np.ascontiguousarray(values.transpose(2, 0, 1)))
+    assert a["nan"] == b["nan"] == 1
+    assert a["inf"] == b["inf"] == 1
+    for key in ("min", "max", "mean", "rms", "cube"):
+        assert a[key] == pytest.approx(b[key], rel=1e-9)
+    finite = values[np.isfinite(values)]
+    assert a["rms"] == pytest.approx(float(np.sqrt((finite**2).mean())))
+    assert summarize(np.zeros((0, 3)))["size"] == 0

@@ -1,0 +1,363 @@
+"""Opening a trace and reading what it holds. Needs neither zarr nor a framework."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer import names
+from tracer.errors import InputError, TraceError
+from tracer.graph import Structure
+from tracer.store import zarr3
+
+FORMAT = "tracer-trace"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where an activation or weight lies (relative to the trace) and what it is."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    summary: Mapping[str, float | int]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded model run, as the trace describes it.
+
+    ``state`` is ``recording``, ``complete`` or ``failed``; ``interrupted`` is a recording whose writer is gone.
+    """
+
+    name: str
+    folder: Path
+    root: Path
+    attributes: Mapping[str, Any]
+    state: str
+
+    @cached_property
+    def structure(self) -> Structure:
+        try:
+            return Structure.from_json(self.attributes["structure"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the structure of recording '{names.display(self.name)}'") from error
+
+    @cached_property
+    def activations(self) -> dict[str, Stored]:
+        """What was saved, by node name."""
+        return self._index("activations")
+
+    @cached_property
+    def weights(self) -> dict[tuple[str, str], Stored]:
+        """Saved parameters and buffers, by owner and local name."""
+        raw = self.attributes.get("weights", [])
+        try:
+            return {
+                (str(owner), str(name)): Stored(str(path), tuple(shape), str(dtype), {})
+                for owner, name, path, shape, dtype in raw
+            }
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the weights of recording '{names.display(self.name)}'") from error
+
+    def _index(self, key: str) -> dict[str, Stored]:
+        try:
+            return {
+                str(node): Stored(str(path), tuple(int(d) for d in shape), str(dtype), summary)
+                for node, path, shape, dtype, summary in self.attributes.get(key, [])
+            }
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the index of recording '{names.display(self.name)}'") from error
+
+    @property
+    def framework(self) -> str:
+        return str(self.attributes.get("framework", "?"))
+
+    @property
+    def created(self) -> float:
+        return float(self.attributes.get("created", 0.0))
+
+    @property
+    def input_id(self) -> str:
+        return str(self.attributes.get("input", ""))
+
+    @property
+    def model(self) -> str:
+        """The model file's name, or the class of a live object."""
+        return str(self.attributes.get("model", {}).get("name", "?"))
+
+    @property
+    def planned(self) -> int:
+        """How many tensors the model has to store."""
+        return int(self.attributes.get("planned", len(self.activations)))
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Nodes that could not be stored, with the reason."""
+        found = self.attributes.get("skipped", {})
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def nbytes(self) -> int:
+        from tracer import dtypes
+
+        return sum(
+            int(np.prod(s.shape, dtype=np.int64)) * dtypes.by_name(s.dtype).itemsize
+            for s in (*self.activations.values(), *self.weights.values())
+        )
+
+    def resolve(self, node: str) -> str:
+        """The node under which the tensor of ``node`` is stored (itself, or what it is an alias of)."""
+        for _ in range(len(self.structure) + 1):
+            found = self.structure.by_name.get(node)
+            if found is None or found.alias_of is None:
+                break
+            node = found.alias_of
+        return node
+
+    def stored(self, node: str) -> Stored | None:
+        """The index entry of a node's tensor, aliases followed; None when it was not saved."""
+        return self.activations.get(self.resolve(node))
+
+    def read(self, node: str, *, verify: bool = True) -> NDArray[Any]:
+        """A node's tensor, memory-mapped and read-only, in its own axes.
+
+        Raises KeyError when it was not saved, TraceError when it is missing or damaged on disk.
+        """
+        stored = self.stored(node)
+        if stored is None:
+            raise KeyError(node)
+        return self.read_stored(stored, verify=verify)
+
+    def read_stored(self, stored: Stored, *, verify: bool = True) -> NDArray[Any]:
+        """The array of an index entry. Raises TraceError as :meth:`read`."""
+        values = zarr3.read_array(inside(self.root, stored.path), verify=verify)
+        if values.shape != stored.shape or values.dtype.name != stored.dtype:
+            raise TraceError(f"damaged: {names.display(stored.path)} is not what the recording says it is")
+        return values
+
+
+def inside(root: Path, relative: str) -> Path:
+    """A path of the trace's index below ``root``. Raises TraceError for one that leads elsewhere."""
+    parts = relative.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise TraceError(f"damaged: {names.display(relative)!r} is not a path inside the trace")
+    path = root.joinpath(*parts)
+    if path.parent.resolve() != root.resolve().joinpath(*parts[:-1]):
+        raise TraceError(f"{names.display(relative)} leads through a link: refused")
+    return path
+
+
+class Trace:
+    """A trace on disk. Cheap to open; recordings are read when asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open an existing trace.
+
+        Raises InputError when there is none, when the folder is something else, or when a newer tracer made it.
+        """
+        root = Path(path)
+        shown = names.display(str(root))
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise InputError(f"trace {shown} {what}: record a model first (tracer record …), or name it with --trace")
+        try:
+            attributes = zarr3.read_metadata(root)["attributes"]
+        except FileNotFoundError:
+            raise InputError(f"{shown} is not a trace (it has no zarr.json)") from None
+        if attributes.get("format") != FORMAT:
+            raise InputError(f"{shown} is a Zarr hierarchy, but not one of tracer's")
+        version = attributes.get("version")
+        if not isinstance(version, int) or version > VERSION:
+            raise InputError(
+                f"{shown} was made by a newer tracer (format {names.display(str(version))}, this one reads up to "
+                f"{VERSION}): upgrade tracer, or record into another --trace"
+            )
+        return cls(root)
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> Self:
+        """The trace at ``path``, which need not exist yet; nothing is written before :meth:`make`.
+
+        Raises InputError when something else is there.
+        """
+        root = Path(path)
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            return cls.open(root)
+        return cls(root)
+
+    def make(self) -> None:
+        """Create what is missing of an empty trace. Raises InputError when that cannot be done."""
+        try:
+            if not (self.root / zarr3.METADATA).exists():
+                zarr3.make_group(self.root, {"format": FORMAT, "version": VERSION})
+            for part in ("recordings", "inputs", "layers", "unaligned", "weights"):
+                zarr3.make_group(self.root / part)
+        except OSError as error:
+            raise InputError(f"cannot write the trace {names.display(str(self.root))}: {error.strerror}") from error
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a trace, or make an empty one where nothing is yet. Raises InputError as :meth:`at`."""
+        trace = cls.at(path)
+        trace.make()
+        return trace
+
+    def recordings(self) -> list[Recording]:
+        """All recordings, oldest first."""
+        folder = self.root / "recordings"
+        entries = _subfolders(folder) if folder.is_dir() else []
+        found = [self._load(entry) for entry in entries if (entry / zarr3.METADATA).exists()]
+        return sorted(found, key=lambda r: (r.created, r.name))
+
+    def recording(self, name: str) -> Recording:
+        """The recording ``name``. Raises InputError, with the names there are, when there is none."""
+        folder = self.root / "recordings" / names.encode(name)
+        if not (folder / zarr3.METADATA).exists():
+            have = ", ".join(names.display(r.name) for r in self.recordings()) or "none yet"
+            raise InputError(f"no recording '{names.display(name)}' in {names.display(str(self.root))} (have: {have})")
+        return self._load(folder)
+
+    def has(self, name: str) -> bool:
+        return (self.root / "recordings" / names.encode(name) / zarr3.METADATA).exists()
+
+    def _load(self, folder: Path) -> Recording:
+        attributes = zarr3.read_metadata(folder)["attributes"]
+        name = str(attributes.get("name", names.decode(folder.name) or folder.name))
+        state = str(attributes.get("state", "?"))
+        if state == "recording" and not is_locked(folder):
+            # The writer may have finished between our read and our look at the lock.
+            attributes = zarr3.read_metadata(folder)["attributes"]
+            state = str(attributes.get("state", "?"))
+            if state == "recording":
+                state = "interrupted"
+                attributes = {**attributes, "activations": list(self._salvage(attributes))}
+        return Recording(name, folder, self.root, attributes, state)
+
+    def _salvage(self, attributes: Mapping[str, Any]) -> Iterator[list[Any]]:
+        """Index entries of the activations that a recording without an end had written."""
+        for node, path in attributes.get("plan", ()):
+            folder = inside(self.root, str(path))
+            with contextlib.suppress(FileNotFoundError, TraceError):
+                metadata = zarr3.read_metadata(folder)
+                own = metadata["attributes"]
+                dtype = str(own.get("dtype", metadata.get("data_type")))
+                yield [node, path, metadata["shape"], dtype, own.get("summary", {})]
+
+    def has_inputs(self, input_id: str) -> bool:
+        return (self.root / "inputs" / names.encode(input_id) / zarr3.METADATA).exists()
+
+    def inputs(self, input_id: str) -> dict[str, tuple[NDArray[Any], Mapping[str, Any]]]:
+        """The saved input ``input_id``: name to (values, attributes), in call order.
+
+        Raises TraceError when it is missing or damaged.
+        """
+        folder = self.root / "inputs" / names.encode(input_id)
+        try:
+            order = zarr3.read_metadata(folder)["attributes"]["names"]
+        except (FileNotFoundError, KeyError) as error:
+            raise TraceError(f"damaged: input {names.display(input_id)} is missing") from error
+        found = {}
+        for name in order:
+            path = folder / names.encode(str(name))
+            found[str(name)] = (zarr3.read_array(path), zarr3.read_metadata(path)["attributes"])
+        return found
+
+    def save_inputs(
+        self, input_id: str, inputs: Mapping[str, NDArray[Any]], attributes: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Save an input once; one that is there already is left alone. Raises OSError."""
+        folder = self.root / "inputs" / names.encode(input_id)
+        if self.has_inputs(input_id):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, (name, values) in enumerate(inputs.items()):
+            dimensions = [f"input_{names.encode(input_id)}_{index}_axis{axis}" for axis in range(values.ndim)]
+            own = {"name": name, **attributes.get(name, {})}
+            zarr3.write_array(folder / names.encode(name), values, own, dimensions)
+        zarr3.make_group(folder, {"names": list(inputs)})
+
+    def delete(self, name: str) -> None:
+        """Remove a recording and everything stored for it alone. Raises TraceError when it is being written."""
+        recording = self.recording(name)
+        with lock(recording.folder):
+            # The recording goes first: what is left over if we are killed is found by `sweep`.
+            (recording.folder / zarr3.METADATA).unlink()
+            shutil.rmtree(recording.folder, ignore_errors=True)
+        self.sweep(name)
+
+    def sweep(self, name: str, keep: frozenset[str] = frozenset()) -> None:
+        """Remove what lies under a recording's name but is not in ``keep`` (paths relative to the trace)."""
+        key = names.encode(name)
+        weights = [p for layer in self._folders("weights") for p in _subfolders(layer)]
+        for parent in (*self._folders("layers"), *weights):
+            target = parent / key
+            if target.is_dir() and str(target.relative_to(self.root)) not in keep:
+                shutil.rmtree(target, ignore_errors=True)
+                self._prune(parent)
+        own = self.root / "unaligned" / key
+        for target in _subfolders(own) if own.is_dir() else ():
+            if str(target.relative_to(self.root)) not in keep:
+                shutil.rmtree(target, ignore_errors=True)
+        if own.is_dir():
+            self._prune(own)
+
+    def _prune(self, folder: Path) -> None:
+        """Remove groups that hold nothing any more, upwards to the top-level ones."""
+        while folder.parent != self.root and not _subfolders(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder = folder.parent
+
+    def _folders(self, part: str) -> list[Path]:
+        folder = self.root / part
+        return _subfolders(folder) if folder.is_dir() else []
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a recording's folder. Raises TraceError when another process writes it.
+
+    The folder itself is locked, so no extra file lies in the Zarr hierarchy, and a killed writer leaves no lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                shown = names.display(names.decode(folder.name) or folder.name)
+                raise TraceError(f"recording '{shown}' is being written by another process") from error
+            raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    try:
+        with lock(folder):
+            return False
+    except TraceError:
+        return True
+    except OSError:
+        return False
