@@ -1,0 +1,345 @@
+"""The alignment: score every pair, walk both graphs in order, mend what order alone gets wrong.
+
+Order is the strongest single evidence (both authors follow the same paper), so a dynamic programme over the running
+order comes first; branches that the two sides run in another order are then paired through the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.align import axes as axes_
+from tracer.align import score
+from tracer.align.axes import Axes
+from tracer.align.features import Features, Summary, extract
+from tracer.errors import TraceError
+from tracer.graph import Structure
+from tracer.store import Recording
+
+if TYPE_CHECKING:
+    from tracer.align.mapping import Mapping as MappingFile
+
+LEAST = 0.3
+"""Pairs that score less are left unmatched."""
+_CONTENT_BONUS = 0.5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Reference nodes and candidate nodes that compute the same thing.
+
+    Attributes:
+        reference, candidate: node names (one each today; groups keep the last as the one that is compared).
+        axes: see :mod:`tracer.align.axes`; None when no axis order makes the shapes equal.
+        confidence: 0 to 1.
+        evidence: shares in [0, 1] by name (``kind``, ``shape``, ``params``, ``graph``, ``values``), or
+            ``{"mapping": 1.0}`` for a pair that a person wrote.
+    """
+
+    reference: tuple[str, ...]
+    candidate: tuple[str, ...]
+    axes: Axes | None
+    confidence: float
+    evidence: Mapping[str, float]
+
+    @property
+    def aligned(self) -> str:
+        """The reference's name, which keys the store."""
+        return self.reference[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reference": list(self.reference),
+            "candidate": list(self.candidate),
+            "aligned": self.aligned,
+            "axes": None if self.axes is None else list(self.axes),
+            "confidence": round(self.confidence, 4),
+            "evidence": {name: round(value, 4) for name, value in self.evidence.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """All pairs in the reference's running order, and what has no twin, with the reason."""
+
+    pairs: tuple[Pair, ...]
+    unmatched_reference: Mapping[str, str] = field(default_factory=dict)
+    unmatched_candidate: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def by_reference(self) -> dict[str, Pair]:
+        return {name: pair for pair in self.pairs for name in pair.reference}
+
+    @cached_property
+    def by_candidate(self) -> dict[str, Pair]:
+        return {name: pair for pair in self.pairs for name in pair.candidate}
+
+    def keys(self) -> dict[str, str]:
+        """Candidate node to the aligned name it is stored under."""
+        return {pair.candidate[-1]: pair.aligned for pair in self.pairs}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "pairs": [pair.to_json() for pair in self.pairs],
+            "unmatched": {
+                "reference": dict(self.unmatched_reference),
+                "candidate": dict(self.unmatched_candidate),
+            },
+        }
+
+    @classmethod
+    def empty(cls) -> Self:
+        return cls(())
+
+
+@dataclass(frozen=True)
+class _Side:
+    structure: Structure
+    summaries: Mapping[str, Summary]
+    recording: Recording | None
+
+
+def _side(source: Recording | Structure) -> _Side:
+    if isinstance(source, Structure):
+        return _Side(source, {}, None)
+    return _Side(source.structure, {n: s.summary for n, s in source.activations.items()}, source)
+
+
+def align(
+    reference: Recording | Structure, candidate: Recording | Structure, mapping: MappingFile | None = None
+) -> Alignment:
+    """Pair the nodes of two models.
+
+    Structures alone are enough; of recordings, the stored numbers about each tensor are used too, and tensors are
+    read where several axis orders are possible. What ``mapping`` says wins.
+
+    Raises InputError when ``mapping`` names nodes that do not exist, TraceError when a tensor is damaged.
+    """
+    ours, theirs = _side(reference), _side(candidate)
+    a = extract(ours.structure, ours.summaries)
+    b = extract(theirs.structure, theirs.summaries)
+    if mapping is not None:
+        mapping.check(ours.structure, theirs.structure)
+    if not a.nodes or not b.nodes:
+        return Alignment.empty()
+    local = score.local(a, b)
+    content = score.content(a, b, local)
+    start = np.minimum(local + _CONTENT_BONUS * content * (local > 0), 1.0).astype(np.float32)
+    blocked_a, blocked_b = _pin(start, a, b, mapping)
+    joined = score.propagate(start, a, b)
+    joined = np.maximum(joined, np.where(start >= 2, start, 0))
+    matched = _in_order(joined)
+    _mend(matched, joined, content, a, b)
+    _swap(matched, joined)
+    pairs = _pairs(matched, joined, local, content, a, b, (ours, theirs), mapping)
+    paired_a, paired_b = set(matched), set(matched.values())
+    return Alignment(
+        tuple(pairs),
+        {a.nodes[i].name: _why_not(joined[i], blocked_a, i) for i in range(len(a.nodes)) if i not in paired_a},
+        {b.nodes[j].name: _why_not(joined[:, j], blocked_b, j) for j in range(len(b.nodes)) if j not in paired_b},
+    )
+
+
+def _pin(
+    start: score.Matrix, a: Features, b: Features, mapping: MappingFile | None
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Write a person's decisions into the scores: 2 for a pair (more than evidence can give), 0 for its rivals."""
+    if mapping is None:
+        return frozenset(), frozenset()
+    ignored_a = frozenset(i for i, node in enumerate(a.nodes) if mapping.ignores("reference", node.name))
+    ignored_b = frozenset(j for j, node in enumerate(b.nodes) if mapping.ignores("candidate", node.name))
+    start[list(ignored_a), :] = 0
+    start[:, list(ignored_b)] = 0
+    for entry in mapping.pairs:
+        for name in entry.reference:
+            start[a.index[name], :] = 0
+        for name in entry.candidate:
+            start[:, b.index[name]] = 0
+        start[a.index[entry.reference[-1]], b.index[entry.candidate[-1]]] = 2
+    return ignored_a, ignored_b
+
+
+def _in_order(joined: score.Matrix) -> dict[int, int]:
+    """The heaviest set of pairs that keeps the order of both sides (Needleman–Wunsch with free gaps)."""
+    weights = np.where(joined >= LEAST, joined, 0).astype(np.float64)
+    best = np.zeros((weights.shape[0] + 1, weights.shape[1] + 1))
+    for i, row in enumerate(weights):
+        take = np.where(row > 0, best[i, :-1] + row, 0)
+        # Free gaps on the other side make the inner recurrence a running maximum.
+        best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], take))
+    matched = {}
+    i, j = weights.shape
+    while i and j:
+        if best[i, j] == best[i - 1, j]:
+            i -= 1
+        elif best[i, j] == best[i, j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            matched[i] = j
+    return matched
+
+
+def _mend(matched: dict[int, int], joined: score.Matrix, content: score.Matrix, a: Features, b: Features) -> None:
+    """Pair what is left where a neighbour's pair, or equal content, says so; order plays no part here."""
+    while True:
+        taken = set(matched.values())
+        options = [
+            (joined[i, j] + 0.2 * content[i, j], i, j)
+            for i in range(len(a.nodes))
+            if i not in matched
+            for j in np.flatnonzero(joined[i] >= LEAST)
+            if j not in taken and (content[i, j] > 0.9 or _agree(matched, i, int(j), a, b) > 0)
+        ]
+        if not options:
+            return
+        _, i, j = max(options)
+        matched[i] = int(j)
+
+
+def _agree(matched: Mapping[int, int], i: int, j: int, a: Features, b: Features) -> float:
+    """The share of neighbours on both sides that are paired with each other."""
+    ours = [*a.parents[i], *a.children[i]]
+    theirs = {*b.parents[j], *b.children[j]}
+    if not ours and not theirs:
+        return 1.0
+    hits = sum(matched.get(n) in theirs for n in ours)
+    return 2 * hits / (len(ours) + len(theirs))
+
+
+def _swap(matched: dict[int, int], joined: score.Matrix) -> None:
+    """Exchange partners where both together fit better crosswise (branches that run in another order)."""
+    for _ in range(4):
+        changed = False
+        holder = {j: i for i, j in matched.items()}
+        for i in list(matched):
+            j = matched[i]
+            better = int(joined[i].argmax())
+            other = holder.get(better)
+            if better == j or joined[i, better] <= 1.05 * joined[i, j]:
+                continue
+            if other is None:
+                pass
+            elif joined[i, better] + joined[other, j] > 1.05 * (joined[i, j] + joined[other, better]):
+                if joined[other, j] >= LEAST:
+                    matched[other] = j
+                    holder[j] = other
+                else:
+                    del matched[other]
+                    del holder[j]
+            else:
+                continue
+            if other is None:
+                del holder[j]
+            matched[i] = better
+            holder[better] = i
+            changed = True
+        if not changed:
+            return
+
+
+def _pairs(
+    matched: Mapping[int, int],
+    joined: score.Matrix,
+    local: score.Matrix,
+    content: score.Matrix,
+    a: Features,
+    b: Features,
+    sides: tuple[_Side, _Side],
+    mapping: MappingFile | None,
+) -> list[Pair]:
+    pairs: list[Pair] = []
+    axes_of: dict[int, Axes | None] = {}
+    pinned = {entry.reference[-1]: entry for entry in mapping.pairs} if mapping else {}
+    for i in sorted(matched):
+        j = matched[i]
+        ours, theirs = a.nodes[i], b.nodes[j]
+        entry = pinned.get(ours.name)
+        if entry is not None and entry.axes is not None:
+            axes: Axes | None = entry.axes
+        else:
+            inherited = next((axes_of[p] for p in a.parents[i] if axes_of.get(p) is not None), None)
+            axes = _axes(
+                ours.shape,
+                theirs.shape,
+                inherited,
+                (ours.layout, theirs.layout),
+                sides,
+                (ours.name, theirs.name),
+            )
+        axes_of[i] = axes
+        if entry is not None:
+            pairs.append(Pair(entry.reference, entry.candidate, axes, 1.0, {"mapping": 1.0}))
+            continue
+        evidence = _evidence(i, j, matched, content, a, b)
+        pairs.append(Pair((ours.name,), (theirs.name,), axes, _confidence(i, j, joined, evidence), evidence))
+    return pairs
+
+
+def _axes(
+    ours: tuple[int, ...] | None,
+    theirs: tuple[int, ...] | None,
+    inherited: Axes | None,
+    layouts: tuple[str | None, str | None],
+    sides: tuple[_Side, _Side],
+    names: tuple[str, str],
+) -> Axes | None:
+    if ours is None or theirs is None:
+        return None
+    options = axes_.possible(ours, theirs)
+    if not options:
+        return None
+    prior = axes_.preferred(options, inherited, layouts)
+    left, right = sides[0].recording, sides[1].recording
+    if len(options) == 1 or left is None or right is None or math.prod(ours) == 0:
+        return prior
+    if left.stored(names[0]) is None or right.stored(names[1]) is None:
+        return prior
+    try:
+        return axes_.decide(left.read(names[0], verify=False), right.read(names[1], verify=False), options, prior)[0]
+    except TraceError:
+        return prior  # the comparison says what is damaged
+
+
+def _evidence(
+    i: int, j: int, matched: Mapping[int, int], content: NDArray[Any], a: Features, b: Features
+) -> dict[str, float]:
+    from tracer import kinds
+
+    out = {
+        "kind": kinds.similarity(a.nodes[i].kind, b.nodes[j].kind),
+        "shape": score._shapes(a.dims[i], b.dims[j]),
+        "graph": _agree(matched, i, j, a, b),
+    }
+    if a.params[i] or b.params[j]:
+        out["params"] = score._params(a.params[i], b.params[j])
+    if a.summaries[i] is not None and b.summaries[j] is not None:
+        out["values"] = float(content[i, j])
+    return out
+
+
+def _confidence(i: int, j: int, joined: score.Matrix, evidence: Mapping[str, float]) -> float:
+    """Mean of the evidence (equal values settle it), less where a rival scores nearly as well."""
+    weights = {"kind": 0.2, "shape": 0.2, "params": 0.2, "graph": 0.4}
+    known = {name: weight for name, weight in weights.items() if name in evidence}
+    quality = sum(evidence[name] * weight for name, weight in known.items()) / sum(known.values())
+    if evidence.get("values", 0) > 0.9:
+        quality = max(quality, 0.95 + 0.05 * quality)
+    row, column = joined[i].copy(), joined[:, j].copy()
+    row[j] = column[i] = 0
+    rival = max(float(row.max(initial=0)), float(column.max(initial=0)))
+    margin = 1.0 if rival == 0 else min(1.0, max(0.0, (float(joined[i, j]) / rival - 1) / 0.25))
+    return float(min(1.0, quality * (0.75 + 0.25 * margin)))
+
+
+def _why_not(scores: NDArray[Any], ignored: frozenset[int], index: int) -> str:
+    if index in ignored:
+        return "ignored by the mapping file"
+    return "its only fits are paired better" if scores.max(initial=0) >= LEAST else "nothing alike on the other side"

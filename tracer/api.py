@@ -1,0 +1,69 @@
+"""The Python interface: the same functions that the command line calls."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tracer.align.mapping import Mapping as MappingFile
+from tracer.compare import Diff, Tolerance
+from tracer.compare.diff import diff as _diff
+from tracer.recording import record_object
+from tracer.store import Recording, Trace
+
+
+def open(path: str | os.PathLike[str] = "trace.zarr") -> Trace:
+    """Open a trace. Raises :class:`~tracer.InputError` when there is none."""
+    return Trace.open(path)
+
+
+def record(
+    model: object,
+    inputs: Any = None,
+    *,
+    name: str | None = None,
+    trace: str | Path = "trace.zarr",
+    layout: str = "auto",
+    weights: bool = True,
+    force: bool = False,
+) -> Recording:
+    """Record one evaluation-mode run of a live model (a ``torch.nn.Module`` or a Keras model).
+
+    Args:
+        model: the framework is found from the object, without importing the other one. The model is left as it was.
+        inputs: an array, a list of arrays or a mapping of input names to arrays, batch first, in this model's or the
+            first recording's axes; None reuses the trace's input, or generates one from the signature.
+        name: of the recording; by default ``tf`` or ``pt``, with a number when that is taken.
+        trace: where to record; created when it does not exist.
+        layout: ``auto``, ``same``, ``NHWC->NCHW`` or ``NCHW->NHWC``: how the input's axes move for this model.
+        weights: whether parameters and buffers are recorded too.
+        force: replace a recording of this name.
+
+    Raises:
+        InputError: the input does not fit, or the name is taken.
+        ModelError: the model raised; what ran before is kept in the recording.
+        TraceError: the trace cannot be written.
+    """
+    return record_object(model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force)
+
+
+def diff(
+    reference: Recording,
+    candidate: Recording,
+    *,
+    atol: float = 1e-5,
+    rtol: float = 1e-5,
+    map: MappingFile | str | os.PathLike[str] | None = None,
+) -> Diff:
+    """Compare two recordings: ``str(d)`` is what the command prints, ``bool(d)`` says that nothing diverged.
+
+    Raises InputError when they were made on different inputs or the mapping file does not fit.
+    """
+    from tracer.align.mapping import load
+
+    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    return _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping)
+
+
+__all__ = ["diff", "open", "record"]

@@ -1,0 +1,7 @@
+"""Comparing two recordings, from the trace alone."""
+
+from tracer.compare.diff import Diff, PairDiff, diff
+from tracer.compare.stats import Stats
+from tracer.compare.verdict import Tolerance, Verdict
+
+__all__ = ["Diff", "PairDiff", "Stats", "Tolerance", "Verdict", "diff"]

@@ -1,0 +1,299 @@
+"""The input both models see: read, generated, saved once, and turned to what each framework expects."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from tracer import dtypes
+from tracer.adapter import InputSpec, LoadedModel
+from tracer.errors import InputError
+from tracer.graph import Layout, Structure
+from tracer.names import display
+from tracer.store import Trace
+
+Array = NDArray[Any]
+LAYOUTS = ("auto", "same", "NHWC->NCHW", "NCHW->NHWC")
+"""Values of ``--layout``; the two moves hold for any number of spatial axes (NWC, NDHWC)."""
+_LARGEST = 8 << 30
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An input ready for one model, and how it came from the saved one.
+
+    Attributes:
+        input_id: key of the saved input in the trace.
+        saved: what is saved there, by the names of the first recording.
+        fitted: what this model is fed, by its own names.
+        axes: for each fitted input, the axis of the saved array that each of its axes is.
+        attributes: of the saved arrays (``layout``, ``source``).
+    """
+
+    input_id: str
+    saved: dict[str, Array]
+    fitted: dict[str, Array]
+    axes: dict[str, tuple[int, ...]]
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    structure: Structure | None = None
+
+
+def identity_of(inputs: Mapping[str, Array]) -> str:
+    """Twelve hex digits that name an input by its content (order, shapes, types, values)."""
+    digest = hashlib.sha256()
+    for name, values in inputs.items():
+        digest.update(f"{name}|{values.dtype.name}|{values.shape}|".encode())
+        digest.update(np.asarray(values, order="C").tobytes())
+    return digest.hexdigest()[:12]
+
+
+def read_file(path: Path) -> dict[str, Array]:
+    """Arrays of an ``.npy`` (name ``""``) or ``.npz`` file; never unpickles.
+
+    Raises InputError for anything else, for object arrays and for declared sizes over 8 GiB.
+    """
+    shown = display(str(path))
+    try:
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+                if sum(m.file_size for m in members) > _LARGEST:
+                    raise InputError(f"{shown} unpacks to more than {_LARGEST >> 30} GiB")
+                out = {}
+                for member in members:
+                    with archive.open(member) as file:
+                        out[member.filename[:-4]] = npy_format.read_array(file, allow_pickle=False)
+        elif path.suffix == ".npy":
+            out = {"": np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
+        else:
+            raise InputError(f"--input takes .npy, .npz or seed:N, not {shown}")
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no such input file: {shown}") from None
+    except Exception as error:  # numpy raises a dozen kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot read {shown}: {display(reason, 120)}") from error
+    if not out:
+        raise InputError(f"{shown} holds no arrays")
+    for name, values in out.items():
+        if values.dtype.kind == "f" and values.dtype == np.float64:
+            out[name] = values.astype(np.float32)
+        if not dtypes.storable(values.dtype):
+            raise InputError(f"{shown}: arrays of type {values.dtype} cannot be an input")
+    return out
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """``2,500,12`` or ``NAME=2,500,12``, several times for several inputs. Raises InputError."""
+    out: dict[str, tuple[int, ...]] = {}
+    for index, text in enumerate(texts):
+        name, _, numbers = text.rpartition("=")
+        try:
+            shape = tuple(int(part) for part in numbers.replace("x", ",").split(",") if part.strip())
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            raise InputError(f"--input-shape wants whole numbers like 2,500,12 (batch first), not '{display(text)}'")
+        out[name or str(index)] = shape
+    return out
+
+
+def generate(specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
+    """Seeded inputs that fit a signature: standard normal floats, integers in the legal range.
+
+    The batch is at least 2 and unlike every other dimension, so that no axis can be mistaken for it. Raises
+    InputError where the signature leaves a length open, saying which ``--input-shape`` is wanted.
+    """
+    rng = np.random.default_rng(seed)
+    resolved: list[tuple[InputSpec, tuple[int, ...]]] = []
+    for index, spec in enumerate(specs):
+        given = shapes.get(spec.name, shapes.get(str(index)))
+        resolved.append((spec, given if given is not None else _closed_shape(spec, len(specs) > 1)))
+    if not any(key in shapes for key in (*(s.name for s in specs), *map(str, range(len(specs))))):
+        others = {d for _, shape in resolved for d in shape[1:]}
+        batch = next(b for b in range(2, 100) if b not in others)
+        resolved = [
+            (spec, (batch, *shape[1:]) if spec.shape is None or spec.shape[0] is None else shape)
+            for spec, shape in resolved
+        ]
+    out: dict[str, Array] = {}
+    for spec, shape in resolved:
+        if np.prod(shape, dtype=np.float64) * 8 > _LARGEST:
+            raise InputError(f"input '{display(spec.name)}' of shape {list(shape)} is over {_LARGEST >> 30} GiB")
+        dtype = dtypes.by_name(spec.dtype)
+        if dtype.kind in "iu":
+            top = spec.maximum if spec.maximum is not None else 9
+            out[spec.name] = rng.integers(0, max(top, 0) + 1, shape).astype(dtype)
+        elif dtype.kind == "b":
+            out[spec.name] = rng.integers(0, 2, shape).astype(bool)
+        else:
+            out[spec.name] = rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+    return out
+
+
+def _closed_shape(spec: InputSpec, several: bool) -> tuple[int, ...]:
+    name = f"{spec.name}=" if several else ""
+    if spec.shape is None:
+        raise InputError(
+            f"the model does not say what shape its input '{display(spec.name)}' has: "
+            f"give --input-shape {name}2,… (batch first), or --input FILE.npy"
+        )
+    if any(d is None for d in spec.shape[1:]):
+        wanted = ",".join("2" if axis == 0 else "LENGTH" if d is None else str(d) for axis, d in enumerate(spec.shape))
+        raise InputError(
+            f"the model leaves a length of its input '{display(spec.name)}' open "
+            f"({_show(spec.shape)}): give --input-shape {name}{wanted} with numbers for LENGTH, or --input FILE.npy"
+        )
+    return tuple(2 if d is None else d for d in spec.shape)
+
+
+def _show(shape: Sequence[int | None]) -> str:
+    return "(" + ", ".join("None" if d is None else str(d) for d in shape) + ")"
+
+
+def _move(rank: int, layout: str) -> tuple[int, ...]:
+    """The permutation that turns channels_last into channels_first ("NHWC->NCHW"), or back."""
+    middle = tuple(range(1, rank - 1))
+    if layout == "NHWC->NCHW":
+        return (0, rank - 1, *middle)
+    return (0, *range(2, rank), 1)
+
+
+def _candidates(values: Array, saved: Layout | None, spec: InputSpec | None, layout: str) -> list[tuple[int, ...]]:
+    """Permutations to try for one input, the likeliest first."""
+    same = tuple(range(values.ndim))
+    if values.ndim < 3 or layout == "same":
+        return [same]
+    if layout in ("NHWC->NCHW", "NCHW->NHWC"):
+        return [_move(values.ndim, layout)]
+    to_first, to_last = _move(values.ndim, "NHWC->NCHW"), _move(values.ndim, "NCHW->NHWC")
+    wanted = spec.layout if spec is not None else None
+    order = [same, to_first, to_last]
+    if wanted == "channels_first" and saved != "channels_first":
+        order = [to_first, same, to_last]
+    elif wanted == "channels_last" and saved != "channels_last":
+        order = [to_last, same, to_first]
+    if saved == wanted and saved is not None:
+        order = [same, to_first, to_last]
+    if spec is not None and spec.shape is not None:
+        fitting = [axes for axes in order if _fits([values.shape[a] for a in axes], spec.shape)]
+        order = fitting or order
+    return list(dict.fromkeys(order))
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(w is None or s == w for s, w in zip(shape, wanted, strict=True))
+
+
+def _choices(
+    saved: Mapping[str, Array], layouts: Mapping[str, Layout | None], specs: Sequence[InputSpec], layout: str
+) -> Iterator[tuple[dict[str, Array], dict[str, tuple[int, ...]]]]:
+    by_name = {spec.name: spec for spec in specs}
+    if not all(name in by_name for name in saved):
+        # Other names on this side: inputs go by position.
+        named = [specs[i].name if i < len(specs) else name for i, name in enumerate(saved)]
+    else:
+        named = list(saved)
+    options = [
+        _candidates(values, layouts.get(name), by_name.get(target), layout)
+        for (name, values), target in zip(saved.items(), named, strict=True)
+    ]
+    for combination in list(product(*options))[:16]:
+        fitted = {}
+        axes = {}
+        for target, values, permutation in zip(named, saved.values(), combination, strict=True):
+            fitted[target] = _as_wanted(np.ascontiguousarray(values.transpose(permutation)), by_name.get(target))
+            axes[target] = permutation
+        yield fitted, axes
+
+
+def _as_wanted(values: Array, spec: InputSpec | None) -> Array:
+    if spec is None:
+        return values
+    wanted = dtypes.by_name(spec.dtype)
+    if values.dtype == wanted or wanted.kind != values.dtype.kind:
+        return values
+    return values.astype(wanted)
+
+
+def prepare(
+    model: LoadedModel,
+    trace: Trace,
+    *,
+    source: str | None,
+    shapes: Sequence[str] = (),
+    layout: str = "auto",
+    arrays: Mapping[str, Array] | None = None,
+    input_id: str | None = None,
+) -> Prepared:
+    """The input for ``model``, whose structure is determined on the way.
+
+    Taken from ``arrays``, from ``source`` (a file or ``seed:N``), from the trace's earlier recordings
+    (``input_id``), or generated. Where the axes are not certain the model is tried on the likeliest first.
+
+    Raises InputError when nothing fits, with the model's own reason.
+    """
+    specs = model.signature()
+    attributes: dict[str, dict[str, Any]] = {}
+    layouts: dict[str, Layout | None] = {}
+    if layout not in LAYOUTS:
+        raise InputError(f"--layout is one of {', '.join(LAYOUTS)}")
+    if arrays is not None:
+        saved, origin = dict(arrays), "given"
+    elif source is not None and not source.startswith("seed:"):
+        saved, origin = read_file(Path(source)), Path(source).name
+    elif source is None and input_id and not shapes:
+        stored = trace.inputs(input_id)
+        saved = {name: values for name, (values, _) in stored.items()}
+        layouts = {name: own.get("layout") for name, (_, own) in stored.items()}
+        origin = "reused"
+    else:
+        seed = _seed(source)
+        saved, origin = generate(specs, parse_shapes(shapes), seed), f"seed:{seed}"
+        layouts = {spec.name: spec.layout for spec in specs}
+    if "" in saved:
+        saved = {(specs[0].name if specs else "input"): saved[""], **{k: v for k, v in saved.items() if k}}
+    if origin != "reused":
+        known = identity_of(saved)
+        if trace.has_inputs(known):  # the same file again, for the other model
+            input_id, origin = known, "reused"
+            layouts = {name: own.get("layout") for name, (_, own) in trace.inputs(known).items()}
+        elif len(saved) == len(specs):
+            layouts = {name: spec.layout for name, spec in zip(saved, specs, strict=True)}
+    if specs and len(saved) != len(specs):
+        have, want = ", ".join(map(display, saved)), ", ".join(display(s.name) for s in specs)
+        raise InputError(f"the input has {len(saved)} arrays ({have}), the model takes {len(specs)} ({want})")
+    first_error: InputError | None = None
+    for fitted, axes in _choices(saved, layouts, specs, layout):
+        try:
+            structure = model.structure(fitted)
+        except InputError as error:
+            first_error = first_error or error
+            continue
+        if origin != "reused":
+            attributes = {n: {"layout": layouts.get(n), "source": origin} for n in saved}
+        return Prepared(
+            input_id if origin == "reused" and input_id else identity_of(saved),
+            saved, fitted, axes, attributes, structure,
+        )  # fmt: skip
+    assert first_error is not None
+    raise first_error
+
+
+def _seed(source: str | None) -> int:
+    if source is None:
+        return 0
+    try:
+        return int(source.removeprefix("seed:"))
+    except ValueError:
+        raise InputError(f"--input seed:N wants a whole number, not '{display(source)}'") from None

@@ -1,0 +1,331 @@
+"""Recording one model run: input, structure, alignment to the reference, values, weights."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracer import adapter as adapters
+from tracer import inputs as inputs_
+from tracer.adapter import Array, LoadedModel, LoadRequest
+from tracer.align import Alignment, align
+from tracer.errors import InputError
+from tracer.graph import Structure
+from tracer.names import display
+from tracer.store import Recording, RecordingWriter, Trace
+from tracer.store.writer import DEFAULT_MEMORY, finish_rekeys, rekey
+
+if TYPE_CHECKING:
+    from tracer.worker.protocol import Event, Job
+
+_PROGRESS_EVERY = 0.1
+_HASH_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user said about the recording (not about the model file).
+
+    ``reference`` names the recording to align to; by default the trace's oldest complete one.
+    """
+
+    name: str
+    input: str | None = None
+    input_shape: tuple[str, ...] = ()
+    layout: str = "auto"
+    weights: bool = True
+    force: bool = False
+    memory: int = DEFAULT_MEMORY
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was recorded, for the one line a user reads."""
+
+    name: str
+    framework: str
+    loader: str
+    nodes: int
+    saved: int
+    planned: int
+    skipped: dict[str, str]
+    weights: int
+    nbytes: int
+    seconds: float
+    input_id: str
+    input_shapes: dict[str, list[int]]
+    reference: str | None = None
+    pairs: int | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
+    """The worker's ``record`` command: load the model under the trust rules and record it into ``job.trace``."""
+    from dataclasses import asdict
+
+    from tracer.worker import protocol
+
+    request = protocol.request_from_json(job.request)
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job.options.items()}
+    options = Options(**given)
+    assert job.trace is not None
+    trace = Trace.at(job.trace)
+    check_name(trace, options)
+    model = adapters.get(job.adapter).load(request)
+    for note in model.notes:
+        emit(protocol.notice(note))
+    described = {**describe_files(request), "trust": request.trust, "sandbox": job.confinement}
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PROGRESS_EVERY or done == total:
+            last = time.monotonic()
+            emit(protocol.progress(done, total))
+
+    summary = record(
+        model,
+        trace,
+        options,
+        model_attributes=described,
+        phase=lambda text: emit(protocol.phase(text)),
+        progress=progress,
+    )
+    return asdict(summary)
+
+
+def check_name(trace: Trace, options: Options) -> None:
+    """Raises InputError when the name is taken and may not be replaced."""
+    if not options.name:
+        raise InputError("a recording needs a name")
+    if trace.has(options.name) and not options.force:
+        raise InputError(
+            f"recording '{display(options.name)}' exists already in {display(str(trace.root))}: "
+            "--force replaces it, --name NAME keeps both"
+        )
+
+
+def describe_files(request: LoadRequest) -> dict[str, Any]:
+    """Name, size and SHA-256 of the files a model was loaded from."""
+    named = request.path or request.weights
+    out: dict[str, Any] = {"name": named.name if named is not None else request.arch or "?", "arch": request.arch}
+    for key, path in (("file", request.path), ("weights", request.weights)):
+        if path is not None and path.is_file():
+            digest = hashlib.sha256()
+            with open(path, "rb") as file:
+                while block := file.read(_HASH_BLOCK):
+                    digest.update(block)
+            out[key] = {"path": str(path), "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return out
+
+
+def record(
+    model: LoadedModel,
+    trace: Trace,
+    options: Options,
+    *,
+    arrays: Mapping[str, Array] | None = None,
+    model_attributes: Mapping[str, Any] | None = None,
+    phase: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Record one run of ``model`` under ``options.name``.
+
+    The structure is aligned to the reference before the model runs, so that activations stream straight to their
+    aligned names; afterwards the alignment is refined with the values. Nothing is written to the trace before the
+    model has taken the input.
+
+    Raises InputError (the input does not fit, the name is taken), ModelError (the model raised; what ran is kept),
+    TraceError (the trace cannot be written).
+    """
+    check_name(trace, options)
+    finish_rekeys(trace)
+    reference = _reference(trace, options)
+    phase("preparing the input")
+    prepared = inputs_.prepare(
+        model,
+        trace,
+        source=options.input,
+        shapes=options.input_shape,
+        layout=options.layout,
+        arrays=arrays,
+        input_id=reference.input_id if reference is not None else None,
+    )
+    structure = prepared.structure
+    assert structure is not None
+    alignment = align(reference, structure) if reference is not None else None
+    keys = alignment.keys() if alignment is not None else {node.name: node.name for node in structure.stored()}
+    keys = _stored_keys(structure, keys)
+    total = sum(1 for _ in structure.stored())
+    attributes = {
+        "framework": model.framework,
+        "versions": {**model.versions(), "python": platform.python_version(), "tracer": version("tracer-nn")},
+        "platform": platform.platform(),
+        "loader": model.loader,
+        "notes": [*model.notes, *structure.notes],
+        "model": {"name": "?", **(model_attributes or {})},
+        "input": prepared.input_id,
+        "input_axes": {name: list(axes) for name, axes in prepared.axes.items()},
+        "mode": "eval",
+        "reference": None if reference is None else reference.name,
+        "alignment": None if alignment is None else alignment.to_json(),
+    }
+    trace.make()
+    if options.force and trace.has(options.name):
+        trace.delete(options.name)
+    phase("recording")
+    writer = RecordingWriter(
+        trace, options.name, structure, attributes, keys,
+        memory=options.memory, progress=lambda done: progress(min(done, total), total),
+    )  # fmt: skip
+    with writer:
+        try:
+            trace.save_inputs(prepared.input_id, prepared.saved, prepared.attributes)
+        except OSError as error:
+            raise writer.failure(error) from error
+        model.capture(prepared.fitted, writer)
+        if options.weights:
+            phase("saving the weights")
+            _save_weights(model, writer, structure, reference, alignment)
+    recording = trace.recording(options.name)
+    if reference is not None:
+        phase("aligning")
+        alignment = _refine(trace, reference, recording, structure, keys)
+        recording = trace.recording(options.name)
+    return Summary(
+        name=options.name,
+        framework=model.framework,
+        loader=model.loader,
+        nodes=len(structure),
+        saved=len(recording.activations),
+        planned=recording.planned,
+        skipped=dict(recording.skipped),
+        weights=len(recording.weights),
+        nbytes=recording.nbytes,
+        seconds=float(recording.attributes.get("seconds", 0.0)),
+        input_id=prepared.input_id,
+        input_shapes={name: list(values.shape) for name, values in prepared.fitted.items()},
+        reference=None if reference is None else reference.name,
+        pairs=None if alignment is None else len(alignment.pairs),
+        notes=(*model.notes, *structure.notes),
+    )
+
+
+def _reference(trace: Trace, options: Options) -> Recording | None:
+    others = [r for r in trace.recordings() if r.name != options.name]
+    if options.reference is not None:
+        return trace.recording(options.reference)
+    return next((r for r in others if r.state == "complete" and not r.attributes.get("reference")), None)
+
+
+def _stored_keys(structure: Structure, keys: Mapping[str, str]) -> dict[str, str]:
+    """Aligned names for the nodes that are stored; an alias passes its own on when the stored node has none."""
+    out = {node.name: keys[node.name] for node in structure.stored() if node.name in keys}
+    used = set(out.values())
+    for node in structure:
+        if node.alias_of is not None and node.name in keys and node.alias_of not in out and keys[node.name] not in used:
+            out[node.alias_of] = keys[node.name]
+            used.add(keys[node.name])
+    return out
+
+
+def _refine(
+    trace: Trace, reference: Recording, recording: Recording, structure: Structure, keys: Mapping[str, str]
+) -> Alignment:
+    """Align again with the values; store under the new names where they changed."""
+    alignment = align(reference, recording)
+    new = _stored_keys(structure, alignment.keys())
+    if new != keys or alignment.to_json() != recording.attributes.get("alignment"):
+        rekey(trace, recording.name, new, {"alignment": alignment.to_json()})
+    return alignment
+
+
+_ROLES = {
+    "weight": "kernel",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "weight_ih_l0": "kernel",
+    "weight_hh_l0": "recurrent_kernel",
+}
+_NORM_ROLES = {"weight": "gamma", "bias": "beta"}
+
+
+def _role(kind: str, name: str) -> str:
+    from tracer import kinds
+
+    table = {**_ROLES, **(_NORM_ROLES if kind in kinds.NORMALISATIONS else {})}
+    return table.get(name, name)
+
+
+def _save_weights(
+    model: LoadedModel,
+    writer: RecordingWriter,
+    structure: Structure,
+    reference: Recording | None,
+    alignment: Alignment | None,
+) -> None:
+    """Weights under the aligned layer's name, and under the reference's name for the same role where it has one."""
+    owners: dict[str, tuple[str, dict[str, str]]] = {}
+    for node in structure:
+        if not node.params:
+            continue
+        own = node.owner or node.name
+        pair = alignment.by_candidate.get(node.name) if alignment is not None else None
+        if pair is None or reference is None:
+            owners.setdefault(own, (own, {}))
+            continue
+        twin = reference.structure.by_name[pair.aligned]
+        names = {_role(twin.kind, p.name): p.name for p in twin.params}
+        renamed = {p.name: names.get(_role(node.kind, p.name), p.name) for p in node.params}
+        owners[own] = (twin.owner or twin.name, renamed)
+    for owner, param, value in model.parameters():
+        layer, renamed = owners.get(owner, (owner, {}))
+        writer.put_weights(owner, param, value, (layer, renamed.get(param.name, param.name)))
+
+
+def record_object(
+    model: object,
+    inputs: Any,
+    *,
+    name: str | None = None,
+    trace: str | Path = "trace.zarr",
+    layout: str = "auto",
+    weights: bool = True,
+    force: bool = False,
+) -> Recording:
+    """Record a live model; see :func:`tracer.record`."""
+    import numpy as np
+
+    entry, adapter = adapters.for_object(model)
+    opened = Trace.at(trace)
+    options = Options(name or entry, layout=layout, weights=weights, force=force)
+    if name is None and opened.has(options.name) and not force:
+        options = Options(_free(opened, entry), layout=layout, weights=weights)
+    loaded = adapter.wrap(model)
+    arrays: dict[str, Array] | None
+    if inputs is None:
+        arrays = None
+    elif isinstance(inputs, Mapping):
+        arrays = {str(key): np.asarray(value) for key, value in inputs.items()}
+    elif isinstance(inputs, Sequence):
+        specs = loaded.signature()
+        labels = [s.name for s in specs] if len(specs) == len(inputs) else [f"input_{i}" for i in range(len(inputs))]
+        arrays = {label: np.asarray(value) for label, value in zip(labels, inputs, strict=True)}
+    else:
+        arrays = {"": np.asarray(inputs)}
+    record(loaded, opened, options, arrays=arrays, model_attributes={"name": type(model).__qualname__})
+    return opened.recording(options.name)
+
+
+def _free(trace: Trace, stem: str) -> str:
+    number = 2
+    while trace.has(f"{stem}-{number}"):
+        number += 1
+    return f"{stem}-{number}"

@@ -1,0 +1,1 @@
+"""What readers of a comparison are shown: text for the terminal today."""

@@ -1,0 +1,121 @@
+"""A comparison as text."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tracer.compare.diff import Diff, PairDiff
+from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
+from tracer.names import display
+from tracer.report import words
+
+STYLES = {
+    Verdict.MATCH: "green",
+    Verdict.NOISE: "yellow",
+    Verdict.DIVERGED: "bold red",
+    Verdict.INHERITED: "magenta",
+    Verdict.UNMATCHED: "dim",
+    Verdict.NOT_COMPARABLE: "bold yellow",
+}
+_ASCII = str.maketrans({"⇄": "<>", "×": "x", "→": ">", "·": ".", "—": "-", "≥": ">=", "…": "~", "‖": "|", "−": "-"})
+
+
+def to_ascii(text: str) -> str:
+    """``text`` without our own glyphs; what is left over outside ASCII becomes escapes."""
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
+
+
+def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
+    """At most about a dozen lines: the verdict, the first divergence, what is known about it."""
+    glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
+    out = Text()
+    out.append(f"{words.title(diff)}   atol {diff.tolerance.atol:g} rtol {diff.tolerance.rtol:g}\n")
+    out.append(f"{glyphs[diff.verdict]} {_headline(diff)}", STYLES[diff.verdict])
+    counts = "  ".join(f"{glyphs[v]} {diff.counts[v]} {v}" for v in Verdict if diff.counts[v])
+    out.append(f"   {len(diff.pairs)} pairs: {counts}")
+    if diff.unmatched:
+        out.append(f"  {glyphs[Verdict.UNMATCHED]} {diff.unmatched} unmatched")
+    out.append("\n")
+    shown = diff.first or _worst(diff)
+    if shown is not None:
+        what = "first divergence" if diff.first is not None else "largest difference"
+        out.append(f"\n{what}: ", "bold")
+        out.append(f"{_names(shown)}", STYLES[shown.verdict])
+        out.append(f"   {words.op_text(shown)}, {words.shape_text(shown.shape)}, axes {words.axes_text(shown)}\n")
+        for fact in words.facts(shown):
+            out.append(f"  {fact}\n")
+        if shown.candidate_node.source:
+            out.append(f"  {display(shown.candidate_node.source)}\n", "dim")
+    others = [p for p in diff.pairs if p.verdict is Verdict.DIVERGED and p is not diff.first]
+    if others:
+        names = ", ".join(display(p.aligned) for p in others[:4]) + (" …" if len(others) > 4 else "")
+        out.append(f"also diverged while their inputs agree: {names}\n")
+    broken = [p for p in diff.pairs if p.verdict is Verdict.NOT_COMPARABLE]
+    if broken:
+        out.append(f"not comparable: {display(broken[0].aligned)}: {display(broken[0].reason)}")
+        out.append(f" (and {len(broken) - 1} more)\n" if len(broken) > 1 else "\n")
+    return Text(to_ascii(out.plain)) if ascii_only else out
+
+
+def _headline(diff: Diff) -> str:
+    return {
+        Verdict.DIVERGED: "diverged",
+        Verdict.MATCH: "match: every pair agrees within the tolerance",
+        Verdict.NOISE: "match: what exceeds the tolerance is rounding noise",
+    }.get(diff.verdict, "nothing could be compared")
+
+
+def _names(pair: PairDiff) -> str:
+    ours = " + ".join(map(display, pair.pair.reference))
+    return f"{ours} ⇄ {' + '.join(map(display, pair.pair.candidate))}"
+
+
+def _worst(diff: Diff) -> PairDiff | None:
+    """The pair furthest above its own rounding floor."""
+    measured = [p for p in diff.pairs if p.stats is not None and p.stats.max_abs > 0 and p.verdict is not Verdict.MATCH]
+    return max(measured, key=lambda p: p.stats.rel_l2 if p.stats else 0.0, default=None)
+
+
+def table(diff: Diff, *, ascii_only: bool = False) -> Table:
+    """Every pair, a row each, then what has no twin."""
+    glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
+
+    def cell(text: str, style: str = "") -> Text:
+        return Text(to_ascii(text) if ascii_only else text, style)
+
+    out = Table(box=None, pad_edge=False, header_style="bold")
+    for name, right in (("", 0), ("#", 1), (diff.reference.name, 0), (diff.candidate.name, 0), ("op", 0)):
+        out.add_column(cell(display(name)), justify="right" if right else "left")
+    for name, right in (
+        ("shape", 0),
+        ("axes", 0),
+        ("max|d|" if ascii_only else "max|Δ|", 1),
+        ("rel L2", 1),
+        ("conf", 1),
+    ):
+        out.add_column(cell(name), justify="right" if right else "left")
+    for count, pair in enumerate(diff.pairs):
+        s = pair.stats
+        cells = [str(count), "+".join(pair.pair.reference), "+".join(pair.pair.candidate), words.op_text(pair)]
+        cells += [words.shape_text(pair.shape), words.axes_text(pair)]
+        cells += [words.number(s.max_abs if s else None), words.number(s.rel_l2 if s else None)]
+        cells += [f"{pair.pair.confidence:.2f}"]
+        style = STYLES[pair.verdict] if pair.verdict is not Verdict.MATCH else ""
+        out.add_row(cell(glyphs[pair.verdict], STYLES[pair.verdict]), *(cell(display(c), style) for c in cells))
+    for name, node in ((n, diff.reference.structure.by_name[n]) for n in diff.alignment.unmatched_reference):
+        out.add_row(cell(glyphs[Verdict.UNMATCHED]), "", cell(display(name), "dim"), cell("—", "dim"),
+                    cell(display(node.label), "dim"), cell(words.shape_text(node.shape), "dim"))  # fmt: skip
+    for name, node in ((n, diff.candidate.structure.by_name[n]) for n in diff.alignment.unmatched_candidate):
+        out.add_row(cell(glyphs[Verdict.UNMATCHED]), "", cell("—", "dim"), cell(display(name), "dim"),
+                    cell(display(node.label), "dim"), cell(words.shape_text(node.shape), "dim"))  # fmt: skip
+    return out
+
+
+def diff_text(diff: Diff) -> str:
+    """The summary without colour, for ``str(diff)``."""
+    console = Console(width=10_000, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(summary(diff), end="", soft_wrap=True)
+    return capture.get().rstrip("\n")

@@ -1,0 +1,135 @@
+"""The words and number formats that every front end shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tracer.align.axes import describe
+from tracer.compare.diff import Diff, PairDiff
+from tracer.graph import Node
+from tracer.names import display
+
+_NOT_SAID = frozenset(
+    {
+        "data_format",
+        "axis",
+        "permutation",
+        "name",
+        "args",
+        "activation",
+        "batch_first",
+        "momentum",
+        "rate",
+        "in_features",
+    }
+)
+"""Configuration that differs between right ports (layout), or is shown elsewhere (activations are nodes)."""
+
+
+def shape_text(shape: Sequence[int] | Sequence[int | str] | None) -> str:
+    if shape is None:
+        return "?"
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """``1.23e-04``; a dash for None."""
+    if value is None:
+        return "—"
+    return f"{value:.{digits}e}" if math.isfinite(value) else str(value)
+
+
+def index_text(index: Sequence[int] | None) -> str:
+    return "—" if index is None else "(" + ", ".join(map(str, index)) + ")"
+
+
+def bytes_text(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def axes_text(pair: PairDiff) -> str:
+    axes = pair.pair.axes
+    return describe(axes, len(axes) if axes is not None else 0)
+
+
+def op_text(pair: PairDiff) -> str:
+    """The operation in the frameworks' own words: one word where they agree, both where they do not."""
+    ours, theirs = pair.node.label, pair.candidate_node.label
+    return display(ours) if pair.node.kind == pair.candidate_node.kind else f"{display(ours)} ⇄ {display(theirs)}"
+
+
+def configuration_differences(ours: Node, theirs: Node) -> list[tuple[str, Any, Any]]:
+    """Settings that both nodes state and that differ: (name, reference's, candidate's)."""
+    shared = [key for key in ours.config if key in theirs.config and key not in _NOT_SAID]
+    return [(k, ours.config[k], theirs.config[k]) for k in shared if not _same(k, ours.config[k], theirs.config[k])]
+
+
+def _same(key: str, a: Any, b: Any) -> bool:
+    if key == "padding" and (isinstance(a, str) or isinstance(b, str)):
+        return True  # "same" against numbers says nothing by itself
+    if isinstance(a, list | tuple) or isinstance(b, list | tuple):
+        x, y = _as_list(a), _as_list(b)
+        length = max(len(x), len(y))
+        x, y = (v * length if len(v) == 1 else v for v in (x, y))
+        return len(x) == len(y) and all(_same(key, p, q) for p, q in zip(x, y, strict=True))
+    if isinstance(a, float | int) and isinstance(b, float | int):
+        return math.isclose(a, b, rel_tol=1e-6)
+    return bool(a == b)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def facts(pair: PairDiff) -> list[str]:
+    """What is known about a pair, a sentence each, the weightiest first."""
+    out = []
+    s = pair.stats
+    if s is not None:
+        out.append(
+            f"Greatest absolute difference {number(s.max_abs)} at index {index_text(s.argmax)}; "
+            f"relative L2 error {number(s.rel_l2)}"
+        )
+        if s.outside:
+            share = 100 * s.outside / s.size
+            would = [f"atol ≥ {_up(s.needed_atol.get(pair.tolerance.rtol, s.max_abs))}"]
+            if math.isfinite(s.needed_rtol):
+                would.append(f"rtol ≥ {_up(s.needed_rtol)}")
+            out.append(
+                f"{s.outside} of {s.size} elements ({share:.3g} %) outside the tolerance; "
+                f"would pass with {' or '.join(would)}"
+            )
+        if s.nonfinite:
+            out.append(f"{s.nonfinite} elements are NaN or infinite on one side only")
+    if pair.reason:
+        out.append(pair.reason[0].upper() + pair.reason[1:])
+    if pair.node.kind != pair.candidate_node.kind:
+        out.append(f"Different operations: {display(pair.node.label)} against {display(pair.candidate_node.label)}")
+    for key, ours, theirs in configuration_differences(pair.node, pair.candidate_node):
+        out.append(f"Configuration differs: {display(key)} {display(str(ours))} against {display(str(theirs))}")
+    if pair.content == 1.0 and s is not None and s.rel_l2 > 0.1:
+        out.append("Both tensors hold the same values, in another order")
+    if pair.note:
+        out.append(f"Judged by the {display(pair.note)}")
+    return out
+
+
+def _up(value: float) -> str:
+    """``value`` rounded up to two digits, so that the number shown really would do."""
+    if value <= 0 or not math.isfinite(value):
+        return number(value, 1)
+    exponent = math.floor(math.log10(value)) - 1
+    return f"{math.ceil(value / 10.0**exponent - 1e-9) * 10.0**exponent:.1e}"
+
+
+def title(diff: Diff) -> str:
+    """``tf (model.h5) ⇄ pt (model.pt)``."""
+    sides = (diff.reference, diff.candidate)
+    return " ⇄ ".join(f"{display(r.name)} ({display(r.model, 40)})" for r in sides)
