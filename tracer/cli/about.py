@@ -1,0 +1,47 @@
+"""``tracer info``."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from rich.text import Text
+
+from tracer import adapter as adapters
+from tracer.cli import settings
+from tracer.errors import ExitCode, TracerError
+from tracer.worker import landlock
+
+_PACKAGES = ("tracer-nn", "numpy", "zarr", "textual", "torch", "safetensors", "tensorflow", "keras", "tf-keras", "h5py")
+
+
+def info(*, as_json: bool) -> int:
+    """Versions (looked up, nothing is imported), adapters and confinement."""
+    packages: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    found = {}
+    for name in adapters.names():
+        try:
+            adapter = adapters.get(name)
+            found[name] = f"ready: {adapter.formats}"
+        except TracerError as error:
+            found[name] = str(error)
+        except Exception as error:  # a broken third-party adapter must not hide the others
+            found[name] = f"broken: {type(error).__name__}: {error}"
+    abi = landlock.supported()
+    if as_json:
+        settings.out().print(
+            json.dumps({"python": platform.python_version(), "packages": packages, "adapters": found, "landlock": abi})
+        )
+        return ExitCode.OK
+    lines = [f"python {platform.python_version()} on {platform.platform()}"]
+    lines += [f"{name} {number or 'not installed'}" for name, number in packages.items()]
+    lines += [f"adapter {name}: {state}" for name, state in found.items()]
+    lines.append(f"Landlock ABI {abi}" if abi else "no Landlock: model files run without a sandbox")
+    settings.out().print(Text("\n".join(lines)))
+    return ExitCode.OK

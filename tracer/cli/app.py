@@ -1,0 +1,224 @@
+"""The commands and their options. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    name="tracer",
+    help="Record a network in TensorFlow/Keras and in PyTorch, pair its layers, and find the first that differs.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+TraceOption = Annotated[
+    Path, typer.Option("--trace", envvar="TRACER_TRACE", help="The trace to write or read.", show_default=True)
+]
+DEFAULT_TRACE = Path("trace.zarr")
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+AsciiOption = Annotated[bool, typer.Option("--ascii", help="Keep to ASCII characters.")]
+MapOption = Annotated[Optional[Path], typer.Option("--map", help="A mapping file (YAML); what it says wins.")]  # noqa: UP045
+ReferenceArgument = Annotated[Optional[str], typer.Argument(help="Reference recording.", metavar="[REF]")]  # noqa: UP045
+CandidateArgument = Annotated[Optional[str], typer.Argument(help="Candidate recording.", metavar="[CAND]")]  # noqa: UP045
+ModelArgument = Annotated[Optional[Path], typer.Argument(help="Model file (none when --arch builds it).")]  # noqa: UP045
+WeightsOption = Annotated[Optional[Path], typer.Option("--weights", help="A separate weights file.")]  # noqa: UP045
+ArchOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--arch", help="What builds the model: pkg.mod:callable or file.py:callable. Runs that code."),
+]
+ArchArgsOption = Annotated[str, typer.Option("--arch-args", help="Arguments of --arch: a JSON list or object.")]
+ImportOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--import", help="Module or file.py whose classes the model may use. Runs that code."),
+]
+AllowOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--allow", help="A class a pickle may name, pkg.mod.Class."),
+]
+TrustOption = Annotated[bool, typer.Option("--trust", help="Load even what runs code from the model file.")]
+ShapeOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--input-shape", help="Shape of the generated input, batch first: 2,500,12 or NAME=2,500,12."),
+]
+SandboxOption = Annotated[bool, typer.Option("--sandbox/--no-sandbox", help="Confine the worker where the kernel can.")]
+MemoryOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--memory-limit", help="Gigabytes the worker may take (default: 90 % of what is free).", min=0.1),
+]
+LoadTimeOption = Annotated[float, typer.Option("--load-timeout", help="Seconds that loading may take.", min=1)]
+
+
+@app.command()
+def record(
+    adapter: Annotated[str, typer.Argument(help="Framework: tf (Keras/TensorFlow) or pt (PyTorch).")],
+    model: ModelArgument = None,
+    weights: WeightsOption = None,
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = "[]",
+    name: Annotated[Optional[str], typer.Option("--name", help="Name of the recording.")] = None,  # noqa: UP045
+    trace: TraceOption = DEFAULT_TRACE,
+    input: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--input", help=".npy, .npz (one array a named input) or seed:N."),
+    ] = None,
+    input_shape: ShapeOption = None,
+    layout: Annotated[
+        str, typer.Option("--layout", help="How the input's axes move: auto, same, NHWC->NCHW, NCHW->NHWC.")
+    ] = "auto",
+    reference: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--reference", help="Recording to align to (default: the trace's first)."),
+    ] = None,
+    imports: ImportOption = None,
+    allow: AllowOption = None,
+    trust: TrustOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a recording of this name.")] = False,
+    save_weights: Annotated[bool, typer.Option("--save-weights/--no-save-weights", help="Weights too.")] = True,
+    memory: Annotated[int, typer.Option("--memory", help="Megabytes of copies that may wait for the disk.")] = 256,
+    memory_limit: MemoryOption = None,
+    load_timeout: LoadTimeOption = 300.0,
+    sandbox: SandboxOption = True,
+    json: JsonOption = False,
+) -> int:
+    """Run a model once and record every activation."""
+    from tracer.cli import recording
+
+    loading = recording.Loading(
+        adapter, model, weights, arch, arch_args, tuple(imports or ()), tuple(allow or ()), trust,
+        sandbox, load_timeout, memory_limit,
+    )  # fmt: skip
+    return recording.record(
+        loading, name=name, trace=trace, input=input, input_shape=tuple(input_shape or ()), layout=layout,
+        reference=reference, force=force, weights=save_weights, memory=memory, as_json=json,
+    )  # fmt: skip
+
+
+@app.command()
+def inspect(
+    model: ModelArgument = None,
+    adapter: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--adapter", help="tf or pt (default: from the file)."),
+    ] = None,
+    weights: WeightsOption = None,
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = "[]",
+    input_shape: ShapeOption = None,
+    imports: ImportOption = None,
+    allow: AllowOption = None,
+    trust: TrustOption = False,
+    save_weights: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045
+        typer.Option("--save-weights", help="Save a layer's weights as .npy.", metavar="LAYER OUT.npy"),
+    ] = None,
+    memory_limit: MemoryOption = None,
+    load_timeout: LoadTimeOption = 300.0,
+    sandbox: SandboxOption = True,
+    json: JsonOption = False,
+) -> int:
+    """Print a model's layers, configuration, shapes and parameters."""
+    from tracer.cli import inspecting, recording
+
+    loading = recording.Loading(
+        adapter or inspecting.guess_adapter(model, arch), model, weights, arch, arch_args, tuple(imports or ()),
+        tuple(allow or ()), trust, sandbox, load_timeout, memory_limit,
+    )  # fmt: skip
+    return inspecting.inspect(loading, input_shape=tuple(input_shape or ()), save=save_weights, as_json=json)
+
+
+@app.command()
+def runs(trace: TraceOption = DEFAULT_TRACE, json: JsonOption = False) -> int:
+    """List the recordings of a trace."""
+    from tracer.cli import reading
+
+    return reading.runs(trace, as_json=json)
+
+
+@app.command()
+def diff(
+    reference: ReferenceArgument = None,
+    candidate: CandidateArgument = None,
+    trace: TraceOption = DEFAULT_TRACE,
+    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
+    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    map: MapOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when layers have no twin.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Print the table of all pairs.")] = False,
+    json: JsonOption = False,
+    ascii: AsciiOption = False,
+) -> int:
+    """Compare two recordings: the verdict and the first divergence (exit 1 if there is one)."""
+    from tracer.cli import reading
+
+    return reading.diff(
+        trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, strict=strict, everything=all,
+        as_json=json, ascii_only=ascii,
+    )  # fmt: skip
+
+
+@app.command(name="map")
+def map_(
+    reference: ReferenceArgument = None,
+    candidate: CandidateArgument = None,
+    trace: TraceOption = DEFAULT_TRACE,
+    map: MapOption = None,
+    write: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--write", help="Write the mapping as a file to edit."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --write.")] = False,
+    json: JsonOption = False,
+    ascii: AsciiOption = False,
+) -> int:
+    """Show which layers are paired, with axes and confidence."""
+    from tracer.cli import reading
+
+    return reading.show_map(
+        trace, reference, candidate, mapping=map, write=write, force=force, as_json=json, ascii_only=ascii
+    )
+
+
+@app.command()
+def ui(
+    reference: ReferenceArgument = None,
+    candidate: CandidateArgument = None,
+    trace: TraceOption = DEFAULT_TRACE,
+    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
+    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    map: MapOption = None,
+    ascii: AsciiOption = False,
+) -> int:
+    """Look at a trace in the terminal."""
+    from tracer.cli import ui as ui_
+
+    return ui_.run(trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, ascii_only=ascii)
+
+
+@app.command()
+def info(json: JsonOption = False) -> int:
+    """Show versions, adapters, and what the kernel offers to confine a worker."""
+    from tracer.cli import about
+
+    return about.info(as_json=json)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"tracer {version('tracer-nn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks for errors (anywhere on the line).")] = False,
+) -> None:
+    """Options before the command."""

@@ -1,0 +1,90 @@
+"""``tracer inspect``."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from tracer.cli import settings
+from tracer.cli.recording import Loading
+from tracer.errors import ExitCode, InputError
+from tracer.graph import Structure
+from tracer.names import display
+from tracer.report.words import shape_text
+
+_BY_SUFFIX = {
+    ".keras": "tf", ".h5": "tf", ".hdf5": "tf", ".json": "tf",
+    ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt", ".safetensors": "pt",
+}  # fmt: skip
+
+
+def guess_adapter(model: Path | None, arch: str | None) -> str:
+    """The adapter for a file, by its suffix. Raises InputError when that says nothing."""
+    found = _BY_SUFFIX.get(model.suffix.lower()) if model is not None else None
+    if found is None:
+        what = display(str(model)) if model is not None else f"--arch {display(arch or '')}"
+        raise InputError(f"cannot tell the framework of {what}: say --adapter tf or --adapter pt")
+    return found
+
+
+def inspect(loading: Loading, *, input_shape: tuple[str, ...], save: tuple[str, str] | None, as_json: bool) -> int:
+    """Print a table like a model summary, or its JSON."""
+    options: dict[str, Any] = {"input_shape": list(input_shape)}
+    write: tuple[str, ...] = ()
+    if save is not None:
+        target = Path(save[1]).absolute()
+        options["save"] = [save[0], str(target)]
+        write = (str(target.parent),)
+    found = loading.run(
+        "inspect", f"inspect {display(loading.model.name if loading.model else '')}", options, write=write
+    )
+    if as_json:
+        settings.out().print(json.dumps({"schema": "tracer-inspect/1", **found}))
+        return ExitCode.OK
+    settings.out().print(Text(f"{display(found['file']['name'])}: {found['framework']}, {display(found['loader'])}"))
+    for spec in found["signature"]:
+        shape = "any shape" if spec["shape"] is None else shape_text(["?" if d is None else d for d in spec["shape"]])
+        settings.out().print(Text(f"input {display(spec['name'])}: {shape} {spec['dtype']}"))
+    if found["structure"] is not None:
+        settings.out().print(_layers(Structure.from_json(found["structure"])))
+    else:
+        settings.out().print(_parameters(found["parameters"]))
+        settings.say(f"note: shapes and functional operations are not shown: {display(found['why_no_structure'])}")
+    totals = found["totals"]
+    settings.out().print(Text(f"parameters: {totals['parameters']:,} ({totals['trainable']:,} trainable)"))
+    for note in found["notes"]:
+        settings.say(f"note: {display(note)}")
+    for path in found["saved"]:
+        settings.out().print(Text(f"saved {display(path)}"))
+    return ExitCode.OK
+
+
+def _layers(structure: Structure) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("name", "op", "output", "parameters", "configuration"):
+        table.add_column(title, justify="right" if title == "parameters" else "left")
+    for node in structure:
+        count = sum(math.prod(p.shape) for p in node.params)
+        config = " ".join(f"{key}={_short(value)}" for key, value in node.config.items())
+        cells = (node.name, node.label, shape_text(node.shape), f"{count:,}" if count else "", config)
+        table.add_row(*(Text(display(cell, 100), "dim" if node.role == "container" else "") for cell in cells))
+    return table
+
+
+def _parameters(parameters: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("layer", "parameter", "shape", "dtype"):
+        table.add_column(title)
+    for p in parameters:
+        cells = (p["owner"], p["name"], shape_text(p["shape"]), p["dtype"])
+        table.add_row(*(Text(display(cell, 100)) for cell in cells))
+    return table
+
+
+def _short(value: Any) -> str:
+    return "×".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,64 @@
+"""The ``tracer`` command: the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import NoReturn
+
+from tracer.errors import ExitCode, TracerError
+from tracer.names import display
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    arguments = sys.argv[1:]
+    # Accepted anywhere on the line: people add it to the end of the command that failed.
+    debug = "--debug" in arguments
+    sys.exit(run([a for a in arguments if a != "--debug"], debug=debug))
+
+
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """Run one command and return its exit code; a user's mistake prints one line on stderr."""
+    import click
+
+    from tracer.cli import settings
+    from tracer.cli.app import app
+
+    settings.debug = debug
+    try:
+        result = app(args=arguments, prog_name="tracer", standalone_mode=False)
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _fail("interrupted", ExitCode.INTERRUPTED)
+    except click.ClickException as error:
+        where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        return _fail(error.format_message() + where, ExitCode.USAGE)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        sys.stderr.close()
+        return ExitCode.OK
+    except TracerError as error:
+        if debug:
+            traceback.print_exception(error)
+            for line in getattr(error, "details", ()) or ():
+                print(line, file=sys.stderr)
+        return _fail(str(error) or type(error).__name__, error.exit_code)
+    except OSError as error:
+        if debug:
+            traceback.print_exception(error)
+        name = f" {display(str(error.filename))}" if error.filename else ""
+        return _fail(f"cannot use{name}: {error.strerror or error}", ExitCode.PARTIAL)
+    except MemoryError:
+        return _fail("out of memory", ExitCode.PARTIAL)
+    except Exception as error:
+        traceback.print_exception(error)
+        return _fail(
+            f"a bug of tracer ({type(error).__name__}); please report the lines above", ExitCode.PARTIAL
+        )
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"tracer: {display(' '.join(message.split()))}", file=sys.stderr)
+    return int(code)

@@ -1,0 +1,184 @@
+"""``tracer record``: checks, the worker, and the line that says what was recorded."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from tracer import adapter as adapters
+from tracer.adapter import LoadRequest
+from tracer.cli import settings
+from tracer.errors import ExitCode, InputError
+from tracer.names import display
+from tracer.recording import Options, check_name
+from tracer.report.words import bytes_text, shape_text
+from tracer.store import Trace
+from tracer.worker import protocol, supervise
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How to load the model, as typed."""
+
+    adapter: str
+    model: Path | None
+    weights: Path | None
+    arch: str | None
+    arch_args: str
+    imports: tuple[str, ...]
+    allow: tuple[str, ...]
+    trust: bool
+    sandbox: bool
+    load_timeout: float
+    memory_limit: float | None
+
+    def request(self) -> LoadRequest:
+        """Raises InputError when nothing names a model, or --arch-args is no JSON list or object."""
+        if self.model is None and self.arch is None:
+            raise InputError("name a model file, or --arch pkg.mod:callable that builds the model")
+        try:
+            arguments = json.loads(self.arch_args)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"--arch-args is no JSON: {display(str(error))}") from error
+        if not isinstance(arguments, list | dict):
+            raise InputError("--arch-args wants a JSON list or object")
+        return LoadRequest(self.model, self.weights, self.arch, arguments, self.imports, self.allow, self.trust)
+
+    def run(self, command: str, label: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Run a command in the worker, with progress. Raises TracerError, KeyboardInterrupt."""
+        request = self.request()
+        adapters.get(self.adapter).preflight(request)
+        job = protocol.Job(
+            command=command,  # type: ignore[arg-type]
+            adapter=self.adapter,
+            request=protocol.request_to_json(request),
+            options=options,
+            sandbox=self.sandbox,
+            debug=settings.debug,
+            **more,
+        )
+        limit = None if self.memory_limit is None else int(self.memory_limit * 1e9)
+        with _Narration(label) as narrate:
+            return supervise.run(job, on_event=narrate, load_timeout=self.load_timeout, memory_limit=limit)
+
+
+class _Narration:
+    """Shows a worker's events: a spinner while it loads, a bar with an ETA while it records, notices as lines."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._status: Any = None
+        self._bar: Any = None
+        self._show: Any = None
+
+    def __enter__(self) -> _Narration:
+        self._status = settings.err().status(Text(f"{self._label}: starting"))
+        if settings.err().is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_bar()
+        self._status.stop()
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def __call__(self, event: protocol.Event) -> None:
+        if event["event"] == "notice":
+            settings.say(f"note: {event['text']}")
+        elif event["event"] == "phase":
+            self._stop_bar()
+            if settings.err().is_terminal:
+                self._status.update(Text(f"{self._label}: {event['text']}"))
+                self._status.start()
+        elif event["event"] == "progress" and settings.err().is_terminal:
+            if self._bar is None:
+                self._status.stop()
+                self._bar = settings.progress(f"{self._label}: recording")
+                self._show = self._bar.__enter__()
+            self._show(event["done"], event["total"])
+
+
+def record(
+    loading: Loading,
+    *,
+    name: str | None,
+    trace: Path,
+    input: str | None,
+    input_shape: tuple[str, ...],
+    layout: str,
+    reference: str | None,
+    force: bool,
+    weights: bool,
+    memory: int,
+    as_json: bool,
+) -> int:
+    """Record a model file. Raises TracerError in one line; the trace's other recordings are never touched."""
+    from tracer.inputs import LAYOUTS
+
+    options = Options(
+        name=name or loading.adapter, input=_absolute(input), input_shape=input_shape, layout=layout,
+        weights=weights, force=force, memory=memory << 20, reference=reference,
+    )  # fmt: skip
+    if layout not in LAYOUTS:
+        raise InputError(f"--layout is one of {', '.join(LAYOUTS)}, not '{display(layout)}'")
+    loading.request()
+    opened = Trace.at(trace)
+    check_name(opened, options)
+    if reference is not None:
+        opened.recording(reference)
+    readable = () if options.input is None or options.input.startswith("seed:") else (options.input,)
+    if readable:
+        from tracer.preflight import check_regular_file
+
+        check_regular_file(Path(readable[0]))
+    result = loading.run(
+        "record", f"{loading.adapter} {_subject(loading)}", asdict(options), trace=str(trace.absolute()), read=readable
+    )
+    if as_json:
+        settings.out().print(json.dumps(result))
+        return ExitCode.OK
+    _say(result, trace)
+    _next(loading, result, trace)
+    return ExitCode.OK
+
+
+def _absolute(source: str | None) -> str | None:
+    return source if source is None or source.startswith("seed:") else str(Path(source).absolute())
+
+
+def _subject(loading: Loading) -> str:
+    return display(loading.model.name if loading.model is not None else loading.arch or "", 40)
+
+
+def _say(result: dict[str, Any], trace: Path) -> None:
+    shapes = ", ".join(shape_text(shape) for shape in result["input_shapes"].values())
+    line = (
+        f"recorded '{display(result['name'])}': {result['saved']} of {result['planned']} activations "
+        f"({result['nodes']} nodes), {bytes_text(result['nbytes'])} in {result['seconds']:.1f} s "
+        f"by {display(result['loader'])}; input {display(result['input_id'])} {shapes} → {display(str(trace))}"
+    )
+    settings.out().print(Text(line))
+    if result["pairs"] is not None:
+        settings.out().print(Text(f"aligned to '{display(result['reference'])}': {result['pairs']} pairs"))
+    for name, reason in list(result["skipped"].items())[:5]:
+        settings.say(f"note: {display(name)} not recorded: {display(reason)}")
+    for note in result["notes"]:
+        settings.say(f"note: {display(note)}")
+
+
+def _next(loading: Loading, result: dict[str, Any], trace: Path) -> None:
+    option = "" if trace == Path("trace.zarr") else f" --trace {shlex.quote(str(trace))}"
+    if result["pairs"] is None:
+        other = "pt model.pt" if loading.adapter == "tf" else "tf model.h5"
+        settings.hint(f"tracer record {other}{option}")
+    else:
+        settings.hint(f"tracer diff{option}   or   tracer ui{option}")

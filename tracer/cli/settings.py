@@ -1,0 +1,86 @@
+"""What is set once for a whole command: the consoles, and how it speaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+debug = False
+
+
+@cache
+def out() -> Console:
+    """Standard output: data. Wide when it is no terminal, so that nothing is cut in a file or pipe."""
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    return Console(width=None if terminal else 400, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@cache
+def err() -> Console:
+    """Standard error: narration."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def ascii_only(flag: bool) -> bool:
+    """Whether to keep to ASCII: asked for, or the terminal's encoding has nothing else."""
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    return flag or bool(os.environ.get("TRACER_ASCII")) or not encoding.startswith("utf")
+
+
+def say(text: str) -> None:
+    """A line of narration on stderr."""
+    from rich.text import Text
+
+    err().print(Text(text))
+
+
+def hint(text: str) -> None:
+    """The next command worth typing; only for a person at a terminal."""
+    if sys.stderr.isatty():
+        from rich.text import Text
+
+        err().print(Text(f"next: {text}", style="dim"))
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with an estimate of the time left, on a terminal, once a second has passed.
+
+    Yields a function that takes the number done and the total.
+    """
+    import time
+
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=err(), transient=True)
+    task = bar.add_task(label, total=None)
+    began = time.monotonic()
+    started = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal started
+        bar.update(task, completed=done, total=total)
+        if not started and time.monotonic() - began > 1.0:
+            bar.start()
+            started = True
+
+    try:
+        yield show
+    finally:
+        if started:
+            bar.stop()
