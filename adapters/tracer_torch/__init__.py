@@ -1,0 +1,5 @@
+"""PyTorch adapter of tracer."""
+
+from tracer_torch.adapter import TorchAdapter
+
+__all__ = ["TorchAdapter"]

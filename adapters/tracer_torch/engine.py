@@ -1,0 +1,322 @@
+"""One forward pass, watched: hooks on the modules and a function mode for what runs between them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from tracer.graph import Role
+from tracer_torch import functions, layers
+from tracer_torch.events import NOWHERE, Event, Origin, Origins, joined
+from tracer_torch.tensors import dtype_name, version, walk
+
+Emit = Callable[[Event, torch.Tensor], None]
+_INTERNAL = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
+_RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "running.py")
+_NO_OPERATIONS = frozenset({"flatten", "reshape", "view", "ravel", "squeeze", "dropout", "feature_dropout"})
+"""Operations shown even where they return their very input: the other framework has a layer there."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """A module whose forward is running."""
+
+    module: nn.Module
+    path: str
+    call: int
+    leaf: bool
+    origins: tuple[Origin, ...] = ()
+    versions: dict[int, int] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
+
+
+class Recorder:
+    """Collects the events of one pass.
+
+    With ``describe`` False only what names them is filled in. ``emit`` gets each tensor as it comes into being.
+    Faults of our own are kept in ``faults`` and never reach the model; ``unseen`` lists the scopes that read
+    tensors of which it is not known where they came from.
+    """
+
+    def __init__(self, root: nn.Module, *, describe: bool, emit: Emit | None = None) -> None:
+        self.root = root
+        self.describe = describe
+        self.emit = emit
+        self.events: list[Event] = []
+        self.calls: dict[str, int] = {}
+        self.faults: list[str] = []
+        self.unseen: list[str] = []
+        self.failed: tuple[str, nn.Module, BaseException] | None = None
+        self.outputs: list[int] = []
+        self.paths = layers.paths(root)
+        self.reserved = {layers.clean(name) for name, _ in root.named_modules(remove_duplicate=False)}
+        self.owned = list(layers.owned(root))
+        self.origins = Origins([tensor for _, _, tensor in self.owned])
+        self.stack: list[Frame] = []
+        self.busy = False
+        self.thread = threading.get_ident()
+
+    # --- what the run calls ---------------------------------------------------------------------------------
+
+    def begin(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Record the inputs and enter the root."""
+        for name, tensor in inputs.items():
+            base = name if name not in self.reserved else f"input_{name}"
+            self._new(tensor, base, base, 0, "input", kind="input", label="input")
+        self.stack = [Frame(self.root, "", 0, leaf=False)]
+
+    def finish(self, result: object) -> None:
+        """Note which events are the model's outputs."""
+        for path, tensor in walk(result):
+            node = self.origins[tensor].node
+            if node is None:
+                parents, reads = joined([self.origins[tensor]])
+                node = self._new(tensor, "output", "", 0, "op", path if self.outputs else "", kind="other:output",
+                                 label="output", parents=parents, reads=reads)  # fmt: skip
+            self.outputs.append(node)
+
+    # --- modules --------------------------------------------------------------------------------------------
+
+    def enter(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """A module is about to run."""
+        if threading.get_ident() != self.thread or (self.stack and self.stack[-1].leaf):
+            return
+        path = self.paths.get(module, "")
+        call = self.calls.get(path, 0)
+        self.calls[path] = call + 1
+        tensors = [tensor for _, tensor in walk((tuple(args), dict(kwargs)))]
+        self.stack.append(
+            Frame(
+                module,
+                path,
+                call,
+                layers.is_leaf(module),
+                # In-place modules return their input: where it came from must be asked before they run.
+                tuple(self.origins[tensor] for tensor in tensors),
+                {id(tensor): version(tensor) for tensor in tensors},
+            )
+        )
+
+    def leave(self, module: nn.Module, output: object) -> None:
+        """A module has run, or raised."""
+        if threading.get_ident() != self.thread:
+            return
+        position = next((i for i in range(len(self.stack) - 1, 0, -1) if self.stack[i].module is module), None)
+        if position is None:
+            return
+        frame = self.stack[position]
+        # What lies above raised, and someone caught it.
+        del self.stack[position:]
+        error = sys.exc_info()[1]
+        if output is None and error is not None:
+            if self.failed is None or self.failed[2] is not error:
+                self.failed = frame.path, module, error
+            return
+        self._module_outputs(frame, list(walk(output)))
+
+    def _module_outputs(self, frame: Frame, tensors: list[tuple[str, torch.Tensor]]) -> None:
+        module = frame.module
+        parents, reads = joined(frame.origins)
+        first: int | None = None
+        for suffix, tensor in tensors:
+            origin = self.origins[tensor]
+            same = frame.versions.get(id(tensor), -2) == version(tensor)
+            changed = id(tensor) in frame.versions and not same
+            alias = origin.node if not (frame.leaf and changed) else None
+            role: Role = "layer" if frame.leaf or alias is None else "container"
+            more: dict[str, Any] = {}
+            if first is not None:
+                role, more = "item", {"kind": "item", "label": "output", "parents": (first,)}
+            else:
+                suffix, more = "", {"parents": parents, "reads": reads}
+                if self.describe:
+                    more |= {"kind": layers.kind(module), "label": type(module).__name__}
+                    more |= {"config": layers.config(module), "layout": layers.layout(module)}
+            base = frame.path or type(module).__name__.lower()
+            scope = self.stack[-1].path if self.stack else ""
+            index = self._new(tensor, base, frame.path, frame.call, role, suffix, alias=alias, leaf=frame.leaf,
+                              scope=scope, rename=frame.leaf, **more)  # fmt: skip
+            first = index if first is None else first
+
+    # --- functions ------------------------------------------------------------------------------------------
+
+    def watching(self) -> bool:
+        """Whether a function called now is the model's own, outside any leaf."""
+        return bool(self.stack) and not self.busy and not self.stack[-1].leaf and threading.get_ident() == self.thread
+
+    def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[torch.Tensor, Origin, int]]:
+        """The tensors a call reads, before it can change them."""
+        found = walk((tuple(args), tuple(kwargs.values())))
+        return [(tensor, self.origins[tensor], version(tensor)) for _, tensor in found]
+
+    def after(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        read: list[tuple[torch.Tensor, Origin, int]],
+        result: object,
+    ) -> None:
+        """Record what a call gave."""
+        name = functions.name_of(function)
+        outputs = list(walk(args[0] if name == "setitem" else result))
+        if not outputs:
+            return
+        tensor = outputs[0][1]
+        parents, reads = joined([origin for _, origin, _ in read])
+        if any(origin is NOWHERE and item.is_floating_point() for item, origin, _ in read):
+            self.unseen.append(self.stack[-1].path)
+        for source, origin, before in read:
+            if source is tensor and version(tensor) == before and (before >= 0 or name in functions.TRANSPARENT):
+                if name in _NO_OPERATIONS and origin.node is not None:
+                    self._operation(function, name, args, kwargs, [outputs[0]], parents, reads, alias=origin.node)
+                return
+        if name in functions.TRANSPARENT and read and tensor.dtype == read[0][0].dtype and len(outputs) == 1:
+            kept = tensor.shape == read[0][0].shape
+            self.origins[tensor] = read[0][1] if kept else read[0][1]._replace(node=None, nodes=parents)
+            return
+        # Masks, and what is computed from parameters or sizes alone, are seen through: their readers inherit them.
+        if not parents or all(item.dtype == torch.bool for _, item in outputs):
+            for _, item in outputs:
+                self.origins[item] = Origin(None, tuple(dict.fromkeys(parents)), reads)
+            return
+        base = tensor._base
+        if base is not None and any(source is tensor for source, _, _ in read):
+            old = self.origins[base]
+            index = self._operation(function, name, args, kwargs, outputs, parents, reads)
+            if old.nodes:
+                # A view was written to: its base now depends on both.
+                self.origins[base] = Origin(None, (*old.nodes, index), old.reads)
+            return
+        self._operation(function, name, args, kwargs, outputs, parents, reads)
+
+    def _operation(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        outputs: list[tuple[str, torch.Tensor]],
+        parents: tuple[int, ...],
+        reads: tuple[int, ...],
+        alias: int | None = None,
+    ) -> int:
+        frame = self.stack[-1]
+        base = self._free_name(frame, name)
+        more: dict[str, Any] = {"parents": parents, "reads": reads}
+        if self.describe:
+            config = functions.config_of(function, args, kwargs)
+            kind = functions.kind_of(function, args, kwargs, outputs[0][1], config)
+            if reads and (kind == "matmul" or name == "addmm"):
+                kind = "dense"
+            first = "conv" in kind or "pool" in kind or kind == "batchnorm"
+            more |= {"kind": kind, "label": functions.label_of(function), "config": config, "source": _source()}
+            more |= {"layout": "channels_first" if first and kind != "mean" else None}
+        index = self._new(outputs[0][1], base, frame.path, frame.call, "op", alias=alias, scope=frame.path, **more)
+        for suffix, tensor in outputs[1:]:
+            self._new(tensor, base, frame.path, frame.call, "item", suffix, kind="item", label="output",
+                      parents=(index,), scope=frame.path)  # fmt: skip
+        return index
+
+    def _free_name(self, frame: Frame, name: str) -> str:
+        prefix = f"{frame.path}." if frame.path else ""
+        while True:
+            count = frame.operations.get(name, 0)
+            frame.operations[name] = count + 1
+            base = f"{prefix}{name}_{count}" if count else prefix + name
+            if base not in self.reserved and base not in self.inputs:
+                return base
+
+    @property
+    def inputs(self) -> set[str]:
+        """The names of the inputs, which come first."""
+        found = set()
+        for event in self.events:
+            if event.role != "input":
+                break
+            found.add(event.base)
+        return found
+
+    def _new(
+        self,
+        tensor: torch.Tensor,
+        base: str,
+        owner: str,
+        call: int,
+        role: Role,
+        suffix: str = "",
+        *,
+        alias: int | None = None,
+        rename: bool = True,
+        **more: Any,
+    ) -> int:
+        index = len(self.events)
+        if alias is not None:
+            while self.events[alias].alias is not None:
+                alias = self.events[alias].alias
+                assert alias is not None
+        event = Event(base, owner, call, suffix, role, alias=alias, **more)
+        event.shape, event.dtype = _shape(tensor), dtype_name(tensor.dtype)
+        self.events.append(event)
+        if alias is None or rename:
+            self.origins[tensor] = Origin(index, (index,))
+        if self.emit is not None:
+            self.emit(event, tensor)
+        return index
+
+
+def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in tensor.shape)
+    except RuntimeError:  # nested tensors have none
+        return ()
+
+
+def _source() -> str | None:
+    """``file:line`` of the innermost frame that is neither torch's nor ours."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file == _RUNNER:
+            return None  # code without a file (a notebook's <string>): above here are only callers of tracer
+        if not file.startswith(_INTERNAL) and not file.startswith("<"):
+            here = os.getcwd() + os.sep
+            return f"{file.removeprefix(here)}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+class FunctionWatch(TorchFunctionMode):
+    """Tells the recorder of every torch function the model calls itself."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        recorder = self.recorder
+        if not recorder.watching() or functions.name_of(func) in functions.ASKING:
+            return func(*args, **named)
+        read: list[tuple[torch.Tensor, Origin, int]] | None = None
+        try:
+            read = recorder.before(args, named)
+        except Exception as error:
+            recorder.faults.append(f"{functions.name_of(func)}: {type(error).__name__}")
+        result = func(*args, **named)
+        if read is not None:
+            try:
+                recorder.after(func, args, named, read, result)
+            except Exception as error:
+                recorder.faults.append(f"{functions.name_of(func)}: {type(error).__name__}")
+        return result

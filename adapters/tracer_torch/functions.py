@@ -1,0 +1,219 @@
+"""Functional operations in the shared vocabulary: name, kind and configuration of a call that torch intercepted."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tracer_torch.layers import Config, json_value
+
+_NAMES = {
+    "rsub": "sub", "rdiv": "div", "rmul": "mul", "radd": "add", "rpow": "pow", "rmatmul": "matmul", "iadd": "add",
+    "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div", "rtruediv": "div", "idiv": "div",
+    "ipow": "pow", "imatmul": "matmul", "getitem": "slice", "setitem": "setitem", "true_divide": "div",
+    "rfloordiv": "floor_divide", "floordiv": "floor_divide", "subtract": "sub", "multiply": "mul", "divide": "div",
+    "concat": "cat", "concatenate": "cat",
+}  # fmt: skip
+_KINDS = {
+    "add": "add", "sub": "sub", "mul": "mul", "div": "div", "matmul": "matmul", "mm": "matmul", "bmm": "matmul",
+    "cat": "concat", "stack": "stack", "hstack": "concat", "maximum": "maximum", "minimum": "minimum",
+    "fmax": "maximum", "fmin": "minimum", "dot": "dot", "linear": "dense", "bilinear": "bilinear",
+    "embedding": "embedding", "embedding_bag": "embedding", "scaled_dot_product_attention": "attention",
+    "multi_head_attention_forward": "attention", "batch_norm": "batchnorm", "layer_norm": "layernorm",
+    "group_norm": "groupnorm", "instance_norm": "instancenorm", "rms_norm": "rmsnorm", "normalize": "l2_normalize",
+    "relu": "relu", "relu6": "relu6", "leaky_relu": "leaky_relu", "prelu": "prelu", "elu": "elu", "selu": "selu",
+    "celu": "celu", "gelu": "gelu", "silu": "silu", "mish": "mish", "sigmoid": "sigmoid", "expit": "sigmoid",
+    "hardsigmoid": "hard_sigmoid", "hardswish": "hard_silu", "tanh": "tanh", "hardtanh": "hard_tanh",
+    "softmax": "softmax", "log_softmax": "log_softmax", "softplus": "softplus", "softsign": "softsign",
+    "exp": "exponential", "logsigmoid": "log_sigmoid", "log_sigmoid": "log_sigmoid", "threshold": "threshold",
+    "glu": "glu", "flatten": "reshape", "view": "reshape", "reshape": "reshape", "unflatten": "reshape",
+    "view_as": "reshape", "reshape_as": "reshape", "ravel": "reshape", "permute": "permute", "transpose": "permute",
+    "movedim": "permute", "moveaxis": "permute", "swapaxes": "permute", "swapdims": "permute", "t": "permute",
+    "T": "permute", "mT": "permute", "H": "permute", "mH": "permute", "adjoint": "permute", "squeeze": "squeeze",
+    "unsqueeze": "expand_dims", "dropout": "dropout", "dropout1d": "dropout", "dropout2d": "dropout",
+    "dropout3d": "dropout", "alpha_dropout": "dropout", "feature_dropout": "dropout",
+    "feature_alpha_dropout": "dropout", "slice": "slice", "narrow": "slice", "select": "slice",
+    "chunk": "split", "split": "split", "tensor_split": "split", "unbind": "split", "split_with_sizes": "split",
+    "pad": "pad", "interpolate": "upsample", "upsample": "upsample", "pixel_shuffle": "pixel_shuffle",
+    "to": "cast", "float": "cast", "half": "cast", "double": "cast", "bfloat16": "cast", "long": "cast",
+    "int": "cast", "type": "cast", "type_as": "cast", "mean": "mean", "amax": "amax",
+    "lstm": "lstm", "gru": "gru", "rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_cell": "lstm_cell",
+    "gru_cell": "gru_cell",
+}  # fmt: skip
+TRANSPARENT = frozenset(
+    "data detach detach_ contiguous clone alias cpu requires_grad_ to float half double bfloat16 type "  # noqa: SIM905
+    "type_as cuda "
+    "expand expand_as broadcast_to lift_fresh real".split()
+)
+"""Operations that give the same values and type (a cast that changes the type is told apart by its result).
+
+``expand`` is among them: it only repeats what broadcasting would.
+"""
+ASKING = frozenset(
+    "shape size dim ndim dtype device is_cuda is_floating_point is_complex numel len item "  # noqa: SIM905
+    "is_contiguous stride "
+    "requires_grad layout is_sparse is_quantized is_nested is_meta names nelement element_size storage_offset "
+    "data_ptr grad grad_fn is_leaf has_names untyped_storage version format repr hash".split()
+)
+"""What is asked of tensors and gives none: not worth a look."""
+_POOL = ("kernel_size", "strides", "padding")
+_POSITIONS: dict[str, tuple[str, ...]] = {
+    "leaky_relu": ("negative_slope",), "elu": ("alpha",), "celu": ("alpha",), "gelu": ("approximate",),
+    "softmax": ("axis",), "log_softmax": ("axis",), "cat": ("axis",), "stack": ("axis",),
+    "softplus": ("beta", "threshold"),
+    "chunk": ("chunks", "axis"), "split": ("sizes", "axis"), "unbind": ("axis",), "unsqueeze": ("axis",),
+    "squeeze": ("axis",), "narrow": ("axis", "start", "length"), "select": ("axis", "index"),
+    "pad": ("padding", "mode", "value"), "interpolate": ("size", "scale_factor", "mode", "align_corners"),
+    "mean": ("axis", "keepdim"), "sum": ("axis", "keepdim"), "amax": ("axis", "keepdim"), "max": ("axis", "keepdim"),
+    "amin": ("axis", "keepdim"), "min": ("axis", "keepdim"), "argmax": ("axis", "keepdim"),
+    "flatten": ("start_axis", "end_axis"), "normalize": ("p", "axis", "epsilon"),
+    "hardtanh": ("min_value", "max_value"),
+    "dropout": ("rate",), "glu": ("axis",), "pixel_shuffle": ("factor",), "threshold": ("threshold", "value"),
+    "batch_norm": ("", "", "", "", "training", "momentum", "epsilon"),
+    "layer_norm": ("normalized_shape", "", "", "epsilon"), "group_norm": ("groups", "", "", "epsilon"),
+    "instance_norm": ("", "", "", "", "", "momentum", "epsilon"), "rms_norm": ("normalized_shape", "", "epsilon"),
+    "std": ("axis",), "var": ("axis",), "cumsum": ("axis",), "roll": ("shifts", "axis"), "flip": ("axis",),
+    "scaled_dot_product_attention": ("", "", "", "dropout", "causal"),
+}  # fmt: skip
+for _rank in ("1d", "2d", "3d"):
+    _POSITIONS[f"conv{_rank}"] = ("", "", "strides", "padding", "dilation", "groups")
+    _POSITIONS[f"conv_transpose{_rank}"] = ("", "", "strides", "padding", "output_padding", "groups", "dilation")
+    _POSITIONS[f"max_pool{_rank}"] = (*_POOL, "dilation", "ceil_mode")
+    _POSITIONS[f"avg_pool{_rank}"] = (*_POOL, "ceil_mode", "count_include_pad", "divisor_override")
+    _POSITIONS[f"adaptive_avg_pool{_rank}"] = _POSITIONS[f"adaptive_max_pool{_rank}"] = ("output_size",)
+_WORDS = {
+    "dim": "axis", "dims": "axis", "eps": "epsilon", "stride": "strides", "p": "rate", "pad": "padding",
+    "split_size_or_sections": "sizes", "indices_or_sections": "sizes", "num_groups": "groups",
+    "upscale_factor": "factor", "is_causal": "causal", "dropout_p": "dropout", "min_val": "min_value",
+    "max_val": "max_value", "start_dim": "start_axis", "end_dim": "end_axis",
+}  # fmt: skip
+_REDUCTIONS = {"mean": "global_avg_pool", "amax": "global_max_pool", "max": "global_max_pool"}
+
+
+@functools.lru_cache(maxsize=4096)
+def name_of(function: Callable[..., Any]) -> str:
+    """The operation's plain name: ``add`` for ``torch.add``, ``Tensor.add_``, ``__iadd__``; ``T`` for ``x.T``."""
+    name = str(getattr(function, "__name__", type(function).__name__))
+    if name == "__get__":
+        return str(getattr(getattr(function, "__self__", None), "__name__", "attribute"))
+    name = name.strip("_") or name
+    if name.endswith("_with_indices"):
+        name = name.removesuffix("_with_indices")
+    return _NAMES.get(name, name)
+
+
+def label_of(function: Callable[..., Any]) -> str:
+    """The operation in PyTorch's words: ``torch.nn.functional.relu``, ``torch.Tensor.add``."""
+    name = str(getattr(function, "__name__", type(function).__name__))
+    if name == "__get__":
+        return f"torch.Tensor.{name_of(function)}"
+    module = getattr(function, "__module__", None)
+    if hasattr(function, "__objclass__") or str(getattr(function, "__qualname__", "")).startswith("Tensor."):
+        return f"torch.Tensor.{name}"
+    if module in ("torch._C._nn", "torch.nn.functional"):
+        return f"torch.nn.functional.{name}"
+    if module in (None, "torch", "torch.functional", "torch._VF"):
+        return f"torch.{name}"
+    return f"{module}.{name}"
+
+
+def config_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Config:
+    """What matters for porting of a call's arguments, in the shared words, JSON values only."""
+    name = name_of(function)
+    out: Config = {}
+    for word, value in zip(_POSITIONS.get(name, ()), args[1:], strict=False):
+        if word and value is not None:
+            out[word] = json_value(value)
+    for key, value in kwargs.items():
+        if value is not None and not isinstance(value, torch.Tensor) and key not in ("out", "inplace"):
+            out[_WORDS.get(key, key)] = json_value(value)
+    if name[-2:] in ("1d", "2d", "3d"):
+        if "kernel_size" in out:
+            out.setdefault("strides", out["kernel_size"])
+        for word in ("kernel_size", "strides", "padding", "dilation"):
+            if isinstance(out.get(word), int):
+                out[word] = [out[word]] * int(name[-2])
+    if name in ("slice", "setitem") and len(args) > 1:
+        out["index"] = json_value(args[1] if isinstance(args[1], tuple) else (args[1],))
+    elif name in ("view", "reshape", "unflatten") and len(args) > 1:
+        out["args"] = json_value(args[1] if isinstance(args[1], list | tuple) else tuple(args[1:]))
+    elif name in ("add", "sub", "mul", "div", "pow", "clamp", "clip", "einsum"):
+        scalars = [json_value(arg) for arg in args if isinstance(arg, bool | int | float | str)]
+        if scalars:
+            out["args"] = scalars
+    weight = args[1] if len(args) > 1 else kwargs.get("weight")
+    if name.startswith("conv") and isinstance(weight, torch.Tensor):
+        out["kernel_size"] = list(weight.shape[2:])
+        groups = out.get("groups", 1)
+        out["filters"] = weight.shape[1] * groups if "transpose" in name else weight.shape[0]
+    elif name == "linear" and isinstance(weight, torch.Tensor):
+        out |= {"units": weight.shape[0], "in_features": weight.shape[-1]}
+    if _KINDS.get(name) == "permute":
+        order = _permutation(function, args, kwargs)
+        if order is not None:
+            out["permutation"] = order
+    return out
+
+
+def kind_of(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor, config: Config
+) -> str:
+    """The call's operation in the vocabulary of :mod:`tracer.kinds`."""
+    name = name_of(function)
+    source = args[0] if args else kwargs.get("input", kwargs.get("x"))
+    shape = tuple(source.shape) if isinstance(source, torch.Tensor) else ()
+    if name[-2:] in ("1d", "2d", "3d"):
+        return _ranked(name, args, kwargs, config, shape)
+    if name in ("max", "min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
+        return f"{name}imum"
+    if name in _REDUCTIONS and "axis" in config:
+        axes = config["axis"] if isinstance(config["axis"], list) else [config["axis"]]
+        return _reduction(name, {axis % len(shape) for axis in axes} if shape else set(), len(shape))
+    if name == "slice":
+        parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+        if any(isinstance(part, torch.Tensor | list) for part in parts):
+            return "other:gather"
+        full = all(part is None or part is Ellipsis or part == slice(None) for part in parts)
+        return "expand_dims" if full and None in parts else "slice"
+    word = _KINDS.get(name, f"other:{name}")
+    if word == "reshape":
+        collapsed = len(shape) > 2 and result.dim() == 2 and result.shape[0] == shape[0]
+        return "flatten" if collapsed or (name == "flatten" and result.dim() == 2) else "reshape"
+    return word
+
+
+def _ranked(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], config: Config, shape: tuple[int, ...]) -> str:
+    stem, rank = name[:-2], name[-2:]
+    if stem == "conv" and shape:
+        channels = shape[-int(rank[0]) - 1]
+        if config.get("groups", 1) == channels and channels > 1:
+            return f"depthwise_conv{rank}"
+    if stem in ("adaptive_avg_pool", "adaptive_max_pool"):
+        size = config.get("output_size")
+        sizes = size if isinstance(size, list) else [size]
+        word = stem.removeprefix("adaptive_")
+        return f"global_{word}" if all(item == 1 for item in sizes) else stem
+    if stem in ("conv", "conv_transpose", "max_pool", "avg_pool"):
+        return name
+    return _KINDS.get(name, f"other:{name}")
+
+
+def _reduction(name: str, axes: set[int], rank: int) -> str:
+    spatial = rank >= 3 and axes in (set(range(2, rank)), set(range(1, rank - 1)))
+    if spatial:
+        return _REDUCTIONS[name]
+    return "mean" if name == "mean" else "amax"
+
+
+def _permutation(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int] | None:
+    """Which axis of the input each axis of the output is, by trying the call on a shape with distinct sizes."""
+    if not args or not isinstance(args[0], torch.Tensor):
+        return None
+    probe = torch.empty(tuple(range(2, 2 + args[0].dim())), device="meta")
+    try:
+        return [size - 2 for size in function(probe, *args[1:], **kwargs).shape]
+    except Exception:
+        return None

@@ -1,0 +1,241 @@
+"""torch.nn's modules in the shared vocabulary: kind, configuration, layout, and the parameters they own."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from tracer.graph import Layout, Param
+from tracer_torch.tensors import dtype_name
+
+Config = dict[str, Any]
+
+_KINDS = {
+    "Linear": "dense", "NonDynamicallyQuantizableLinear": "dense", "LazyLinear": "dense", "Bilinear": "bilinear",
+    "Embedding": "embedding", "EmbeddingBag": "embedding", "LSTM": "lstm", "GRU": "gru", "RNN": "rnn",
+    "LSTMCell": "lstm_cell", "GRUCell": "gru_cell", "RNNCell": "rnn_cell", "MultiheadAttention": "attention",
+    "SyncBatchNorm": "batchnorm", "LayerNorm": "layernorm", "GroupNorm": "groupnorm", "RMSNorm": "rmsnorm",
+    "ReLU": "relu", "ReLU6": "relu6", "LeakyReLU": "leaky_relu", "PReLU": "prelu", "ELU": "elu", "SELU": "selu",
+    "CELU": "celu", "GELU": "gelu", "SiLU": "silu", "Mish": "mish", "Sigmoid": "sigmoid", "Tanh": "tanh",
+    "Hardsigmoid": "hard_sigmoid", "Hardswish": "hard_silu", "Hardtanh": "hard_tanh", "Softmax": "softmax",
+    "Softmax2d": "softmax", "LogSoftmax": "log_softmax", "Softplus": "softplus", "Softsign": "softsign",
+    "LogSigmoid": "log_sigmoid", "Threshold": "threshold", "GLU": "glu", "Unflatten": "reshape",
+    "Identity": "identity", "Dropout": "dropout", "Dropout1d": "dropout", "Dropout2d": "dropout",
+    "Dropout3d": "dropout", "AlphaDropout": "dropout", "FeatureAlphaDropout": "dropout", "Flatten": "flatten",
+    "Upsample": "upsample", "UpsamplingNearest2d": "upsample", "UpsamplingBilinear2d": "upsample",
+    "PixelShuffle": "pixel_shuffle", "CrossMapLRN2d": "other:lrn", "LocalResponseNorm": "other:lrn",
+}  # fmt: skip
+_SAME_WORD = {
+    "eps": "epsilon", "momentum": "momentum", "dilation": "dilation", "groups": "groups", "stride": "strides",
+    "kernel_size": "kernel_size", "padding": "padding", "output_padding": "output_padding", "ceil_mode": "ceil_mode",
+    "count_include_pad": "count_include_pad", "divisor_override": "divisor_override", "alpha": "alpha", "beta": "beta",
+    "negative_slope": "negative_slope", "approximate": "approximate", "align_corners": "align_corners",
+    "mode": "mode", "scale_factor": "scale_factor", "size": "size", "dim": "axis", "threshold": "threshold",
+    "value": "value", "min_val": "min_value", "max_val": "max_value", "batch_first": "batch_first",
+    "num_layers": "num_layers", "bidirectional": "bidirectional", "hidden_size": "units",
+    "proj_size": "projection", "nonlinearity": "activation", "num_heads": "num_heads", "embed_dim": "embed_dim",
+    "num_groups": "groups", "normalized_shape": "normalized_shape", "num_embeddings": "input_dim",
+    "embedding_dim": "output_dim", "padding_idx": "padding_idx", "max_norm": "max_norm", "upscale_factor": "factor",
+    "start_dim": "start_axis", "end_dim": "end_axis", "unflattened_size": "args", "output_size": "output_size",
+    "affine": "affine", "elementwise_affine": "affine", "track_running_stats": "track_running_stats", "p": "rate",
+    "return_indices": "return_indices",
+}  # fmt: skip
+_OPAQUE = (nn.MultiheadAttention,)
+"""torch.nn modules with children that compute as one piece (their children are read, not called)."""
+
+
+def is_torch_forward(module: nn.Module) -> bool:
+    """Whether ``module`` computes as torch.nn's class does, even if the user subclassed it."""
+    forward = module.__dict__.get("forward", type(module).forward)
+    if getattr(forward, "__name__", "") == "_forward_unimplemented":
+        return False
+    return str(getattr(forward, "__module__", "")).startswith(("torch.nn.modules.", "torch.ao.nn."))
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether ``module`` is one node, its inside not shown."""
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) or not is_torch_forward(module):
+        return False
+    # torch.nn.utils.parametrize puts its parametrisations into a child of that name.
+    return isinstance(module, _OPAQUE) or all(name == "parametrizations" for name, _ in module.named_children())
+
+
+def torch_class(module: nn.Module) -> str:
+    """The name of torch.nn's class that ``module`` computes as, or of its own class."""
+    if is_torch_forward(module):
+        for cls in type(module).__mro__:
+            if cls.__module__.startswith("torch.nn.modules."):
+                return cls.__name__
+    return type(module).__name__
+
+
+def kind(module: nn.Module) -> str:
+    """The module's operation in the vocabulary of :mod:`tracer.kinds`."""
+    name = torch_class(module).removeprefix("Lazy")
+    if not is_torch_forward(module):
+        return f"other:{type(module).__name__}"
+    if name in _KINDS:
+        return _KINDS[name]
+    rank = name[-2:].lower()
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return f"conv_transpose{rank}"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        depthwise = module.groups == module.in_channels and module.groups > 1
+        return f"depthwise_conv{rank}" if depthwise else f"conv{rank}"
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith("Instance"):
+        return "batchnorm"
+    if name.startswith("InstanceNorm"):
+        return "instancenorm"
+    if name.startswith("Adaptive") and "Pool" in name:
+        stem = "avg" if "Avg" in name else "max"
+        one = all(size == 1 for size in _list(getattr(module, "output_size", None)))
+        return f"global_{stem}_pool" if one else f"adaptive_{stem}_pool"
+    if name.startswith(("MaxPool", "AvgPool")):
+        return f"{name[:3].lower()}_pool{rank}"
+    return "pad" if "Pad" in name else f"other:{name}"
+
+
+def config(module: nn.Module) -> Config:
+    """What matters for porting, in the shared words, JSON values only."""
+    if not is_torch_forward(module):
+        return {}
+    out: Config = {}
+    for attribute, word in _SAME_WORD.items():
+        value = getattr(module, attribute, None)
+        if value is not None and isinstance(value, bool | int | float | str | tuple | list | torch.Size):
+            out[word] = json_value(value)
+    if isinstance(module, nn.RNNBase):
+        del out["mode"]  # the class again: "LSTM"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if not module.transposed:
+            out.pop("output_padding", None)
+        out |= {"filters": module.out_channels, "in_channels": module.in_channels, "bias": module.bias is not None}
+        if module.padding_mode != "zeros":
+            out["padding_mode"] = module.padding_mode
+    elif isinstance(module, nn.Linear):
+        out |= {"units": module.out_features, "in_features": module.in_features, "bias": module.bias is not None}
+    elif isinstance(module, nn.modules.pooling._MaxPoolNd | nn.modules.pooling._AvgPoolNd):
+        rank = int(torch_class(module)[-2])
+        for word in ("kernel_size", "strides", "padding", "dilation"):
+            if isinstance(out.get(word), int):
+                out[word] = [out[word]] * rank
+    elif "Pad" in type(module).__name__:
+        name = torch_class(module)
+        out["mode"] = next((m for m in ("Reflection", "Replication", "Circular") if name.startswith(m)), "constant")
+        out["mode"] = {"Reflection": "reflect", "Replication": "replicate"}.get(out["mode"], out["mode"].lower())
+    elif isinstance(module, nn.Softmax2d):
+        out["axis"] = -3
+    return out
+
+
+def layout(module: nn.Module) -> Layout | None:
+    """``channels_first`` for modules that have a channel axis next to the batch."""
+    classes = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    name = torch_class(module)
+    if isinstance(module, classes) or ("Pool" in name and name[-2:] in ("1d", "2d", "3d")):
+        return "channels_first"
+    return None
+
+
+def json_value(value: object) -> Any:
+    """``value`` as JSON; what JSON has not becomes text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, slice):
+        ends = ("" if end is None else str(json_value(end)) for end in (value.start, value.stop))
+        return ":".join(ends) + ("" if value.step is None else f":{value.step}")
+    if value is Ellipsis:
+        return "..."
+    if isinstance(value, torch.dtype):
+        return dtype_name(value)
+    if isinstance(value, torch.Tensor):
+        return int(value) if value.numel() == 1 and not value.is_floating_point() and not value.is_meta else "tensor"
+    # numpy's scalars (a kernel size computed with numpy) and whatever else is a number.
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return type(value).__name__
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def clean(path: str) -> str:
+    """A module's path without torch.compile's wrappers."""
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+
+
+def paths(root: nn.Module) -> dict[nn.Module, str]:
+    """Every module with its first path."""
+    return {module: clean(name) for name, module in root.named_modules()}
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    made = dict(_effective(module))
+    yield from made.items()
+    hidden = {f"{name}{end}" for name in made for end in ("_g", "_v", "_u", "_orig")}
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None and name != "num_batches_tracked" and name not in hidden:
+            yield name, tensor
+
+
+def _effective(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights that a normalised or parametrised layer computes with, in place of the parts it keeps."""
+    with torch.no_grad():
+        for name, chain in (getattr(module, "parametrizations", None) or {}).items():
+            training = [part for part in chain.modules() if part.training]
+            for part in training:
+                part.training = False  # in training mode spectral_norm would take a step when asked
+            try:
+                yield name, getattr(module, name).detach().requires_grad_()
+            finally:
+                for part in training:
+                    part.training = True
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                weight = hook.compute_weight(module)
+            elif isinstance(hook, SpectralNorm):
+                weight = hook.compute_weight(module, do_power_iteration=False)
+            else:
+                continue
+            yield hook.name, weight.detach().requires_grad_()
+
+
+def owned(root: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Every parameter and buffer with its owner's path and its local name; a tied one once.
+
+    A leaf owns what its children hold (``out_proj.weight`` of MultiheadAttention).
+    """
+    seen: dict[int, torch.Tensor] = {}  # the tensors too: an id is only unique while its tensor lives
+    below: list[str] = []
+    for path, module in root.named_modules():
+        if any(path.startswith(prefix) for prefix in below):
+            continue
+        leaf = is_leaf(module)
+        parts = module.named_modules() if leaf else iter([("", module)])
+        parametrised = hasattr(module, "parametrizations")
+        for inner, part in parts:
+            if parametrised and inner.startswith("parametrizations"):
+                continue
+            for name, tensor in _own(part):
+                if id(tensor) not in seen:
+                    seen[id(tensor)] = tensor
+                    yield clean(path), f"{inner}.{name}" if inner else name, tensor
+        if leaf:
+            below.append(f"{path}." if path else "")
+
+
+def param(name: str, tensor: torch.Tensor) -> Param:
+    """The description of a parameter or buffer."""
+    shape = () if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer) else tuple(tensor.shape)
+    return Param(name, shape, dtype_name(tensor.dtype), bool(tensor.requires_grad))

@@ -1,0 +1,155 @@
+"""State dicts: finding them in checkpoints, fitting their prefixes, and putting them into a model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from tracer.errors import InputError, RefusedError
+from tracer.names import display
+from tracer_torch.text import one_line, some
+
+StateDict = Mapping[str, torch.Tensor]
+
+_USUAL_KEYS = (
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "net_state_dict", "weights", "params",
+    "module", "generator", "model_ema", "ema", "ema_state_dict", "state_dict_ema",
+)  # fmt: skip
+_BOOKKEEPING = ("num_batches_tracked", "total_ops", "total_params", "_extra_state")
+"""Ends of keys whose absence or presence says nothing about the weights."""
+_BOMB = 64 << 20
+"""Bytes from which a tensor that claims more than its storage holds is refused."""
+_DEEPEST = 3
+
+
+def is_state_dict(value: object) -> bool:
+    """Whether ``value`` maps names to tensors (bookkeeping entries aside)."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    tensors = 0
+    for key, item in value.items():
+        if not isinstance(key, str):
+            return False
+        if isinstance(item, torch.Tensor):
+            tensors += 1
+        elif not key.endswith(_BOOKKEEPING):
+            return False
+    return tensors > 0
+
+
+def candidates(content: object, depth: int = 0, where: str = "") -> Iterator[tuple[str, StateDict]]:
+    """The state dicts inside a checkpoint with the key they were found under, likeliest first."""
+    if is_state_dict(content):
+        assert isinstance(content, Mapping)
+        yield where, {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        return
+    if not isinstance(content, Mapping) or depth >= _DEEPEST:
+        return
+    usual = [key for key in _USUAL_KEYS if key in content]
+    others = [key for key in content if isinstance(key, str) and key not in usual and "optim" not in key]
+    for key in usual + others:
+        value = content[key]
+        if isinstance(value, torch.nn.Module):
+            value = value.state_dict()
+        yield from candidates(value, depth + 1, f"{where}.{key}" if where else key)
+
+
+def fitted(state: StateDict, wanted: set[str]) -> dict[str, torch.Tensor]:
+    """``state`` without the wrapper prefixes (``module.``, ``_orig_mod.``, ``model.`` …) that ``wanted`` lacks."""
+    current = {key.replace("._orig_mod.", ".").removeprefix("_orig_mod."): value for key, value in state.items()}
+    while True:
+        heads = {key.partition(".")[0] for key in current}
+        shorter: dict[str, torch.Tensor] = {}
+        for head in heads:
+            stripped = {k.removeprefix(f"{head}."): v for k, v in current.items() if k.startswith(f"{head}.")}
+            # Wrappers also hold losses and metrics: the part that fits best is the network.
+            if len(wanted & set(stripped)) > max(len(wanted & set(current)), len(wanted & set(shorter))):
+                shorter = stripped
+        if not shorter:
+            return current
+        current = shorter
+
+
+def load_into(model: torch.nn.Module, found: list[tuple[str, StateDict]], shown: str) -> Iterator[str]:
+    """Load the best fitting of ``found`` into ``model``; yields notes for the user.
+
+    Raises InputError when keys are missing, unexpected or of another shape.
+    """
+    wanted = set(model.state_dict())
+    best, overlap, where = {}, -1, ""
+    for key, state in found:
+        candidate = fitted(state, wanted)
+        if len(wanted & set(candidate)) > overlap:
+            best, overlap, where = candidate, len(wanted & set(candidate)), key
+    failure: Exception | None = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.load_state_dict(best, strict=True)
+    except Exception as error:
+        failure = error
+    if failure is not None:
+        problems = _problems(model.state_dict(), best)
+        if problems:
+            raise InputError(f"{shown} does not fit the architecture: {'; '.join(problems)}") from failure
+        try:
+            model.load_state_dict(best, strict=False)
+        except Exception as error:
+            raise InputError(f"{shown} cannot be put into the architecture ({type(error).__name__})") from error
+    notes = []
+    if where and len(found) > 1:
+        others = [key for key, _ in found if key != where]
+        notes.append(f"weights taken from '{display(where, 60)}' of {shown} (also there: {some(others)})")
+    own = model.state_dict()
+    changed = {(str(v.dtype), str(own[k].dtype)) for k, v in best.items() if k in own and v.dtype != own[k].dtype}
+    notes += [f"weights converted from {a} to {b} as the architecture wants" for a, b in sorted(changed)]
+    return iter(notes)
+
+
+def _problems(own: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> list[str]:
+    missing = [key for key in own if key not in given and not key.endswith(_BOOKKEEPING)]
+    unexpected = [key for key in given if key not in own and not key.endswith(_BOOKKEEPING)]
+    shaped = [
+        f"{key} (file {tuple(given[key].shape)}, model {tuple(own[key].shape)})"
+        for key in own
+        if key in given and isinstance(own[key], torch.Tensor) and own[key].shape != given[key].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shaped))
+    return [f"{len(names)} {word} ({some(names)})" for word, names in kinds if names]
+
+
+def tensors_in(content: object, depth: int = 0, where: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a module, or of nested mappings and sequences."""
+    if isinstance(content, torch.Tensor):
+        yield where, content
+    elif isinstance(content, torch.nn.Module):
+        for name, tensor in (*content.named_parameters(), *content.named_buffers()):
+            yield f"{where}.{name}" if where else name, tensor
+    elif isinstance(content, Mapping) and depth < 8:
+        for key, value in content.items():
+            name = one_line(key, 60)
+            yield from tensors_in(value, depth + 1, f"{where}.{name}" if where else name)
+    elif isinstance(content, list | tuple) and depth < 8:
+        for index, value in enumerate(content):
+            yield from tensors_in(value, depth + 1, f"{where}[{index}]")
+
+
+def check_size(tensor: torch.Tensor, name: str, shown: str) -> None:
+    """Raise RefusedError for a tensor whose shape claims far more than it stores (stride 0, sparse)."""
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer) or tensor.is_meta or tensor.is_nested:
+        return
+    claimed = tensor.numel() * tensor.element_size()
+    if claimed <= _BOMB:
+        return
+    if tensor.layout == torch.strided and not tensor.is_quantized:
+        stored = tensor.untyped_storage().nbytes()
+    elif tensor.layout == torch.sparse_coo:
+        stored = tensor._values().untyped_storage().nbytes() * 64
+    else:
+        stored = claimed
+    if claimed > stored:
+        raise RefusedError(f"{shown}: tensor {name} claims {claimed:,} bytes but stores {stored:,}: refused")

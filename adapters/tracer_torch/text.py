@@ -1,0 +1,30 @@
+"""Other people's exceptions as one line of text."""
+
+from __future__ import annotations
+
+import re
+
+from tracer.names import display
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """``text`` without line breaks, escapes and colours, shortened in the middle to ``limit`` characters."""
+    try:
+        raw = str(text)
+    except Exception as error:
+        raw = f"<text unavailable: {type(error).__name__}>"
+    return display(" ".join(_ANSI.sub("", raw).split()), limit)
+
+
+def described(error: BaseException, limit: int = 300) -> str:
+    """``Type: text`` of an exception, in one line."""
+    text = one_line(error, limit)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """The first few of a list of names, and how many there are besides."""
+    shown = ", ".join(display(name, 80) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,128 @@
+"""The user's own Python: modules named by ``--import`` and callables named by ``--arch``. Naming them is consent."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from tracer.errors import InputError
+from tracer.names import display
+from tracer_torch.text import described
+
+if TYPE_CHECKING:
+    import torch
+
+_loaded: dict[Path, ModuleType] = {}
+"""Files already executed: the same file named by --arch and --import must give the same classes."""
+
+
+def import_module(name: str) -> ModuleType:
+    """Import ``pkg.mod`` or ``path/file.py``, with the working directory importable.
+
+    Raises InputError when it does not exist or raises.
+    """
+    _importable(Path.cwd())
+    try:
+        if name.endswith(".py"):
+            return _import_file(Path(name))
+        return importlib.import_module(name)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"cannot import '{display(name)}': {described(error)}") from error
+
+
+def _importable(folder: Path) -> None:
+    text = str(folder)
+    if text not in sys.path:
+        sys.path.insert(0, text)
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if path in _loaded:
+        return _loaded[path]
+    if not path.is_file():
+        raise InputError(f"cannot import '{display(str(path))}': no such file")
+    _importable(path.parent)
+    present = sys.modules.get(path.stem)
+    if present is not None and _same_file(present, path):
+        return present
+    # A pickle names its classes by the module they were saved from, so the plain stem is the best name where free.
+    name = path.stem
+    if name in sys.modules or not name.isidentifier() or name in sys.stdlib_module_names:
+        name = f"{name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"cannot import '{display(str(path))}': not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    _loaded[path] = module
+    return module
+
+
+def _same_file(module: ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and Path(file).resolve() == path
+
+
+def classes(module: ModuleType) -> list[type]:
+    """The nn.Module, dataclass and enum classes that ``module`` defines or re-exports from its own package."""
+    import torch
+
+    found: list[type] = []
+    package = module.__name__.partition(".")[0]
+    for value in list(vars(module).values()):
+        if not isinstance(value, type) or value in found:
+            continue
+        home = getattr(value, "__module__", "")
+        if home != module.__name__ and home.partition(".")[0] != package:
+            continue
+        if issubclass(value, torch.nn.Module | enum.Enum) or is_dataclass(value):
+            found.append(value)
+    return found
+
+
+def build(arch: str, arguments: Sequence[Any] | Mapping[str, Any]) -> torch.nn.Module:
+    """Call ``pkg.mod:callable`` or ``path/file.py:callable``.
+
+    Raises InputError when it cannot be imported or called, or makes something else than an nn.Module.
+    """
+    import torch
+
+    shown = display(arch)
+    where, colon, attribute = arch.rpartition(":")
+    if not colon or not where or not attribute:
+        raise InputError(f"--arch '{shown}' is not of the form pkg.mod:callable or path/file.py:callable")
+    target: Any = import_module(where)
+    for part in attribute.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            raise InputError(f"--arch '{shown}': {display(where)} has no '{display(part)}'") from None
+    if isinstance(target, torch.nn.Module):
+        return target
+    if not callable(target):
+        raise InputError(f"--arch '{shown}' is a {type(target).__name__}, not a callable that builds the model")
+    try:
+        made = target(**arguments) if isinstance(arguments, Mapping) else target(*arguments)
+    except (Exception, SystemExit) as error:
+        hint = " (give its arguments with --arch-args)" if isinstance(error, TypeError) else ""
+        raise InputError(f"--arch '{shown}' raised {described(error)}{hint}") from error
+    if not isinstance(made, torch.nn.Module):
+        raise InputError(f"--arch '{shown}' made a {type(made).__name__}, not an nn.Module")
+    return made
