@@ -1,0 +1,47 @@
+"""Makes a fused activation visible: its input and output during one call of its layer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from tracer_keras.describe import activation_name_kind
+
+Probed = tuple[Any, Any, Any]
+"""Input, output and the activation itself."""
+
+_UNSPLIT = frozenset({"attention", "lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
+
+
+def probe_activation(layer: Any, kind: str) -> tuple[Callable[[], None], list[Probed]]:
+    """Replace ``layer.activation`` by one that keeps what passes through it.
+
+    Returns what puts the original back, and the list that fills. Layers that apply their activation per step, or
+    are nothing but an activation, are left alone.
+    """
+    seen: list[Probed] = []
+    attributes = getattr(layer, "__dict__", {})
+    activation = attributes.get("activation")
+    if (
+        not callable(activation)
+        or type(layer).__name__ == "Activation"
+        or kind in _UNSPLIT
+        or hasattr(layer, "cell")
+        or hasattr(layer, "recurrent_activation")
+        or activation_name_kind(activation) == "identity"
+    ):
+        return (lambda: None), seen
+
+    def probe(*args: Any, **kwargs: Any) -> Any:
+        output = activation(*args, **kwargs)
+        if args:
+            seen.append((args[0], output, activation))
+        return output
+
+    functools.update_wrapper(probe, activation, updated=())
+    # AutoGraph would otherwise translate the probe instead of calling it.
+    probe.autograph_info__ = {}  # type: ignore[attr-defined]
+    # Past __setattr__: Keras would track the replacement, and locks layers once they are built.
+    attributes["activation"] = probe
+    return functools.partial(attributes.__setitem__, "activation", activation), seen

@@ -1,0 +1,168 @@
+"""What a layer is in the shared words: kind, configuration, layout, parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracer.graph import Layout, Param
+from tracer_keras.flavour import Flavour
+from tracer_keras.tree import weights_of
+from tracer_keras.vocabulary import LAYER_KINDS, activation_kind, op_kind, snake, words
+
+_RENAMED = {
+    "dilation_rate": "dilation",
+    "dims": "permutation",
+}
+_KEPT = words(
+    "filters kernel_size strides padding dilation groups epsilon momentum units alpha negative_slope axis axes "
+    "pool_size data_format target_shape permutation return_sequences return_state go_backwards reset_after "
+    "recurrent_activation interpolation rate use_bias center scale max_value threshold theta shared_axes "
+    "depth_multiplier output_padding input_dim output_dim mask_zero num_heads key_dim value_dim cropping size "
+    "repeats merge_mode stateful time_major keepdims offset approximate output_size height width "
+    "normalize mask_value"
+)
+_NORMS = frozenset({"batchnorm", "layernorm", "groupnorm", "rmsnorm"})
+_SPATIAL = ("conv", "depthwise_conv", "separable_conv", "max_pool", "avg_pool", "global_", "adaptive_")
+
+
+def label_of(layer: Any, flavour: Flavour) -> str:
+    """The layer in Keras's own words."""
+    symbol = getattr(layer, "symbol", None)
+    if type(layer).__name__ == "TFOpLambda":
+        return f"tf.{symbol}" if symbol else str(layer.name)
+    if not isinstance(layer, flavour.layer_class):
+        return f"ops.{type(layer).__name__}"
+    return type(layer).__name__
+
+
+def kind_of(layer: Any, flavour: Flavour) -> str:
+    """The kind of a layer or Keras operation; ``other:…`` when the vocabulary has no word for it."""
+    if not isinstance(layer, flavour.layer_class):
+        return _operation_kind(layer)
+    name = type(layer).__name__
+    if name == "TFOpLambda":
+        return op_kind(str(getattr(layer, "symbol", None) or layer.name))
+    if name == "SlicingOpLambda":
+        return "slice"
+    if name == "Activation":
+        return activation_name_kind(layer.activation)
+    if name in ("Bidirectional", "TimeDistributed", "SpectralNormalization"):
+        inner = getattr(layer, "forward_layer", None) or layer.layer
+        return kind_of(inner, flavour)
+    if name == "RNN":
+        kind = kind_of(layer.cell, flavour)
+        return kind.removesuffix("_cell") if kind.endswith("_cell") else f"other:{name}"
+    if name == "ReLU":
+        return _relu_kind(layer)
+    for cls in type(layer).__mro__:
+        if cls.__name__ in LAYER_KINDS:
+            return LAYER_KINDS[cls.__name__]
+    return f"other:{name}"
+
+
+def _relu_kind(layer: Any) -> str:
+    slope, limit = float(layer.negative_slope or 0), layer.max_value
+    if float(layer.threshold or 0):
+        return "threshold"
+    if slope:
+        return "leaky_relu"
+    return "relu6" if limit is not None and float(limit) == 6 else "relu"
+
+
+def _operation_kind(operation: Any) -> str:
+    name = type(operation).__name__
+    if name == "Reshape" and len(getattr(operation, "newshape", ())) == 2:
+        return "flatten"
+    return op_kind(name)
+
+
+def activation_name_kind(activation: Any) -> str:
+    """The kind of a fused activation: a function, or a layer used as one."""
+    name = getattr(activation, "__name__", None)
+    if name is None:
+        cls = type(activation).__name__
+        return LAYER_KINDS.get(cls) or activation_kind(snake(cls))
+    return "identity" if name == "linear" else activation_kind(name)
+
+
+def config_of(layer: Any, kind: str, flavour: Flavour) -> dict[str, Any]:
+    """What matters for porting, in shared words, as JSON values."""
+    try:
+        raw = dict(layer.get_config())
+    except Exception:  # a custom layer need not have a configuration
+        return {}
+    nested = raw.get("layer")
+    name = type(layer).__name__
+    inner = getattr(layer, "forward_layer", None) or getattr(layer, "layer", None) or getattr(layer, "cell", None)
+    if isinstance(nested, dict) and inner is not None:
+        raw = {**config_of(inner, kind, flavour), **{k: v for k, v in raw.items() if k == "merge_mode"}}
+    out: dict[str, Any] = {}
+    for key, value in raw.items():
+        known = _RENAMED.get(key, key)
+        if known in _KEPT and value is not None:
+            plain = _json(value)
+            if plain is not None:
+                out[known] = plain
+        elif key in ("activation", "recurrent_activation", "bidirectional", "time_distributed"):
+            out[key] = value if isinstance(value, bool) else _activation_name(value)
+    if name == "RNN" and inner is not None:
+        out = {**config_of(inner, kind, flavour), **out}
+    if name == "RepeatVector":
+        out["repeats"] = raw.get("n")
+    if name == "Bidirectional":
+        out["bidirectional"] = True
+    if name == "TimeDistributed":
+        out["time_distributed"] = True
+    if kind == "leaky_relu" and "alpha" in out:
+        out["negative_slope"] = out.pop("alpha")
+    if "axis" in out and isinstance(out["axis"], list) and len(out["axis"]) == 1:
+        out["axis"] = out["axis"][0]
+    return out
+
+
+def _activation_name(value: Any) -> Any:
+    if isinstance(value, dict):
+        inner = value.get("config")
+        return inner if isinstance(inner, str) else str(value.get("class_name", "custom"))
+    return value if isinstance(value, str) else getattr(value, "__name__", None)
+
+
+def _json(value: Any) -> Any:
+    """``value`` as JSON, None where it is none."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        items = [_json(item) for item in value]
+        return items if all(item is not None for item in items) else None
+    if isinstance(value, dict):
+        return None
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return None
+
+
+def layout_of(layer: Any, kind: str, rank: int | None) -> Layout | None:
+    """Where a convolution, pooling or normalisation keeps its channels; None elsewhere."""
+    target = getattr(layer, "layer", None) if type(layer).__name__ == "TimeDistributed" else layer
+    data_format = getattr(target, "data_format", None)
+    if kind.startswith(_SPATIAL) or kind in ("pad", "crop", "upsample", "resize", "dropout"):
+        if data_format == "channels_first":
+            return "channels_first"
+        return "channels_last" if data_format == "channels_last" else None
+    if kind in _NORMS and rank is not None and rank > 2:
+        axis = getattr(target, "axis", None)
+        first = axis[0] if isinstance(axis, (list, tuple)) and len(axis) else axis
+        if isinstance(first, int):
+            return "channels_last" if first % rank == rank - 1 else "channels_first" if first == 1 else None
+    return None
+
+
+def param(name: str, weight: Any) -> Param:
+    """The description of one variable."""
+    dtype = getattr(weight.dtype, "name", None) or str(weight.dtype)
+    return Param(name, tuple(int(d) for d in weight.shape), dtype, bool(getattr(weight, "trainable", True)))
+
+
+def params_of(layer: Any, flavour: Flavour) -> tuple[Param, ...]:
+    """The parameters and buffers that belong to ``layer``'s node."""
+    return tuple(param(name, weight) for name, weight in weights_of(layer, flavour))

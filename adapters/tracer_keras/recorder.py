@@ -1,0 +1,335 @@
+"""Watches one run of a model: every layer call, Keras operation and TensorFlow operation outside leaf layers.
+
+The same recorder watches a model while TensorFlow traces it into one function (the tensors are then symbolic, and
+the function returns them all) and while it runs eagerly. Everything it patches is put back when it closes.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tracer.graph import Role
+from tracer_keras import describe
+from tracer_keras.activations import Probed, probe_activation
+from tracer_keras.events import Event, flatten, user_source
+from tracer_keras.flavour import Flavour
+from tracer_keras.opwatch import OpWatch
+from tracer_keras.tensors import Tensors
+from tracer_keras.tree import Paths, from_library, is_leaf
+from tracer_keras.vocabulary import op_kind, words
+
+_PATCHING = threading.RLock()
+_HIGHER_ORDER = words(
+    "cond map scan while_loop fori_loop vectorized_map associative_scan switch custom_gradient stop_gradient "
+    "convert_to_tensor convert_to_numpy shape is_tensor dtype ndim size "
+)
+
+
+@dataclass
+class Frame:
+    """A layer whose call is running and whose inside is visible."""
+
+    path: str
+    layer: Any
+    start: int
+    opened: bool
+    """Whether a layer was called inside; a custom layer in which none is stays one node."""
+
+
+class Recorder:
+    """Collects events; use as a context manager around ``model(...)``.
+
+    Args:
+        root: the model.
+        flavour: its library.
+        paths: the model's layer paths.
+        graph: the function graph being traced; None for an eager run.
+        emit: called with each event as soon as it is final (eager runs).
+    """
+
+    def __init__(
+        self,
+        root: Any,
+        flavour: Flavour,
+        paths: Paths,
+        graph: Any = None,
+        emit: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.root = root
+        self.flavour = flavour
+        self.paths = paths
+        self.emit = emit
+        self.events: list[Event] = []
+        self.calls: dict[str, int] = {}
+        self.notes: list[str] = []
+        self.failed: tuple[str, str] | None = None
+        self.tensors = Tensors(graph)
+        self.frames: list[Frame] = []
+        self.hidden = 0
+        self._emitted = 0
+        self._thread = threading.get_ident()
+        self._undo: list[Callable[[], None]] = []
+        self._ops = OpWatch(self)
+
+    # -- patching ----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Recorder:
+        _PATCHING.acquire()
+        try:
+            self._patch_calls(self.flavour.layer_class, self._layer_call)
+            if self.flavour.operation_class is not None:
+                self._patch_calls(self.flavour.operation_class, self._operation_call)
+                self._patch_functions()
+            self._undo.append(self._ops.install())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            while self._undo:
+                self._undo.pop()()
+        finally:
+            _PATCHING.release()
+
+    def _patch_calls(self, cls: Any, handler: Callable[..., Any]) -> None:
+        original = cls.__dict__["__call__"]
+
+        @functools.wraps(original)
+        def call(instance: Any, *args: Any, **kwargs: Any) -> Any:
+            return handler(original, instance, args, kwargs)
+
+        # AutoGraph would otherwise translate this wrapper instead of calling it.
+        call.autograph_info__ = {}  # type: ignore[attr-defined]
+        cls.__call__ = call
+        self._undo.append(lambda: setattr(cls, "__call__", original))
+
+    def _patch_functions(self) -> None:
+        """Make each public ``keras.ops`` function one operation, however many it is made of."""
+        module = self.flavour.module.ops
+        for name, function in list(vars(module).items()):
+            if name.startswith("_") or name in _HIGHER_ORDER or isinstance(function, type) or not callable(function):
+                continue
+            if not hasattr(function, "__code__"):
+                continue
+            setattr(module, name, self._function(name, function))
+            self._undo.append(functools.partial(setattr, module, name, function))
+
+    def _function(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self.watching() or self._symbolic(args, kwargs):
+                return function(*args, **kwargs)
+            outputs = self._hide(function, args, kwargs)
+            parents = self.tensors.parents((args, kwargs))
+            if parents and any(self.tensors.unknown(t) for _, t in flatten(outputs)):
+                config = {k: v for k, v in kwargs.items() if isinstance(v, (bool, int, float, str))}
+                self.add_op(name, op_kind(name), f"keras.ops.{name}", parents, outputs, config)
+            return outputs
+
+        call.autograph_info__ = {}  # type: ignore[attr-defined]
+        return call
+
+    # -- calls -------------------------------------------------------------------------------------------------
+
+    def watching(self) -> bool:
+        """Whether what runs now belongs to the model's visible part."""
+        return (
+            not self.hidden and bool(self.frames) and threading.get_ident() == self._thread and self.tensors.in_graph()
+        )
+
+    def _symbolic(self, *values: Any) -> bool:
+        return any(type(leaf).__name__.endswith("KerasTensor") for _, leaf in flatten(values))
+
+    def _hide(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self.hidden += 1
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.hidden -= 1
+
+    def _operation_call(self, original: Any, operation: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(operation, self.flavour.layer_class) or not self.watching():
+            return original(operation, *args, **kwargs)
+        if self._symbolic(args, kwargs):
+            return self._hide(functools.partial(original, operation), args, kwargs)
+        return self._leaf(original, operation, args, kwargs, role="op")
+
+    def _layer_call(self, original: Any, layer: Any, args: Any, kwargs: Any) -> Any:
+        if layer is self.root and not self.frames and threading.get_ident() == self._thread:
+            return self._container(original, layer, args, kwargs, path="", custom=False)
+        if not self.watching():
+            if self.frames and not self.hidden and self.paths.get(layer) and not self.tensors.in_graph():
+                self.notes.append(f"{self.paths.get(layer)}: runs inside a loop or branch, not visible")
+            return original(layer, *args, **kwargs)
+        if self._symbolic(args, kwargs):
+            return self._hide(functools.partial(original, layer), args, kwargs)
+        for frame in self.frames:
+            frame.opened = True
+        if is_leaf(layer, self.flavour):
+            role: Role = "op" if "OpLambda" in type(layer).__name__ else "layer"
+            return self._leaf(original, layer, args, kwargs, role=role)
+        path = self.paths.assign(layer, self.frames[-1].path)
+        return self._container(original, layer, args, kwargs, path=path, custom=not self._is_model(layer))
+
+    def _is_model(self, layer: Any) -> bool:
+        return isinstance(layer, self.flavour.model_class) or from_library(layer)
+
+    def _call_number(self, path: str) -> int:
+        number = self.calls.get(path, 0)
+        self.calls[path] = number + 1
+        return number
+
+    def _leaf(self, original: Any, layer: Any, args: Any, kwargs: Any, role: Role) -> Any:
+        scope = self.frames[-1].path
+        path = self.paths.assign(layer, scope)
+        number = self._call_number(path)
+        # Keras 3 passes masks along by itself; they are no input that a port has to provide.
+        given = {key: value for key, value in kwargs.items() if key != "mask"}
+        parents = self.tensors.parents((args, given))
+        kind = describe.kind_of(layer, self.flavour)
+        restore, probed = probe_activation(layer, kind)
+        try:
+            outputs = self._hide(functools.partial(original, layer), args, kwargs)
+        except BaseException:
+            self._fail(path, layer)
+            raise
+        finally:
+            restore()
+        split = probed[0] if len(probed) == 1 and self._is_output(probed[0][1], outputs) else None
+        self._record(layer, path, number, kind, role, scope, parents, outputs, split)
+        return outputs
+
+    def _container(self, original: Any, layer: Any, args: Any, kwargs: Any, path: str, custom: bool) -> Any:
+        scope = self.frames[-1].path if self.frames else ""
+        number = self._call_number(path) if path else 0
+        parents = self.tensors.parents((args, kwargs))
+        frame = Frame(path, layer, len(self.events), opened=not custom)
+        self.frames.append(frame)
+        try:
+            outputs = original(layer, *args, **kwargs)
+        except BaseException:
+            self._fail(path, layer)
+            raise
+        finally:
+            self.frames.pop()
+        if not path:
+            return outputs
+        inside = self.events[frame.start :]
+        if not frame.opened:
+            del self.events[frame.start :]
+            self.tensors.forget(inside)
+        role: Role = "container" if frame.opened else "layer"
+        kind = describe.kind_of(layer, self.flavour)
+        first = self._record(layer, path, number, kind, role, scope, parents, outputs, None)
+        if not frame.opened and first is not None:
+            for event in inside:
+                event.merged = first
+                self.paths.release(event.base)
+        self.flush()
+        return outputs
+
+    def _fail(self, path: str, layer: Any) -> None:
+        # The innermost layer is the first to see its exception.
+        if self.failed is None:
+            self.failed = (path, type(layer).__name__)
+
+    def _is_output(self, value: Any, outputs: Any) -> bool:
+        leaves = [leaf for _, leaf in flatten(outputs)]
+        return len(leaves) == 1 and self.tensors.same(value, leaves[0])
+
+    # -- events ------------------------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        layer: Any,
+        path: str,
+        number: int,
+        kind: str,
+        role: Role,
+        scope: str,
+        parents: tuple[Event, ...],
+        outputs: Any,
+        split: Probed | None,
+    ) -> Event | None:
+        flavour = self.flavour
+        rank = getattr(getattr(next((p.value for p in parents), None), "shape", None), "rank", None)
+        common: dict[str, Any] = {
+            "call": number,
+            "owner": path,
+            "scope": scope,
+            "source": user_source(),
+            "layout": describe.layout_of(layer, kind, rank),
+        }
+        config = describe.config_of(layer, kind, flavour)
+        label = describe.label_of(layer, flavour)
+        params = describe.params_of(layer, flavour) if role in ("layer", "op") else ()
+        if split is not None:
+            before, _, activation = split
+            inner = Event(
+                path, kind, label, "activation", before, "/preactivation",
+                parents=parents, config=config, params=params, **common,
+            )  # fmt: skip
+            self.append(inner)
+            word = getattr(activation, "__name__", type(activation).__name__)
+            parents, params, config = (inner,), (), {"activation": word}
+            kind, label = describe.activation_name_kind(activation), f"{label}.{word}"
+        return self._outputs(
+            Event(path, kind, label, role, None, parents=parents, config=config, params=params, **common), outputs
+        )
+
+    def add_op(
+        self,
+        word: str,
+        kind: str,
+        label: str,
+        parents: tuple[Event, ...],
+        outputs: Any,
+        config: dict[str, Any],
+        params: tuple[Any, ...] = (),
+    ) -> None:
+        """Note an operation that ran outside every leaf layer."""
+        scope = self.frames[-1].path
+        base = self.paths.reserve(f"{scope}/{word}" if scope else word)
+        event = Event(
+            base, kind, label, "op", None,
+            parents=parents, owner=scope, scope=scope, source=user_source(), config=config, params=params,
+        )  # fmt: skip
+        self._outputs(event, outputs)
+
+    def _outputs(self, first: Event, outputs: Any) -> Event | None:
+        """Append ``first`` for the first tensor of ``outputs`` and an item for each further one."""
+        leaves = [(place, leaf) for place, leaf in flatten(outputs) if self.tensors.is_tensor(leaf)]
+        if not leaves:
+            return None
+        for index, (place, leaf) in enumerate(leaves):
+            event = first
+            if index:
+                event = Event(
+                    first.base, "item", f"{first.label}{place}", "item", None, place, first.call, (first,),
+                    first.owner, first.scope, first.source,
+                )  # fmt: skip
+            event.value = leaf
+            event.alias = self.tensors.at(leaf)
+            self.append(event)
+        return first
+
+    def append(self, event: Event) -> None:
+        """Take ``event`` as the node of its tensor."""
+        self.tensors.register(event)
+        self.events.append(event)
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand over what can no longer be merged into an enclosing custom layer."""
+        if self.emit is None or any(not frame.opened for frame in self.frames):
+            return
+        while self._emitted < len(self.events):
+            event = self.events[self._emitted]
+            self._emitted += 1
+            self.emit(event)

@@ -1,0 +1,347 @@
+"""Loading Keras files: which library, which refusals, and in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tracer.adapter import LoadRequest, MemorySink
+from tracer.errors import InputError, RefusedError
+
+keras = pytest.importorskip("keras")
+tf_keras = pytest.importorskip("tf_keras")
+h5py = pytest.importorskip("h5py")
+
+from tracer_keras import KerasAdapter  # noqa: E402
+from tracer_keras.model import KerasModel  # noqa: E402
+
+BOTH = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+
+
+def load(path: Path | None, **kwargs: Any) -> KerasModel:
+    loaded = KerasAdapter().load(LoadRequest(path, **kwargs))
+    assert isinstance(loaded, KerasModel)
+    return loaded
+
+
+def refused(path: Path | None, kind: type[Exception] = InputError, **kwargs: Any) -> str:
+    with pytest.raises(kind) as caught:
+        load(path, **kwargs)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 600
+    return text
+
+
+def model(library: Any, activation: str = "hard_sigmoid") -> Any:
+    x = library.Input((5,), name="x")
+    y = library.layers.Dense(4, activation=activation, name="fc")(x)
+    return library.Model(x, library.layers.BatchNormalization(name="bn")(y))
+
+
+X = {"x": np.linspace(-3, 3, 10, dtype="float32").reshape(2, 5)}
+
+
+def output(loaded: KerasModel) -> Any:
+    structure = loaded.structure(X)
+    sink = MemorySink()
+    loaded.capture(X, sink)
+    return sink.values[structure.outputs[0]]
+
+
+@BOTH
+@pytest.mark.parametrize("suffix", [".keras", ".h5", ".hdf5", ".json"])
+def test_the_files_version_decides(library: Any, suffix: str, tmp_path: Path) -> None:
+    made = model(library)
+    path = tmp_path / f"model{suffix}"
+    weights = None
+    if suffix == ".json":
+        path.write_text(made.to_json())
+        weights = tmp_path / "model.weights.h5"
+        made.save_weights(weights)
+    else:
+        made.save(path)
+    loaded = load(path, weights=weights)
+    assert loaded.flavour.name == library.__name__
+    if suffix != ".json" or library is tf_keras:  # Keras 3 leaves its version out of the JSON
+        assert loaded.loader == f"{library.__name__} {library.__version__} (file made by Keras {library.__version__})"
+    np.testing.assert_array_equal(output(loaded), made(X["x"], training=False).numpy())
+
+
+def test_legacy_weights_beside_json(tmp_path: Path) -> None:
+    made = model(tf_keras)
+    (tmp_path / "model.json").write_text(made.to_json())
+    made.save_weights(tmp_path / "weights.h5")
+    loaded = load(tmp_path / "model.json", weights=tmp_path / "weights.h5")
+    np.testing.assert_array_equal(output(loaded), made(X["x"], training=False).numpy())
+    assert "weights only" in refused(tmp_path / "weights.h5")
+    assert "--weights" in refused(tmp_path / "model.json")
+
+
+def test_names_of_files_do_not_matter(tmp_path: Path) -> None:
+    for library, name in ((tf_keras, "m.h5"), (keras, "m.keras")):
+        made = model(library)
+        made.save(tmp_path / name)
+        other = (tmp_path / name).rename(tmp_path / f"{library.__name__}.bin")
+        np.testing.assert_array_equal(output(load(other)), made(X["x"], training=False).numpy())
+
+
+CUSTOM = """
+import keras, os
+class Twice(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.fc = keras.layers.Dense(3)
+    def build(self, shape):
+        self.fc.build(shape)
+    def call(self, x):
+        return self.fc(x) * 2
+def build(units=3):
+    x = keras.Input((5,), name="x")
+    return keras.Model(x, keras.layers.Dense(units)(Twice()(x)))
+def broken():
+    raise RuntimeError("first\\nsecond")
+"""
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_custom_layer_needs_import(suffix: str, tmp_path: Path) -> None:
+    source = tmp_path / "my_layers_a.py"
+    source.write_text(CUSTOM)
+    made = load(None, arch=f"{source}:build").model
+    path = tmp_path / f"m{suffix}"
+    made.save(path)
+    del sys.modules["my_layers_a"]
+    text = refused(path)
+    assert "Twice" in text
+    assert "--import" in text
+    loaded = load(path, imports=(str(source),))
+    np.testing.assert_array_equal(output(loaded), made(X["x"]).numpy())
+    names = [node.name for node in loaded.structure(X)]
+    assert names == [node.name for node in load(path, imports=(str(source),)).structure(X)]
+    assert "twice/dense" in names
+    del sys.modules["my_layers_a"]
+
+
+def test_arch(tmp_path: Path) -> None:
+    source = tmp_path / "arch_b.py"
+    source.write_text(CUSTOM)
+    made = load(None, arch=f"{source}:build", arch_args={"units": 2})
+    assert output(made).shape == (2, 2)
+    weights = tmp_path / "w.weights.h5"
+    made.model.save_weights(weights)
+    again = load(None, arch=f"{source}:build", arch_args=[2], weights=weights)
+    np.testing.assert_array_equal(output(made), output(again))
+    assert [n.name for n in made.structure(X)] == [n.name for n in again.structure(X)]
+    assert "RuntimeError: first" in refused(None, arch=f"{source}:broken")
+    assert "no nothing" in refused(None, arch=f"{source}:nothing")
+    assert "no such file" in refused(None, arch=f"{tmp_path}/absent.py:build")
+    assert "ModuleNotFoundError" in refused(None, arch="not_a_module_x:build")
+    assert "pkg.mod:callable" in refused(None, arch="nothing")
+    assert "not a Keras model" in refused(None, arch="builtins:dict")
+    assert "no model" in refused(None)
+
+
+@BOTH
+@pytest.mark.parametrize("suffix", [".keras", ".h5", ".json"])
+def test_lambda_is_refused_and_not_run(library: Any, suffix: str, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    x = library.Input((5,), name="x")
+    target = str(marker)
+    made = library.Model(
+        x,
+        library.layers.Lambda(lambda t: (os.makedirs(target, exist_ok=True), t * 2)[1], output_shape=(5,), name="evil")(  # type: ignore[func-returns-value]
+            x
+        ),
+    )
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".json":
+        path.write_text(made.to_json())
+    else:
+        made.save(path)
+    if marker.exists():
+        marker.rmdir()
+    text = refused(path, RefusedError, weights=path if suffix == ".json" else None)
+    assert "evil" in text
+    assert "--trust" in text
+    assert not marker.exists()
+
+
+def test_trust_runs_a_lambda(tmp_path: Path) -> None:
+    x = keras.Input((5,), name="x")
+    made = keras.Model(x, keras.layers.Lambda(lambda t: t * 2, output_shape=(5,))(x))
+    made.save(tmp_path / "m.keras")
+    refused(tmp_path / "m.keras", RefusedError)
+    np.testing.assert_array_equal(output(load(tmp_path / "m.keras", trust=True)), X["x"] * 2)
+
+
+def edited(tmp_path: Path, layer: dict[str, Any], library: Any = keras) -> Path:
+    """A model file whose first Dense layer is replaced."""
+    made = model(library)
+    config = json.loads(made.to_json())
+    dense = next(item for item in config["config"]["layers"] if item["class_name"] == "Dense")
+    dense.update(layer)
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(config))
+    made.save_weights(tmp_path / "m.weights.h5")
+    return path
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"module": "os", "class_name": "system"},
+        {"module": "subprocess", "class_name": "Popen"},
+        {"module": "keras.src.utils.file_utils", "class_name": "get_file"},
+        {"module": "keras.config", "class_name": "enable_unsafe_deserialization"},
+        {"class_name": "TFSMLayer", "module": "keras.layers"},
+        {"class_name": "TorchModuleWrapper", "module": "keras.layers"},
+        {"class_name": "JaxLayer", "module": "keras.layers"},
+        {"config": {"name": "fc", "vocabulary": "/etc/passwd"}, "class_name": "StringLookup"},
+        {"config": {"name": "fc", "activation": {"class_name": "__lambda__", "config": {"value": "4wAA"}}}},
+        {"config": {"name": "fc", "units": {"class_name": "function", "config": "get_file", "module": "builtins"}}},
+        {"class_name": "TFOpLambda", "config": {"name": "fc", "function": "io.write_file"}},
+        {"class_name": "TFOpLambda", "config": {"name": "fc", "function": "compat.v1.py_func"}},
+    ],
+)
+def test_configurations_that_would_act(layer: dict[str, Any], tmp_path: Path) -> None:
+    for library in (keras, tf_keras):
+        text = refused(edited(tmp_path, layer, library), RefusedError, weights=tmp_path / "m.weights.h5")
+        assert "--" in text
+
+
+def test_unknown_class_names_the_import(tmp_path: Path) -> None:
+    for library in (keras, tf_keras):
+        path = edited(tmp_path, {"class_name": "MyDense", "module": None, "registered_name": "MyDense"}, library)
+        text = refused(path, weights=tmp_path / "m.weights.h5")
+        assert "MyDense" in text
+        assert "--import" in text
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    good = tmp_path / "good.keras"
+    model(keras).save(good)
+    old = tmp_path / "good.h5"
+    model(tf_keras).save(old)
+    cases: dict[str, bytes] = {
+        "empty.h5": b"",
+        "lfs.h5": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+        "page.keras": b"<!DOCTYPE html><html></html>",
+        "noise.h5": os.urandom(200),
+        "half.keras": good.read_bytes()[: good.stat().st_size // 2],
+        "half.h5": old.read_bytes()[: old.stat().st_size // 2],
+        "list.json": b"[1]",
+        "other.json": b'{"a": 1}',
+        "broken.json": b'{"class_name": ',
+        "deep.json": b'{"class_name": ' * 100_000,
+    }
+    for name, data in cases.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        assert name in refused(path)
+    assert "absent" in refused(tmp_path / "absent.h5")
+    assert "directory" in refused(tmp_path)
+    os.mkfifo(tmp_path / "pipe.h5")
+    assert "regular" in refused(tmp_path / "pipe.h5")
+
+
+def test_hostile_archives(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b" " * (65 << 20))
+    assert "unpacks" in refused(bomb, RefusedError)
+    slip = tmp_path / "slip.keras"
+    with zipfile.ZipFile(slip, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("../evil", "x")
+    assert "leads out" in refused(slip, RefusedError)
+    other = tmp_path / "other.keras"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("data.pkl", "x")
+    assert "config.json" in refused(other)
+
+
+def spoiled(tmp_path: Path, how: str) -> Path:
+    path = tmp_path / f"{how}.h5"
+    model(tf_keras).save(path)
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["kernel"] = np.ones((5, 4), "f4")
+    with h5py.File(path, "a") as file:
+        group = file["model_weights/fc/fc"]
+        del group["kernel:0"]
+        if how == "external":
+            group["kernel:0"] = h5py.ExternalLink(str(secret), "/kernel")
+        elif how == "soft":
+            group["kernel:0"] = h5py.SoftLink("/model_weights/fc/fc/bias:0")
+        elif how == "storage":
+            group.create_dataset("kernel:0", (5, 4), "f4", external=[("/etc/passwd", 0, 80)])
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((5, 4), "f4")
+            layout[:] = h5py.VirtualSource(str(secret), "kernel", (5, 4))
+            group.create_virtual_dataset("kernel:0", layout)
+        elif how == "cycle":
+            group["kernel:0"] = file["model_weights"]
+        elif how == "shape":
+            group.create_dataset("kernel:0", (1 << 20, 1 << 12), "f4", chunks=(1 << 10, 1 << 10), compression="gzip")
+    return path
+
+
+@pytest.mark.parametrize("how", ["external", "soft", "storage", "virtual", "cycle", "shape"])
+def test_hdf5_that_leads_elsewhere(how: str, tmp_path: Path) -> None:
+    path = spoiled(tmp_path, how)
+    refused(path, RefusedError)
+    made = model(keras)
+    made.save(tmp_path / "m.keras")
+    hostile = tmp_path / "hostile.keras"
+    with zipfile.ZipFile(tmp_path / "m.keras") as source, zipfile.ZipFile(hostile, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, path.read_bytes() if name.endswith(".h5") else source.read(name))
+    refused(hostile, RefusedError)
+
+
+def test_importing_the_adapter_imports_no_framework() -> None:
+    code = (
+        "import sys; from tracer_keras import KerasAdapter; from tracer.adapter import LoadRequest; "
+        "from pathlib import Path; assert not KerasAdapter.owns(3)\n"
+        "try: KerasAdapter().preflight(LoadRequest(Path('/nonexistent.h5')))\n"
+        "except ValueError: pass\n"
+        "print([m for m in ('tensorflow', 'keras', 'tf_keras', 'h5py') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_loading_is_silent(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    model(tf_keras).save(path)
+    code = (
+        "import numpy as np, sys; from pathlib import Path; from tracer_keras import KerasAdapter\n"
+        "from tracer.adapter import LoadRequest, MemorySink\n"
+        f"m = KerasAdapter().load(LoadRequest(Path({str(path)!r})))\n"
+        "x = {'x': np.ones((2, 5), 'float32')}; m.structure(x); m.capture(x, MemorySink())\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TF_", "CUDA"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@BOTH
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_masked_models_load(library: Any, suffix: str, tmp_path: Path) -> None:
+    x = library.Input((6,), name="x")
+    y = library.layers.Masking(name="mask")(library.layers.Reshape((6, 1), name="rs")(x))
+    made = library.Model(x, library.layers.LSTM(3, name="lstm")(y))
+    path = tmp_path / f"m{suffix}"
+    made.save(path)
+    loaded = load(path)
+    names = [node.name for node in loaded.structure({"x": np.ones((2, 6), "float32")})]
+    assert names[:4] == ["x", "rs", "mask", "lstm"]
