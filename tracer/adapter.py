@@ -126,6 +126,8 @@ class Adapter(ABC):
     """Import names that must be importable (``torch``)."""
     extra: ClassVar[str]
     """The extra of this distribution that installs them."""
+    settings_files: ClassVar[tuple[str, ...]] = ()
+    """The framework's own settings, which a confined worker may read (``~`` stands for the home folder)."""
     formats: ClassVar[str]
     """What ``load`` takes, in words, for error messages."""
 

@@ -79,7 +79,15 @@ FAMILIES: tuple[frozenset[str], ...] = (
 
 
 def similarity(a: str, b: str) -> float:
-    """How alike two kinds are: 1 for the same, 0.6 within a family, 0 otherwise."""
+    """How alike two kinds are: 1 for the same, 0.6 within a family, 0.3 where one is not known, 0 otherwise."""
     if a == b:
         return 1.0
-    return 0.6 if any(a in family and b in family for family in FAMILIES) else 0.0
+    if any(a in family and b in family for family in FAMILIES):
+        return 0.6
+    # A layer of the user's own may stand for anything; an input stands for nothing else.
+    return 0.3 if (is_unknown(a) or is_unknown(b)) and "input" not in (a, b) else 0.0
+
+
+def is_unknown(kind: str) -> bool:
+    """Whether a kind is outside the vocabulary: a custom layer or a rare function."""
+    return kind.startswith("other:")

@@ -75,15 +75,16 @@ class Alignment:
 
     @cached_property
     def by_reference(self) -> dict[str, Pair]:
-        return {name: pair for pair in self.pairs for name in pair.reference}
+        return {name: pair for pair in reversed(self.pairs) for name in pair.reference}
 
     @cached_property
     def by_candidate(self) -> dict[str, Pair]:
-        return {name: pair for pair in self.pairs for name in pair.candidate}
+        """The pair of each candidate node; a node that is also compared as an output keeps its own pair."""
+        return {name: pair for pair in reversed(self.pairs) for name in pair.candidate}
 
     def keys(self) -> dict[str, str]:
         """Candidate node to the aligned name it is stored under."""
-        return {pair.candidate[-1]: pair.aligned for pair in self.pairs}
+        return {name: pair.aligned for name, pair in self.by_candidate.items() if name == pair.candidate[-1]}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -140,6 +141,7 @@ def align(
     _swap(matched, joined)
     pairs = _pairs(matched, joined, local, content, a, b, (ours, theirs), mapping)
     paired_a, paired_b = set(matched), set(matched.values())
+    pairs += _outputs(matched, a, b, (ours, theirs))
     return Alignment(
         tuple(pairs),
         {a.nodes[i].name: _why_not(joined[i], blocked_a, i) for i in range(len(a.nodes)) if i not in paired_a},
@@ -306,6 +308,29 @@ def _axes(
         return axes_.decide(left.read(names[0], verify=False), right.read(names[1], verify=False), options, prior)[0]
     except TraceError:
         return prior  # the comparison says what is damaged
+
+
+def _outputs(matched: Mapping[int, int], a: Features, b: Features, sides: tuple[_Side, _Side]) -> list[Pair]:
+    """Outputs of the two models that stand at the same place, where one of them has no twin.
+
+    One side may end in a softmax that the other lacks: every layer agrees, and yet the models do not.
+    """
+    outputs = [
+        [side.structure.by_name[name] for name in side.structure.outputs if name in side.structure.by_name]
+        for side in sides
+    ]
+    names = {a.nodes[i].name: b.nodes[j].name for i, j in matched.items()}
+    paired = {theirs.name for theirs in outputs[1] if theirs.name in {names.get(ours.name) for ours in outputs[0]}}
+    left = [node for node in outputs[0] if names.get(node.name) not in paired]
+    right = [node for node in outputs[1] if node.name not in paired]
+    twins = set(names.values())
+    found = []
+    for ours, theirs in zip(left, right, strict=False):
+        if ours.name in names and theirs.name in twins:
+            continue
+        axes = _axes(ours.shape, theirs.shape, None, (ours.layout, theirs.layout), sides, (ours.name, theirs.name))
+        found.append(Pair((ours.name,), (theirs.name,), axes, 0.5, {"output": 1.0}))
+    return found
 
 
 def _evidence(

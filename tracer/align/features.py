@@ -39,8 +39,11 @@ class Features:
 
 
 def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
-    """Features of every node but containers; ``summaries`` are those of the recorded tensors, where there are any."""
-    nodes = tuple(node for node in structure.nodes if node.role != "container")
+    """Features of every node but containers and what they pass through; ``summaries`` are those of the recorded
+    tensors, where there are any."""
+    nodes = tuple(
+        node for node in structure.nodes if node.role != "container" and not (node.role == "item" and node.alias_of)
+    )
     index = {node.name: i for i, node in enumerate(nodes)}
     parents = tuple(tuple(dict.fromkeys(_through(structure, node, index))) for node in nodes)
     children: list[list[int]] = [[] for _ in nodes]

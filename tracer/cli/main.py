@@ -42,8 +42,11 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except TracerError as error:
         if debug:
             traceback.print_exception(error)
-            for line in getattr(error, "details", ()) or ():
-                print(line, file=sys.stderr)
+            for line in (
+                *getattr(error, "last_words", ()),
+                *(getattr(error, "remote_traceback", None) or "").splitlines(),
+            ):
+                print(display(line), file=sys.stderr)
         return _fail(str(error) or type(error).__name__, error.exit_code)
     except OSError as error:
         if debug:
@@ -54,9 +57,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         return _fail("out of memory", ExitCode.PARTIAL)
     except Exception as error:
         traceback.print_exception(error)
-        return _fail(
-            f"a bug of tracer ({type(error).__name__}); please report the lines above", ExitCode.PARTIAL
-        )
+        return _fail(f"a bug of tracer ({type(error).__name__}); please report the lines above", ExitCode.PARTIAL)
 
 
 def _fail(message: str, code: int) -> int:

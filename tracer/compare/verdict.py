@@ -79,5 +79,6 @@ def judge(
         growth = "" if not upstream_error else f"; its inputs differ by {upstream_error:.1e}"
         return Verdict.NOISE, f"relative error {stats.rel_l2:.1e} is rounding at this depth (up to {floor:.0e}){growth}"
     if upstream_error is not None:
-        return Verdict.DIVERGED, f"its inputs agree (relative error {upstream_error:.1e}), its output does not"
+        how = f"relative error {upstream_error:.1e}" if upstream_error else "exactly"
+        return Verdict.DIVERGED, f"its inputs agree ({how}), its output does not"
     return Verdict.DIVERGED, "the first tensor there is, and it differs already"
