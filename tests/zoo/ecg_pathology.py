@@ -121,6 +121,8 @@ def _pair(which: str) -> Pair:
         "ReLU in the fourth block where the model has ELU",
         partial(build_torch, which, ("elu", "elu", "elu", "relu", "elu")),
         first="activation_3",
+        # One ELU fewer: the functions that follow are counted anew.
+        truth={"activation_3": "relu", "activation_4": "elu_3", "activation_5": "elu_4", "activation_6": "elu_5"},
     )
     return Pair(
         name=f"ecg_pathology_{which}",

@@ -25,11 +25,13 @@ class Defect:
         story: what the porter did.
         build: the defective model; which side it replaces is the pair's candidate.
         first: the reference node at which the first divergence must be reported.
+        truth: what the defect changes in the pairing, by reference node; None where the twin is gone.
     """
 
     story: str
     build: Callable[[], Any]
     first: str
+    truth: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def _pair(name: str, size: int) -> Pair:
                 "torchvision's model as it is: no softmax",
                 partial(build_torch, size, softmax=False),
                 first="predictions",
+                truth={"predictions": None},
             ),
         },
         notes="flatten holds the same values in another order on both sides; avgpool does nothing at this size",

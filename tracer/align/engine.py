@@ -26,6 +26,7 @@ from tracer.store import Recording
 if TYPE_CHECKING:
     from tracer.align.mapping import Mapping as MappingFile
 
+IGNORED = "ignored by the mapping file"
 LEAST = 0.3
 """Pairs that score less are left unmatched."""
 _CONTENT_BONUS = 0.5
@@ -141,7 +142,8 @@ def align(
     _swap(matched, joined)
     pairs = _pairs(matched, joined, local, content, a, b, (ours, theirs), mapping)
     paired_a, paired_b = set(matched), set(matched.values())
-    pairs += _outputs(matched, a, b, (ours, theirs))
+    ignored = {a.nodes[i].name for i in blocked_a}, {b.nodes[j].name for j in blocked_b}
+    pairs += _outputs(matched, a, b, (ours, theirs), ignored)
     return Alignment(
         tuple(pairs),
         {a.nodes[i].name: _why_not(joined[i], blocked_a, i) for i in range(len(a.nodes)) if i not in paired_a},
@@ -310,14 +312,20 @@ def _axes(
         return prior  # the comparison says what is damaged
 
 
-def _outputs(matched: Mapping[int, int], a: Features, b: Features, sides: tuple[_Side, _Side]) -> list[Pair]:
+def _outputs(
+    matched: Mapping[int, int],
+    a: Features,
+    b: Features,
+    sides: tuple[_Side, _Side],
+    ignored: tuple[set[str], set[str]],
+) -> list[Pair]:
     """Outputs of the two models that stand at the same place, where one of them has no twin.
 
     One side may end in a softmax that the other lacks: every layer agrees, and yet the models do not.
     """
     outputs = [
-        [side.structure.by_name[name] for name in side.structure.outputs if name in side.structure.by_name]
-        for side in sides
+        [side.structure.by_name[n] for n in side.structure.outputs if n in side.structure.by_name and n not in skip]
+        for side, skip in zip(sides, ignored, strict=True)
     ]
     names = {a.nodes[i].name: b.nodes[j].name for i, j in matched.items()}
     paired = {theirs.name for theirs in outputs[1] if theirs.name in {names.get(ours.name) for ours in outputs[0]}}
@@ -366,5 +374,5 @@ def _confidence(i: int, j: int, joined: score.Matrix, evidence: Mapping[str, flo
 
 def _why_not(scores: NDArray[Any], ignored: frozenset[int], index: int) -> str:
     if index in ignored:
-        return "ignored by the mapping file"
+        return IGNORED
     return "its only fits are paired better" if scores.max(initial=0) >= LEAST else "nothing alike on the other side"

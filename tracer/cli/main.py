@@ -28,6 +28,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     settings.debug = debug
     try:
         result = app(args=arguments, prog_name="tracer", standalone_mode=False)
+        if result == ExitCode.INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            return _fail("interrupted", ExitCode.INTERRUPTED)
         return int(result) if isinstance(result, int) else ExitCode.OK
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -12,6 +12,7 @@ from typing import Any
 from tracer import kinds
 from tracer.align import Alignment, Pair, align
 from tracer.align import axes as axes_
+from tracer.align.engine import IGNORED
 from tracer.align.features import same_content
 from tracer.align.mapping import Mapping as MappingFile
 from tracer.compare.stats import Stats, compare
@@ -106,7 +107,9 @@ class Diff:
 
     @property
     def unmatched(self) -> int:
-        return len(self.alignment.unmatched_reference) + len(self.alignment.unmatched_candidate)
+        """Nodes without a twin on both sides, but for those that the mapping file ignores."""
+        sides = (self.alignment.unmatched_reference, self.alignment.unmatched_candidate)
+        return sum(reason != IGNORED for side in sides for reason in side.values())
 
     def exit_code(self, *, strict: bool = False) -> ExitCode:
         """What the command line exits with; comparing nothing is never success."""
