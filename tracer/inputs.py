@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,7 +100,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     for index, text in enumerate(texts):
         name, _, numbers = text.rpartition("=")
         try:
-            shape = tuple(int(part) for part in numbers.replace("x", ",").split(",") if part.strip())
+            shape = tuple(int(part) for part in re.split("[,x×]", numbers))
         except ValueError:
             shape = ()
         if not shape or min(shape) < 1:

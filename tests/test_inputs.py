@@ -1,0 +1,119 @@
+"""Where the input comes from, and how its axes find their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tracer
+from tracer.adapter import InputSpec
+from tracer.errors import InputError
+from tracer.inputs import generate, identity_of, parse_shapes, read_file
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(1, 9), min_size=1, max_size=3).map(lambda dims: (None, *dims)), min_size=1, max_size=3
+    ),
+    st.integers(0, 5),
+)
+def test_a_generated_batch_is_unlike_every_other_dimension(shapes: list[tuple[int | None, ...]], seed: int) -> None:
+    specs = [InputSpec(f"x{i}", shape) for i, shape in enumerate(shapes)]
+    inputs = generate(specs, {}, seed)
+    batches = {values.shape[0] for values in inputs.values()}
+    (batch,) = batches
+    assert batch >= 2
+    assert all(batch not in values.shape[1:] for values in inputs.values())
+    again = generate(specs, {}, seed)
+    assert identity_of(inputs) == identity_of(again)
+    assert identity_of(inputs) != identity_of(generate(specs, {}, seed + 1))
+
+
+def test_integers_fit_the_embedding() -> None:
+    (values,) = generate([InputSpec("ids", (None, 500), "int32", maximum=7)], {}, 0).values()
+    assert values.dtype == np.int32
+    assert set(np.unique(values)) == set(range(8))
+
+
+def test_an_open_length_is_asked_for() -> None:
+    with pytest.raises(InputError, match="--input-shape 2,LENGTH,4"):
+        generate([InputSpec("dna", (None, None, 4))], {}, 0)
+    with pytest.raises(InputError, match="--input-shape b=2,LENGTH"):
+        generate([InputSpec("a", (None, 3)), InputSpec("b", (None, None))], {}, 0)
+    with pytest.raises(InputError, match="does not say what shape"):
+        generate([InputSpec("x", None)], {}, 0)
+    (values,) = generate([InputSpec("dna", (None, None, 4))], parse_shapes(["3,20,4"]), 0).values()
+    assert values.shape == (3, 20, 4)
+
+
+@pytest.mark.parametrize("text", ["", "a", "2,-1", "2,,x", "x=", "0,3"])
+def test_bad_shapes_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="whole numbers"):
+        parse_shapes([text])
+
+
+def test_shapes_go_by_name_or_place() -> None:
+    assert parse_shapes(["2,3", "b=4x5"]) == {"0": (2, 3), "b": (4, 5)}
+
+
+def test_files(tmp_path: Path) -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    np.save(tmp_path / "x.npy", x)
+    assert read_file(tmp_path / "x.npy")[""].dtype == np.float32
+    np.savez(tmp_path / "x.npz", a=x, b=x.astype("i4"))
+    assert list(read_file(tmp_path / "x.npz")) == ["a", "b"]
+    raw = (tmp_path / "x.npy").read_bytes()
+    for cut in range(0, len(raw), 7):
+        (tmp_path / "cut.npy").write_bytes(raw[:cut])
+        with pytest.raises(InputError, match=r"cut\.npy"):
+            read_file(tmp_path / "cut.npy")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="objects"):
+        read_file(tmp_path / "objects.npy")
+    with pytest.raises(InputError, match=r"\.npy, \.npz or seed:N"):
+        read_file(tmp_path / "x.txt")
+
+
+def recorded(module: object, trace: Path, x: np.ndarray | None = None, **more: object) -> tuple[int, ...]:
+    recording = tracer.record(module, x, trace=trace, **more)  # type: ignore[arg-type]
+    return next(node.shape for node in recording.structure.inputs if node.shape is not None)
+
+
+def test_axes_move_only_where_the_model_wants_it(tmp_path: Path) -> None:
+    import keras
+    from torch import nn
+
+    convolution = keras.Sequential([keras.Input((10, 4)), keras.layers.Conv1D(3, 3)])
+    assert recorded(convolution, tmp_path / "a.zarr") == (2, 10, 4)
+    assert recorded(nn.Sequential(nn.Conv1d(4, 3, 3)), tmp_path / "a.zarr") == (2, 4, 10)
+    dense = keras.Sequential([keras.Input((10, 4)), keras.layers.Dense(3)])
+    assert recorded(dense, tmp_path / "b.zarr") == (2, 10, 4)
+    assert recorded(nn.Sequential(nn.Linear(4, 3)), tmp_path / "b.zarr") == (2, 10, 4)
+    square = keras.Sequential([keras.Input((3, 3, 3)), keras.layers.Conv2D(3, 2)])
+    assert recorded(square, tmp_path / "c.zarr") == (2, 3, 3, 3)
+    trace = tracer.open(tmp_path / "c.zarr")
+    tracer.record(nn.Sequential(nn.Conv2d(3, 3, 2)), trace=tmp_path / "c.zarr")
+    assert trace.recording("pt").attributes["input_axes"] == {"input": [0, 3, 1, 2]}
+    tracer.record(nn.Sequential(nn.Conv2d(3, 3, 2)), trace=tmp_path / "c.zarr", layout="same", name="same")
+    assert trace.recording("same").attributes["input_axes"] == {"input": [0, 1, 2, 3]}
+
+
+def test_an_input_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    from torch import nn
+
+    with pytest.raises(InputError, match=r"5"):
+        tracer.record(nn.Sequential(nn.Linear(4, 3)), np.ones((2, 5), "f4"), trace=tmp_path / "t.zarr")
+    with pytest.raises(InputError, match="2 arrays"):
+        tracer.record(nn.Sequential(nn.Linear(4, 3)), [np.ones((2, 4))] * 2, trace=tmp_path / "t.zarr")
+    assert not (tmp_path / "t.zarr").exists()
+
+
+def test_float64_given_to_a_float32_model_is_cast(tmp_path: Path) -> None:
+    from torch import nn
+
+    recording = tracer.record(nn.Sequential(nn.Linear(4, 3)), np.ones((2, 4)), trace=tmp_path / "t.zarr")
+    assert recording.structure.inputs[0].dtype == "float32"
