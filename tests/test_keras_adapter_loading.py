@@ -119,7 +119,7 @@ def test_custom_layer_needs_import(suffix: str, tmp_path: Path) -> None:
     made = load(None, arch=f"{source}:build").model
     path = tmp_path / f"m{suffix}"
     made.save(path)
-    del sys.modules["my_layers_a"]
+    sys.modules.pop("my_layers_a", None)
     text = refused(path)
     assert "Twice" in text
     assert "--import" in text
@@ -128,7 +128,7 @@ def test_custom_layer_needs_import(suffix: str, tmp_path: Path) -> None:
     names = [node.name for node in loaded.structure(X)]
     assert names == [node.name for node in load(path, imports=(str(source),)).structure(X)]
     assert "twice/dense" in names
-    del sys.modules["my_layers_a"]
+    sys.modules.pop("my_layers_a", None)
 
 
 def test_arch(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_arch(tmp_path: Path) -> None:
     np.testing.assert_array_equal(output(made), output(again))
     assert [n.name for n in made.structure(X)] == [n.name for n in again.structure(X)]
     assert "RuntimeError: first" in refused(None, arch=f"{source}:broken")
-    assert "no nothing" in refused(None, arch=f"{source}:nothing")
+    assert "no 'nothing'" in refused(None, arch=f"{source}:nothing")
     assert "no such file" in refused(None, arch=f"{tmp_path}/absent.py:build")
     assert "ModuleNotFoundError" in refused(None, arch="not_a_module_x:build")
     assert "pkg.mod:callable" in refused(None, arch="nothing")
@@ -250,19 +250,19 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert "absent" in refused(tmp_path / "absent.h5")
     assert "directory" in refused(tmp_path)
     os.mkfifo(tmp_path / "pipe.h5")
-    assert "regular" in refused(tmp_path / "pipe.h5")
+    assert "named pipe" in refused(tmp_path / "pipe.h5")
 
 
 def test_hostile_archives(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.keras"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", b" " * (65 << 20))
-    assert "unpacks" in refused(bomb, RefusedError)
+    assert "bomb" in refused(bomb, RefusedError)
     slip = tmp_path / "slip.keras"
     with zipfile.ZipFile(slip, "w") as archive:
         archive.writestr("config.json", "{}")
         archive.writestr("../evil", "x")
-    assert "leads out" in refused(slip, RefusedError)
+    assert "outside" in refused(slip, RefusedError)
     other = tmp_path / "other.keras"
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("data.pkl", "x")

@@ -122,7 +122,7 @@ def test_safetensors(net: Path, tmp_path: Path) -> None:
     path.write_bytes(data[:-9])
     refused(path, "damaged", arch=f"{net}:build")
     path.write_bytes(b"\xff" * 8 + b"{" + data)
-    refused(path, "truncated or damaged: its header claims", arch=f"{net}:build")
+    refused(path, "truncated", arch=f"{net}:build")
 
 
 def test_what_does_not_fit_is_named(net: Path, tmp_path: Path) -> None:
@@ -279,9 +279,9 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path: Path) -> None:
         path.write_bytes(content)
         refused(path, match)
     refused(tmp_path, "is a directory")
-    refused(tmp_path / "none.pt", "does not exist")
+    refused(tmp_path / "none.pt", "no such file")
     os.mkfifo(tmp_path / "fifo")
-    refused(tmp_path / "fifo", "not a regular file")
+    refused(tmp_path / "fifo", "named pipe")
 
 
 def test_bombs_are_refused_at_once(net: Path, tmp_path: Path) -> None:
@@ -300,5 +300,5 @@ def test_bombs_are_refused_at_once(net: Path, tmp_path: Path) -> None:
         for member in old.infolist():
             new.writestr(member.filename, old.read(member))
     started = time.perf_counter()
-    refused(path, "compressed records")
+    refused(path, "zip bomb|compressed records")
     assert time.perf_counter() - started < 0.5

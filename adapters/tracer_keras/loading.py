@@ -19,6 +19,7 @@ from typing import Any
 
 from tracer.adapter import LoadRequest
 from tracer.errors import InputError, TracerError
+from tracer.text import first_line
 from tracer_keras import custom, hdf5, preflight, trust
 from tracer_keras.flavour import KERAS, TF_KERAS, Flavour
 from tracer_keras.model import KerasModel
@@ -144,7 +145,7 @@ def read(path: Path) -> Found:
     try:
         return Found(path, kind, version, json.loads(raw))
     except ValueError as error:
-        raise InputError(f"{path}: the architecture is no JSON: {custom.brief(error)}") from None
+        raise InputError(f"{path}: the architecture is no JSON: {first_line(error)}") from None
 
 
 def _version(path: Path) -> str | None:
@@ -158,7 +159,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     try:
         return json.loads(archive.read(name))
     except (ValueError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RecursionError) as error:
-        raise InputError(f"{path}: {name} is damaged: {custom.brief(error)}") from None
+        raise InputError(f"{path}: {name} is damaged: {first_line(error)}") from None
 
 
 def _text(value: Any) -> str | None:
@@ -175,7 +176,7 @@ def _hdf5(source: Any) -> Iterator[Any]:
         file = h5py.File(source, "r")
     except Exception as error:  # libhdf5 raises half a dozen classes on damaged files
         where = source if isinstance(source, Path) else "the weights in the archive"
-        raise InputError(f"{where}: truncated or damaged HDF5 file: {custom.brief(error)}") from None
+        raise InputError(f"{where}: truncated or damaged HDF5 file: {first_line(error)}") from None
     with file:
         yield file
 
@@ -203,7 +204,7 @@ def _check_member(archive: zipfile.ZipFile, name: str, path: Path) -> None:
         with stream, _hdf5(stream) as file:
             hdf5.check(file, f"{path}:{name}")
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise InputError(f"{path}: {name} is damaged: {custom.brief(error)}") from None
+        raise InputError(f"{path}: {name} is damaged: {first_line(error)}") from None
 
 
 # -- loading -------------------------------------------------------------------------------------------------------
@@ -319,4 +320,4 @@ def _explain(error: BaseException) -> str:
     if unknown:
         name = unknown.group(1) or unknown.group(2)
         return f"needs the custom class '{name}': --import pkg.mod (or file.py) where it is defined"
-    return custom.brief(error, 240)
+    return first_line(error, 240)

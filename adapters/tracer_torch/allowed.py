@@ -22,10 +22,11 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from tracer import usercode
 from tracer.errors import InputError, RefusedError
 from tracer.names import display
-from tracer_torch import usercode
-from tracer_torch.text import described
+from tracer.text import described
+from tracer_torch import custom
 
 _ACTIVATIONS = (  # noqa: SIM905
     "relu relu6 relu_ gelu silu mish elu elu_ celu selu selu_ leaky_relu leaky_relu_ hardtanh hardswish hardsigmoid "
@@ -138,7 +139,7 @@ def consented(imports: Iterable[str], allow: Iterable[str]) -> Globals:
     found: Globals = {}
     for name in imports:
         module = usercode.import_module(name)
-        for value in usercode.classes(module):
+        for value in custom.classes(module):
             found[f"{value.__module__}.{value.__qualname__}"] = value
             # The script that saved it ran as __main__, or under the file's own name.
             found.setdefault(f"__main__.{value.__qualname__}", value)

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from tracer import usercode
 from tracer.adapter import LoadRequest
 from tracer.errors import InputError, RefusedError
 from tracer.names import display
-from tracer_torch import allowed, preflight, scan, usercode
+from tracer.text import described, some
+from tracer_torch import allowed, custom, preflight, scan
 from tracer_torch.statedict import StateDict, candidates, check_size, load_into, tensors_in
-from tracer_torch.text import described, some
 
 _MAY_RUN = "or --trust if this file may run code"
 
@@ -39,7 +40,7 @@ def load(request: LoadRequest) -> tuple[torch.nn.Module, str, tuple[str, ...]]:
         content = _module_within(content)
     model: torch.nn.Module
     if request.arch is not None:
-        model = usercode.build(request.arch, request.arch_args)
+        model = custom.build(request.arch, request.arch_args)
         if content is not None:
             assert request.path is not None
             notes += _fill(model, content, request.path)

@@ -14,12 +14,12 @@ from tracer.adapter import Array, InputSpec, LoadedModel, NotRecorded, Sink
 from tracer.errors import InputError, ModelError, TracerError
 from tracer.graph import Param, Structure
 from tracer.names import display
+from tracer.text import described, one_line, some
 from tracer_torch import layers, running
 from tracer_torch.engine import Recorder
 from tracer_torch.events import Event, Key, finished
 from tracer_torch.signature import signature, time_major
 from tracer_torch.tensors import to_array
-from tracer_torch.text import described, one_line, some
 
 Fingerprint = tuple[tuple[str, tuple[int, ...], str], ...]
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from tracer.errors import InputError, RefusedError
 from tracer.names import display
-from tracer_torch.text import one_line, some
+from tracer.text import one_line, some
 
 StateDict = Mapping[str, torch.Tensor]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,15 +50,20 @@ class Loading:
             raise InputError("--arch-args wants a JSON list or object")
         return LoadRequest(self.model, self.weights, self.arch, arguments, self.imports, self.allow, self.trust)
 
-    def run(self, command: str, label: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    def run(
+        self, command: str, label: str, options: dict[str, Any], *, read: tuple[str, ...] = (), **more: Any
+    ) -> dict[str, Any]:
         """Run a command in the worker, with progress. Raises TracerError, KeyboardInterrupt."""
         request = self.request()
-        adapters.get(self.adapter).preflight(request)
+        adapter = adapters.get(self.adapter)
+        adapter.preflight(request)
+        settings_files = (os.path.expanduser(name) for name in adapter.settings_files)
         job = protocol.Job(
             command=command,  # type: ignore[arg-type]
             adapter=self.adapter,
             request=protocol.request_to_json(request),
             options=options,
+            read=(*read, *settings_files),
             sandbox=self.sandbox,
             debug=settings.debug,
             **more,
@@ -164,7 +170,7 @@ def _say(result: dict[str, Any], trace: Path) -> None:
     line = (
         f"recorded '{display(result['name'])}': {result['saved']} of {result['planned']} activations "
         f"({result['nodes']} nodes), {bytes_text(result['nbytes'])} in {result['seconds']:.1f} s "
-        f"by {display(result['loader'])}; input {display(result['input_id'])} {shapes} → {display(str(trace))}"
+        f"→ {display(str(trace))}\n  by {display(result['loader'])}; input {display(result['input_id'])} {shapes}"
     )
     settings.out().print(Text(line))
     if result["pairs"] is not None:

@@ -70,10 +70,7 @@ def own_code(job: Job) -> bool:
 
 def readable(job: Job) -> list[Path]:
     """What the worker may read: system, environment, the model's files, and the user's code if named."""
-    from tracer import adapter as adapters  # brings numpy, whose threads must start after `main` has held them back
-
-    settings = [os.path.expanduser(name) for name in adapters.get(job.adapter, check=False).settings_files]
-    places = [*_SYSTEM, *_environment(), *settings, *job.read]
+    places = [*_SYSTEM, *_environment(), *job.read]
     for key in ("path", "weights"):
         value = job.request.get(key)
         if value:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tracer.errors import InputError
+from tracer.errors import InputError, TracerError
 from tracer.names import display
-from tracer_torch.text import described
-
-if TYPE_CHECKING:
-    import torch
+from tracer.text import described
 
 _loaded: dict[Path, ModuleType] = {}
 """Files already executed: the same file named by --arch and --import must give the same classes."""
@@ -80,30 +75,11 @@ def _same_file(module: ModuleType, path: Path) -> bool:
     return isinstance(file, str) and Path(file).resolve() == path
 
 
-def classes(module: ModuleType) -> list[type]:
-    """The nn.Module, dataclass and enum classes that ``module`` defines or re-exports from its own package."""
-    import torch
+def call(arch: str, arguments: Sequence[Any] | Mapping[str, Any], made: Callable[[Any], bool]) -> Any:
+    """What ``pkg.mod:callable`` or ``path/file.py:callable`` makes; the thing itself where ``made`` says it is one.
 
-    found: list[type] = []
-    package = module.__name__.partition(".")[0]
-    for value in list(vars(module).values()):
-        if not isinstance(value, type) or value in found:
-            continue
-        home = getattr(value, "__module__", "")
-        if home != module.__name__ and home.partition(".")[0] != package:
-            continue
-        if issubclass(value, torch.nn.Module | enum.Enum) or is_dataclass(value):
-            found.append(value)
-    return found
-
-
-def build(arch: str, arguments: Sequence[Any] | Mapping[str, Any]) -> torch.nn.Module:
-    """Call ``pkg.mod:callable`` or ``path/file.py:callable``.
-
-    Raises InputError when it cannot be imported or called, or makes something else than an nn.Module.
+    Raises InputError when it cannot be imported or called.
     """
-    import torch
-
     shown = display(arch)
     where, colon, attribute = arch.rpartition(":")
     if not colon or not where or not attribute:
@@ -114,15 +90,14 @@ def build(arch: str, arguments: Sequence[Any] | Mapping[str, Any]) -> torch.nn.M
             target = getattr(target, part)
         except AttributeError:
             raise InputError(f"--arch '{shown}': {display(where)} has no '{display(part)}'") from None
-    if isinstance(target, torch.nn.Module):
+    if made(target):
         return target
     if not callable(target):
         raise InputError(f"--arch '{shown}' is a {type(target).__name__}, not a callable that builds the model")
     try:
-        made = target(**arguments) if isinstance(arguments, Mapping) else target(*arguments)
+        return target(**arguments) if isinstance(arguments, Mapping) else target(*arguments)
+    except TracerError:
+        raise
     except (Exception, SystemExit) as error:
         hint = " (give its arguments with --arch-args)" if isinstance(error, TypeError) else ""
         raise InputError(f"--arch '{shown}' raised {described(error)}{hint}") from error
-    if not isinstance(made, torch.nn.Module):
-        raise InputError(f"--arch '{shown}' made a {type(made).__name__}, not an nn.Module")
-    return made

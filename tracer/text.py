@@ -24,6 +24,12 @@ def described(error: BaseException, limit: int = 300) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """``Type: text`` with the first line of the text alone: for exceptions that append a whole configuration."""
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {one_line(line, limit)}" if line else type(error).__name__
+
+
 def some(names: list[str], most: int = 3) -> str:
     """The first few of a list of names, and how many there are besides."""
     shown = ", ".join(display(name, 80) for name in names[:most])
