@@ -65,9 +65,8 @@ def main() -> None:
     ]
     for step in steps:
         seconds, peak, code = measure(step, folder)
-        print(
-            f"tracer {' '.join(Path(s).name if '/' in s else s for s in step):70} {seconds:6.2f} s {peak:7.0f} MB  exit {code}"
-        )
+        shown = " ".join(Path(word).name if "/" in word else word for word in step)
+        print(f"tracer {shown:70} {seconds:6.2f} s {peak:7.0f} MB  exit {code}")
     shutil.rmtree(folder)
 
 
