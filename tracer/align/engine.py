@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tracer.align import axes as axes_
 from tracer.align import score
 from tracer.align.axes import Axes
-from tracer.align.features import Features, Summary, extract
+from tracer.align.features import Features, Summary, beyond, extract
 from tracer.errors import TraceError
 from tracer.graph import Structure
 from tracer.store import Recording
@@ -336,6 +336,10 @@ def _outputs(
     for ours, theirs in zip(left, right, strict=False):
         if ours.name in names and theirs.name in twins:
             continue
+        if names.get(ours.name) in beyond(sides[1].structure, theirs) or theirs.name in (
+            names.get(name) for name in beyond(sides[0].structure, ours)
+        ):
+            continue  # nothing but a permute or the like comes after the twin
         axes = _axes(ours.shape, theirs.shape, None, (ours.layout, theirs.layout), sides, (ours.name, theirs.name))
         found.append(Pair((ours.name,), (theirs.name,), axes, 0.5, {"output": 1.0}))
     return found

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tracer import kinds
 from tracer.graph import Node, Structure
 
@@ -92,22 +95,45 @@ def _through(structure: Structure, node: Node, index: Mapping[str, int]) -> list
     return out
 
 
-def same_content(a: Summary | None, b: Summary | None) -> float | None:
-    """How well the order-free numbers of two tensors agree: 1 equal, 0 different, None when not known.
+def beyond(structure: Structure, node: Node) -> set[str]:
+    """The nodes whose values ``node`` only passes on, through transparent nodes alone."""
+    found: set[str] = set()
+    while node.kind in TRANSPARENT and node.parents and node.parents[0] in structure.by_name:
+        node = structure.by_name[node.parents[0]]
+        if node.name in found:
+            break
+        found.add(node.name)
+    return found
 
-    Constant tensors say nothing, for they agree with too much.
+
+def moments(summary: Summary | None) -> tuple[float, ...]:
+    """Size, mean, root mean square, minimum, maximum and mean cube; NaN where they say nothing.
+
+    That is for tensors that were not recorded, and for constant ones, which agree with too much.
     """
-    if a is None or b is None or a.get("size") != b.get("size") or "rms" not in a or "rms" not in b:
-        return None
-    rms = max(abs(float(a["rms"])), abs(float(b["rms"])))
-    if rms == 0 or not math.isfinite(rms) or a.get("min") == a.get("max"):
-        return None
-    scale = {"mean": rms, "rms": rms, "min": rms, "max": rms, "cube": rms**3}
-    worst = 0.0
-    for name, unit in scale.items():
-        if name not in a or name not in b or unit == 0 or not math.isfinite(unit):
-            return None
-        worst = max(worst, abs(float(a[name]) - float(b[name])) / unit)
-    if worst >= 0.1:
-        return 0.0
-    return min(1.0, max(0.0, 1 + math.log10(max(worst, 1e-3) / 1e-3) / -2))
+    values = [float((summary or {}).get(name, math.nan)) for name in ("size", "mean", "rms", "min", "max", "cube")]
+    usable = all(map(math.isfinite, values)) and values[2] > 0 and values[3] != values[4]
+    return tuple(values) if usable else (math.nan,) * len(values)
+
+
+def agreement(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How well the :func:`moments` of one tensor agree with those of others (a row each).
+
+    1 where they differ by less than a thousandth of the tensors' magnitude, falling to 0 at a tenth; NaN where
+    either is not known; 0 where the sizes differ.
+    """
+    with np.errstate(all="ignore"):
+        scale = np.maximum(one[2], others[:, 2])
+        worst = np.abs(others[:, 1:] - one[1:])
+        worst[:, :4] /= scale[:, None]
+        worst[:, 4] /= scale**3
+        value = np.clip(1 - np.log10(np.maximum(worst.max(axis=1), 1e-3) / 1e-3) / 2, 0, 1)
+    value[others[:, 0] != one[0]] = 0
+    out: NDArray[np.float64] = np.where(np.isnan(scale), np.nan, value)
+    return out
+
+
+def same_content(a: Summary | None, b: Summary | None) -> float | None:
+    """:func:`agreement` of two tensors; None when it is not known."""
+    value = float(agreement(np.array(moments(a)), np.array([moments(b)]))[0])
+    return None if math.isnan(value) else value

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer import kinds
-from tracer.align.features import Features, same_content
+from tracer.align.features import Features, agreement, moments
 
 Matrix = NDArray[np.float32]
 _Feature = TypeVar("_Feature", bound=Hashable)
@@ -84,10 +84,9 @@ def _position(a: Features, b: Features) -> Matrix:
 def content(a: Features, b: Features, likely: Matrix) -> Matrix:
     """Agreement of the tensors' order-free numbers for the pairs that are ``likely`` at all; 0 where unknown."""
     out: Matrix = np.zeros_like(likely)
-    if not any(s is not None for s in a.summaries) or not any(s is not None for s in b.summaries):
-        return out
-    for i, j in np.argwhere(likely > 0):
-        out[i, j] = same_content(a.summaries[i], b.summaries[j]) or 0.0
+    theirs = np.array([moments(summary) for summary in b.summaries])
+    for i, summary in enumerate(a.summaries):
+        out[i] = np.nan_to_num(agreement(np.array(moments(summary)), theirs)) * (likely[i] > 0)
     return out
 
 
