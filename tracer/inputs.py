@@ -49,10 +49,11 @@ class Prepared:
 
 
 def identity_of(inputs: Mapping[str, Array]) -> str:
-    """Twelve hex digits that name an input by its content (order, shapes, types, values)."""
+    """Twelve hex digits that name an input by its content (order, shapes, types, values); names play no part, for the
+    two frameworks name their inputs differently."""
     digest = hashlib.sha256()
-    for name, values in inputs.items():
-        digest.update(f"{name}|{values.dtype.name}|{values.shape}|".encode())
+    for values in inputs.values():
+        digest.update(f"{values.dtype.name}|{values.shape}|".encode())
         digest.update(np.asarray(values, order="C").tobytes())
     return digest.hexdigest()[:12]
 
@@ -266,9 +267,11 @@ def prepare(
         saved = {(specs[0].name if specs else "input"): saved[""], **{k: v for k, v in saved.items() if k}}
     if origin != "reused":
         known = identity_of(saved)
-        if trace.has_inputs(known):  # the same file again, for the other model
+        if trace.has_inputs(known):  # the same values again, for the other model
             input_id, origin = known, "reused"
-            layouts = {name: own.get("layout") for name, (_, own) in trace.inputs(known).items()}
+            stored = trace.inputs(known)
+            saved = {name: values for name, (values, _) in stored.items()}
+            layouts = {name: own.get("layout") for name, (_, own) in stored.items()}
         elif len(saved) == len(specs):
             layouts = {name: spec.layout for name, spec in zip(saved, specs, strict=True)}
     if specs and len(saved) != len(specs):

@@ -320,7 +320,13 @@ def record_object(
         arrays = {label: np.asarray(value) for label, value in zip(labels, inputs, strict=True)}
     else:
         arrays = {"": np.asarray(inputs)}
-    record(loaded, opened, options, arrays=arrays, model_attributes={"name": type(model).__qualname__})
+    record(
+        loaded,
+        opened,
+        options,
+        arrays=arrays,
+        model_attributes={"name": type(model).__qualname__.rpartition("<locals>.")[2]},
+    )
     return opened.recording(options.name)
 
 

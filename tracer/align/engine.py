@@ -141,13 +141,14 @@ def align(
     _mend(matched, joined, content, a, b)
     _swap(matched, joined)
     pairs = _pairs(matched, joined, local, content, a, b, (ours, theirs), mapping)
-    paired_a, paired_b = set(matched), set(matched.values())
     ignored = {a.nodes[i].name for i in blocked_a}, {b.nodes[j].name for j in blocked_b}
     pairs += _outputs(matched, a, b, (ours, theirs), ignored)
+    paired_a = {name for pair in pairs for name in pair.reference}
+    paired_b = {name for pair in pairs for name in pair.candidate}
     return Alignment(
         tuple(pairs),
-        {a.nodes[i].name: _why_not(joined[i], blocked_a, i) for i in range(len(a.nodes)) if i not in paired_a},
-        {b.nodes[j].name: _why_not(joined[:, j], blocked_b, j) for j in range(len(b.nodes)) if j not in paired_b},
+        {n.name: _why_not(joined[i], blocked_a, i) for i, n in enumerate(a.nodes) if n.name not in paired_a},
+        {n.name: _why_not(joined[:, j], blocked_b, j) for j, n in enumerate(b.nodes) if n.name not in paired_b},
     )
 
 
@@ -341,7 +342,8 @@ def _outputs(
         ):
             continue  # nothing but a permute or the like comes after the twin
         axes = _axes(ours.shape, theirs.shape, None, (ours.layout, theirs.layout), sides, (ours.name, theirs.name))
-        found.append(Pair((ours.name,), (theirs.name,), axes, 0.5, {"output": 1.0}))
+        if axes is not None:
+            found.append(Pair((ours.name,), (theirs.name,), axes, 0.5, {"output": 1.0}))
     return found
 
 

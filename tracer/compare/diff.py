@@ -53,6 +53,11 @@ class PairDiff:
     def aligned(self) -> str:
         return self.pair.aligned
 
+    @property
+    def comparable(self) -> bool:
+        """Whether both sides were recorded, whatever their shapes."""
+        return self.stats is not None or self.content is not None
+
     def to_json(self) -> dict[str, Any]:
         s = self.stats
         return {
@@ -178,11 +183,13 @@ def diff(
     for done, pair in enumerate(alignment.pairs):
         if progress is not None:
             progress(done, len(alignment.pairs))
-        found.append(_compare(pair, reference, candidate, tolerance))
+        found.append(_compare(pair, reference, candidate, tolerance, mapping))
     return Diff(reference, candidate, tolerance, _judged(found, tolerance, reference, mapping), alignment, mapping)
 
 
-def _compare(pair: Pair, reference: Recording, candidate: Recording, tolerance: Tolerance) -> PairDiff:
+def _compare(
+    pair: Pair, reference: Recording, candidate: Recording, tolerance: Tolerance, mapping: MappingFile | None
+) -> PairDiff:
     """A pair with its statistics, or with the reason why there are none; the verdict comes later."""
     node = reference.structure.by_name[pair.reference[-1]]
     other = candidate.structure.by_name[pair.candidate[-1]]
@@ -192,11 +199,12 @@ def _compare(pair: Pair, reference: Recording, candidate: Recording, tolerance: 
             why = recording.skipped.get(recording.resolve(name), "it was not saved")
             reason = f"{name} of '{recording.name}' was not recorded: {why}"
     if not reason and pair.axes is None:
-        reason = f"shapes {_shape(node.shape)} and {_shape(other.shape)} are not one another's axes in another order"
+        reason = f"{_shape(node.shape)} against {_shape(other.shape)}: no order of the axes makes these shapes equal"
     if not reason:
         try:
             ours, theirs = reference.read(node.name), candidate.read(other.name)
-            stats = compare(ours, axes_.apply(theirs, pair.axes or ()), tolerance.atol, tolerance.rtol)
+            own, _ = _tolerance_for(pair.aligned, tolerance, mapping)
+            stats = compare(ours, axes_.apply(theirs, pair.axes or ()), own.atol, own.rtol)
         except (TraceError, ValueError) as error:
             reason = str(error)
     a, b = reference.stored(node.name), candidate.stored(other.name)
@@ -234,6 +242,8 @@ def _judged(
             if verdict is Verdict.DIVERGED and _undone(judged, graph, tolerance, mapping):
                 verdict, reason = Verdict.MATCH, "the same values in another order, which the next layer expects"
             judged = replace(judged, verdict=verdict, reason=reason)
+        elif pair.pair.axes is None and pair.comparable:
+            judged = _other_shape(judged, parents, graph, tolerance, mapping)
         done[pair.aligned] = judged
         out.append(judged)
     return tuple(out)
@@ -254,6 +264,20 @@ def _tolerance_for(name: str, general: Tolerance, mapping: MappingFile | None) -
         general.atol if entry.atol is None else entry.atol, general.rtol if entry.rtol is None else entry.rtol
     )
     return own, f"tolerance of '{entry.match}'" + (f": {entry.reason}" if entry.reason else "")
+
+
+def _other_shape(
+    pair: PairDiff, parents: Sequence[PairDiff], graph: _Neighbours, tolerance: Tolerance, mapping: MappingFile | None
+) -> PairDiff:
+    """The verdict on a pair whose shapes differ: nothing to compare by element, but a difference all the same."""
+    if _undone(pair, graph, tolerance, mapping):
+        return replace(
+            pair, verdict=Verdict.MATCH, reason="the same values arranged otherwise, as the next layer expects"
+        )
+    off = next((p for p in parents if p.verdict in (Verdict.DIVERGED, Verdict.INHERITED)), None)
+    if off is not None:
+        return replace(pair, verdict=Verdict.INHERITED, reason=f"{pair.reason}; its input {off.aligned} is off already")
+    return replace(pair, verdict=Verdict.DIVERGED, reason=f"{pair.reason}; its inputs agree")
 
 
 def _undone(pair: PairDiff, graph: _Neighbours, tolerance: Tolerance, mapping: MappingFile | None) -> bool:

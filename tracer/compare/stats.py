@@ -36,6 +36,7 @@ class Stats:
         needed_rtol: with the absolute tolerance asked for, the relative one that would be enough (maybe infinite).
         outside: elements outside the tolerance asked for.
         reference_max: greatest |reference|.
+        atol, rtol: the tolerance asked for, which ``outside`` and ``needed_rtol`` are about.
         nonfinite: elements that are finite, or infinite, on one side only.
         worst: values of reference and candidate at ``argmax``.
     """
@@ -52,16 +53,23 @@ class Stats:
     nonfinite: int = 0
     needed_rtol: float = 0.0
     worst: tuple[float, float] | None = None
+    atol: float = 0.0
+    rtol: float = 0.0
 
     def passes(self, atol: float, rtol: float) -> bool:
         """Whether the tensors agree within the tolerance. Exact for a ``rtol`` in ``needed_atol``, else strict:
         judged by the next smaller one."""
         if self.nonfinite:
             return False
+        return self.sufficient_atol(rtol) <= atol
+
+    def sufficient_atol(self, rtol: float) -> float:
+        """An absolute tolerance under which the finite elements pass; the smallest for a ``rtol`` that was kept."""
         usable = [known for known in self.needed_atol if known <= rtol]
-        return self.needed_atol[max(usable)] <= atol if usable else self.max_abs <= atol
+        return self.needed_atol[max(usable)] if usable else self.max_abs
 
 
+@np.errstate(all="ignore")
 def compare(reference: NDArray[Any], candidate: NDArray[Any], atol: float = 1e-5, rtol: float = 1e-5) -> Stats:
     """Statistics of two tensors of the same shape (transpose the candidate first; views are fine).
 
@@ -112,8 +120,7 @@ def compare(reference: NDArray[Any], candidate: NDArray[Any], atol: float = 1e-5
         outside += int((error > atol + rtol * magnitude).sum())
         over = error > atol
         if over.any():
-            with np.errstate(divide="ignore"):
-                needed_rtol = max(needed_rtol, float(((error[over] - atol) / magnitude[over]).max()))
+            needed_rtol = max(needed_rtol, float(((error[over] - atol) / magnitude[over]).max()))
     size = reference.size
     largest = max(largest, 0.0)
     argmax = None if where is None else tuple(int(i) for i in np.unravel_index(where[0] + where[1], reference.shape))
@@ -131,6 +138,8 @@ def compare(reference: NDArray[Any], candidate: NDArray[Any], atol: float = 1e-5
         outside=outside,
         nonfinite=nonfinite,
         needed_rtol=needed_rtol,
+        atol=atol,
+        rtol=rtol,
         worst=None if argmax is None else (_scalar(reference[argmax]), _scalar(candidate[argmax])),
     )
 

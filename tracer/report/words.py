@@ -8,6 +8,8 @@ from typing import Any
 
 from tracer.align.axes import describe
 from tracer.compare.diff import Diff, PairDiff
+from tracer.compare.stats import Stats
+from tracer.compare.verdict import Tolerance
 from tracer.graph import Node
 from tracer.names import display
 
@@ -97,15 +99,8 @@ def facts(pair: PairDiff) -> list[str]:
             f"Greatest absolute difference {number(s.max_abs)} at index {index_text(s.argmax)}; "
             f"relative L2 error {number(s.rel_l2)}"
         )
-        if s.outside:
-            share = 100 * s.outside / s.size
-            would = [f"atol ≥ {_up(s.needed_atol.get(pair.tolerance.rtol, s.max_abs))}"]
-            if math.isfinite(s.needed_rtol):
-                would.append(f"rtol ≥ {_up(s.needed_rtol)}")
-            out.append(
-                f"{s.outside} of {s.size} elements ({share:.3g} %) outside the tolerance; "
-                f"would pass with {' or '.join(would)}"
-            )
+        if not s.passes(pair.tolerance.atol, pair.tolerance.rtol) and not s.nonfinite:
+            out.append(_needs(s, pair.tolerance))
         if s.nonfinite:
             out.append(f"{s.nonfinite} elements are NaN or infinite on one side only")
     if pair.reason:
@@ -121,7 +116,20 @@ def facts(pair: PairDiff) -> list[str]:
     return out
 
 
-def _up(value: float) -> str:
+def _needs(s: Stats, tolerance: Tolerance) -> str:
+    would = [f"atol ≥ {rounded_up(s.sufficient_atol(tolerance.rtol))}"]
+    if tolerance != Tolerance(s.atol, s.rtol):
+        # Judged by another tolerance than was compared with: what was counted then does not hold now.
+        return f"Would pass with {would[0]}"
+    if math.isfinite(s.needed_rtol):
+        would.append(f"rtol ≥ {rounded_up(s.needed_rtol)}")
+    share = 100 * s.outside / s.size
+    return (
+        f"{s.outside} of {s.size} elements ({share:.3g} %) outside the tolerance; would pass with {' or '.join(would)}"
+    )
+
+
+def rounded_up(value: float) -> str:
     """``value`` rounded up to two digits, so that the number shown really would do."""
     if value <= 0 or not math.isfinite(value):
         return number(value, 1)

@@ -39,7 +39,8 @@ class Stored:
 class Recording:
     """One recorded model run, as the trace describes it.
 
-    ``state`` is ``recording``, ``complete`` or ``failed``; ``interrupted`` is a recording whose writer is gone.
+    ``state`` is ``recording``, ``complete`` or ``failed``; ``interrupted`` is a recording whose writer is gone,
+    ``damaged`` one whose metadata cannot be read.
     """
 
     name: str
@@ -238,7 +239,11 @@ class Trace:
         return (self.root / "recordings" / names.encode(name) / zarr3.METADATA).exists()
 
     def _load(self, folder: Path) -> Recording:
-        attributes = zarr3.read_metadata(folder)["attributes"]
+        try:
+            attributes = zarr3.read_metadata(folder)["attributes"]
+        except TraceError as error:  # the others can still be read
+            name = names.decode(folder.name) or folder.name
+            return Recording(name, folder, self.root, {"error": str(error)}, "damaged")
         name = str(attributes.get("name", names.decode(folder.name) or folder.name))
         state = str(attributes.get("state", "?"))
         if state == "recording" and not is_locked(folder):

@@ -1,0 +1,601 @@
+"""The terminal interface, driven by keys on real and on hostile traces."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unicodedata
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from tracer.align import Alignment
+from tracer.compare import Diff, Tolerance, Verdict, diff
+from tracer.compare.stats import compare
+from tracer.graph import Node, Structure
+from tracer.store import RecordingWriter, Trace
+from tracer_tui import actions, query, tensors
+from tracer_tui.app import TracerApp
+from tracer_tui.look import Look
+from tracer_tui.screens.layer import LayerScreen
+from tracer_tui.screens.layers import LayersScreen
+from tracer_tui.screens.runs import RunsScreen
+from tracer_tui.session import Session
+from tracer_tui.widgets.diagnosis import Diagnosis
+from tracer_tui.widgets.grid import Grid
+from tracer_tui.widgets.heatmap import Heatmap
+from tracer_tui.widgets.lines import Lines
+from tracer_tui.widgets.profile import Profile
+
+SIZES = [(80, 24), (120, 40), (200, 60)]
+HOSTILE = [
+    "x[/]y",
+    "[@click=app.bell]z[/]",
+    "\x1b]52;c;aGk=\x1b\\\x1b[31mred",
+    "n" * 300,
+    "blocks[a].x",
+    "\u202eevil\u200b",
+    "宽" * 60,
+    "$text-error",
+    "line\nbreak\ttab",
+    "\udcff",
+]
+CLOCK = 2_000_000_000.0
+
+_RECORD = """
+import sys
+import tracer
+from tests.zoo.ecg_generic import PAIRS
+keras, torch = PAIRS[0].defective("flatten-order")
+tracer.record(keras(), PAIRS[0].inputs(), name="tf", trace=sys.argv[1])
+tracer.record(torch(), None, name="pt", trace=sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="session")
+def real_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Keras model and a port that flattens in another order, recorded by the project itself."""
+    if find_spec("keras") is None or find_spec("torch") is None:
+        pytest.skip("needs keras and torch")
+    path = tmp_path_factory.mktemp("real") / "trace.zarr"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", _RECORD, str(path)], cwd=root, env=environment, check=True, timeout=300)
+    return path
+
+
+def record(
+    path: Path,
+    name: str,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    framework: str = "pytorch",
+    input_id: str = "one",
+    fails: bool = False,
+) -> Trace:
+    """A recording of a chain of layers with these values."""
+    trace = Trace.create(path)
+    nodes: list[Node] = []
+    for place, (node, values) in enumerate(tensors.items()):
+        parents = (nodes[-1].name,) if nodes else ()
+        kind, role = ("input", "input") if not place else ("other:" + node.rstrip("'"), "layer")
+        nodes.append(
+            Node(node, kind, kind, role=role, parents=parents, shape=values.shape, dtype=values.dtype.name)  # type: ignore[arg-type]
+        )
+    attributes = {"framework": framework, "input": input_id, "model": {"name": "net"}, "versions": {"torch": "2.9"}}
+    structure = Structure(tuple(nodes), (nodes[-1].name,) if nodes else ())
+    try:
+        with RecordingWriter(trace, name, structure, attributes, {n: n for n in tensors}) as sink:
+            for node, values in tensors.items():
+                if fails and node == list(tensors)[-1]:
+                    raise RuntimeError("the model raised")
+                sink(node, values)
+    except RuntimeError:
+        assert fails
+    return trace
+
+
+def values(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def two(path: Path, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> Path:
+    record(path, "a", ours, framework="tensorflow")
+    record(path, "b", theirs)
+    return path
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """Three pairs, the last of which differs."""
+    ours = {"x": values(1, 4), "one": values(1, 8, 8, 3, seed=1), "two": values(1, 6, 5, seed=2)}
+    return two(tmp_path / "trace.zarr", ours, {**ours, "two": ours["two"] + np.float32(0.5)})
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, size: tuple[int, int] = (120, 40), *, ascii_only: bool = False, theme: str = "textual-dark"
+) -> AsyncIterator[tuple[TracerApp, Pilot[Any]]]:
+    session = Session(Trace.open(path), None, Tolerance(), ascii_only=ascii_only, now=lambda: CLOCK)
+    app = TracerApp(session)
+    app.theme = theme
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await settled(pilot)
+        yield app, pilot
+
+
+async def settled(pilot: Pilot[Any]) -> None:
+    for _ in range(2):
+        await pilot.pause()
+        await pilot.app.workers.wait_for_complete()
+    await pilot.pause()
+
+
+async def press(pilot: Pilot[Any], *keys: str) -> None:
+    for key in keys:
+        await pilot.press(key)
+        await settled(pilot)
+
+
+def shown(app: TracerApp) -> str:
+    """The text on the screen."""
+    svg = app.export_screenshot()
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", svg, re.DOTALL)
+    return html.unescape("".join(texts)).replace("\xa0", " ")
+
+
+def layers(app: TracerApp) -> LayersScreen:
+    found = next(screen for screen in app.screen_stack if isinstance(screen, LayersScreen))
+    assert found.diff is not None
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
+async def test_opens_on_the_first_divergence(real_trace: Path, size: tuple[int, int], theme: str) -> None:
+    async with opened(real_trace, size, theme=theme) as (app, pilot):
+        assert isinstance(app.screen, LayersScreen)
+        row = app.screen.current
+        assert row is not None
+        assert row.verdict is Verdict.DIVERGED
+        assert row.pair is app.screen.diff.first  # type: ignore[union-attr]
+        text = shown(app)
+        for part in ("First divergence: flatten ⇄ flatten", "15 pairs", "✗ 1", "atol 1e-05", "Greatest absolute"):
+            assert part in text
+        assert app.screen.query_one(Profile).display is (size[1] >= 30)
+        await press(pilot, "enter")
+        assert isinstance(app.screen, LayerScreen)
+        text = shown(app)
+        for part in ("Layer 10", "needs", "statistics", "worst elements"):
+            assert part in text
+
+
+@pytest.mark.parametrize("area", actions.AREAS)
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_every_key_of_every_screen_is_harmless(real_trace: Path, area: str, size: tuple[int, int]) -> None:
+    way = {"runs": ["q"], "layers": [], "layer": ["enter"]}[area]
+    async with opened(real_trace, size) as (app, pilot):
+        await press(pilot, *way)
+        home, depth = app.screen, len(app.screen_stack)
+        assert area == home.AREA  # type: ignore[attr-defined]
+        for action in actions.of(area):
+            if action.name == "back":
+                continue
+            for key in action.keys:
+                await press(pilot, key)
+                assert app.is_running
+                if isinstance(app.focused, Input) and app.screen is home:
+                    await press(pilot, "escape")
+                while len(app.screen_stack) > depth:
+                    await press(pilot, "escape")
+                if app.screen is not home:
+                    await press(pilot, *way)
+                    home, depth = app.screen, len(app.screen_stack)
+        await press(pilot, "escape")
+        assert app.screen is not home or not app.is_running
+
+
+def test_registry_is_whole() -> None:
+    from tracer_tui.screens.base import TracerScreen
+
+    screens: dict[str, type[TracerScreen]] = {"runs": RunsScreen, "layers": LayersScreen, "layer": LayerScreen}
+    for area, screen in screens.items():
+        keys = [key for action in actions.of(area) for key in action.keys]
+        assert len(keys) == len(set(keys))
+        assert not {"ctrl+h", "ctrl+i", "ctrl+j", "ctrl+m"} & set(keys)
+        assert len(actions.footer(area)) <= 9
+        for action in actions.of(area):
+            assert callable(getattr(screen, f"action_{action.name}"))
+
+
+async def test_filter_sort_and_divergences(real_trace: Path) -> None:
+    async with opened(real_trace) as (app, pilot):
+        screen = layers(app)
+        assert len(screen.listed) == 15
+        await press(pilot, "slash", *"is:div")
+        assert [row.reference for row in screen.listed] == ["flatten"]
+        await press(pilot, "enter")
+        assert app.focused is screen.grid
+        await press(pilot, "escape")
+        assert len(screen.listed) == 15
+        await press(pilot, "slash", *"op:conv")
+        assert all("Conv" in row.op for row in screen.listed)
+        assert screen.listed
+        await press(pilot, "escape", "slash", *"err>1e-4")
+        assert {row.verdict for row in screen.listed} == {Verdict.DIVERGED, Verdict.INHERITED}
+        await press(pilot, "escape", "slash", *"is:nonsense")
+        assert "is: takes" in shown(app)
+        await press(pilot, "escape", "s")
+        errors = [row.error or 0.0 for row in screen.listed]
+        assert errors == sorted(errors, reverse=True)
+        await press(pilot, "s")
+        assert [row.reference for row in screen.listed] == sorted(row.reference for row in screen.listed)
+        await press(pilot, "S", "S", "g")
+        assert screen.grid.cursor == 0
+        await press(pilot, "n")
+        assert screen.current is not None
+        assert screen.current.reference == "flatten"
+
+
+async def test_tolerance_is_judged_from_statistics(real_trace: Path) -> None:
+    async with opened(real_trace) as (app, pilot):
+        screen = layers(app)
+        await press(pilot, *["plus"] * 7)
+        assert screen.session.tolerance == Tolerance(100.0, 100.0)
+        assert layers(app).diff.first is None  # type: ignore[union-attr]
+        assert "✗ 0" in shown(app)
+        assert "elements (" not in screen.query_one(Diagnosis).plain
+        await press(pilot, *["minus"] * 7)
+        assert screen.session.tolerance == Tolerance(1e-5, 1e-5)
+        await press(pilot, "t")
+        field = app.screen.query_one(Input)
+        field.value = "wrong"
+        await press(pilot, "enter")
+        assert "one or two numbers" in shown(app)
+        field.value = "50"
+        await press(pilot, "enter")
+        assert screen.session.tolerance == Tolerance(50.0, 1e-5)
+        await press(pilot, "n")
+        assert "Nothing diverged" in shown(app)
+
+
+async def test_copies_facts(real_trace: Path) -> None:
+    async with opened(real_trace) as (app, pilot):
+        await press(pilot, "y")
+        assert app.clipboard.startswith("First divergence: flatten ⇄ flatten")
+        assert "Greatest absolute difference" in app.clipboard
+
+
+async def test_layer_screen_walks_layers_and_slices(real_trace: Path) -> None:
+    async with opened(real_trace) as (app, pilot):
+        await press(pilot, "g", "j", "enter")
+        screen = app.screen
+        assert isinstance(screen, LayerScreen)
+        assert screen.view is not None
+        assert (screen.names[screen.view.down or 0], screen.names[screen.view.across or 0]) == ("channel", "position")
+        before = screen.view.index
+        await press(pilot, "l")
+        assert screen.view.index != before
+        await press(pilot, "h", "a", "L", "l", "v")
+        assert app.screen.query(Heatmap).first().numbers
+        await press(pilot, "right_square_bracket", "right_square_bracket")
+        assert screen.row.number == 3
+        assert "no difference here" in shown(app)
+        await press(pilot, "left_square_bracket")
+        assert screen.row.number == 2
+        await press(pilot, "q")
+        assert layers(app).current.number == 2  # type: ignore[union-attr]
+
+
+async def test_worst_element_is_the_statistics_own(real_trace: Path) -> None:
+    async with opened(real_trace) as (app, pilot):
+        await press(pilot, "enter")
+        screen = app.screen
+        assert isinstance(screen, LayerScreen)
+        assert screen.where is not None
+        stats = screen.row.pair.stats  # type: ignore[union-attr]
+        assert stats is not None
+        index, ours, theirs = screen.where.worst[0]
+        assert index == stats.argmax
+        assert (ours, theirs) == stats.worst
+        assert screen.where.outside == stats.outside
+        await press(pilot, "j", "j", "enter")
+        assert screen.view is not None
+        assert screen.view.index == screen.where.worst[2][0]
+
+
+@pytest.mark.parametrize(("size", "ascii_only"), [((80, 24), True), ((120, 40), False), ((200, 60), False)])
+async def test_hostile_names_are_text(tmp_path: Path, size: tuple[int, int], ascii_only: bool) -> None:
+    path = tmp_path / "trace.zarr"
+    ours = {name: values(1, 4 + place, seed=place) for place, name in enumerate(HOSTILE)}
+    trace = record(path, "[red]a[/]\x1b[1m", ours)
+    record(path, "[@click=app.quit]b[/]", {n + "'": v + np.float32(1) for n, v in ours.items()})
+    del trace
+    async with opened(path, size, ascii_only=ascii_only) as (app, pilot):
+        for key in ("g", *["j"] * len(HOSTILE), "enter", *["right_square_bracket"] * 3, "y", "q", "question_mark"):
+            await press(pilot, key)
+        await press(pilot, "escape", "q", "space", "j", "space")
+        text = shown(app)
+        assert "\x1b" not in app.export_screenshot()
+        assert "[red]a[/]\\x1b[1m" in text
+        assert "\x1b" not in app.clipboard
+        if ascii_only:
+            assert text.isascii()
+
+
+async def test_ascii_is_ascii(real_trace: Path) -> None:
+    async with opened(real_trace, (100, 40), ascii_only=True) as (app, pilot):
+        for keys in (
+            [],
+            ["slash"],
+            ["escape", "question_mark"],
+            ["escape", "enter"],
+            ["v"],
+            ["colon"],
+            ["escape", "q", "q"],
+        ):
+            await press(pilot, *keys)
+            assert shown(app).isascii(), keys
+
+
+async def test_without_colour_the_glyphs_say_it(real_trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with opened(real_trace) as (app, pilot):
+        assert app.no_color
+        assert app.look.mark(Verdict.DIVERGED).style.reverse  # type: ignore[union-attr]
+        assert "✗" in shown(app)
+        await press(pilot, "enter")
+        assert "+" in shown(app)
+        colours = set(re.findall(r"fill: #([0-9a-f]{6})", app.export_screenshot()))
+        grey = {c for c in colours if c[:2] == c[2:4] == c[4:]}
+        assert len(grey) >= len(colours) - 3  # the window's own buttons
+
+
+async def test_empty_trace_says_what_to_do(tmp_path: Path) -> None:
+    Trace.create(tmp_path / "trace.zarr")
+    async with opened(tmp_path / "trace.zarr", (80, 24)) as (app, pilot):
+        assert isinstance(app.screen, RunsScreen)
+        assert "tracer record tf MODEL" in shown(app)
+        assert "tracer record pt MODEL" in shown(app)
+        await press(pilot, "enter", "space", "j", "G", "r")
+        assert app.is_running
+
+
+async def test_one_recording_and_a_failed_one(tmp_path: Path) -> None:
+    path = tmp_path / "trace.zarr"
+    record(path, "only", {"x": values(1, 4), "y": values(1, 4)})
+    async with opened(path) as (app, _):
+        assert isinstance(app.screen, RunsScreen)
+        assert "tracer record tf MODEL" in shown(app)
+    record(path, "broken", {"x": values(1, 4), "y": values(1, 4)}, fails=True)
+    async with opened(path) as (app, pilot):
+        assert isinstance(app.screen, LayersScreen)  # what was saved can be compared
+        await press(pilot, "q")
+        assert "failed: the model raised" in shown(app)
+        assert "1/2" in shown(app)
+
+
+async def test_recordings_are_marked_and_compared(made: Path) -> None:
+    record(made, "c", {"x": values(1, 4), "one": values(1, 8, seed=5)}, input_id="other")
+    async with opened(made) as (app, pilot):
+        await press(pilot, "q")
+        assert isinstance(app.screen, RunsScreen)
+        text = shown(app)
+        assert "same" in text
+        assert "tensorflow" in text
+        await press(pilot, "g", "j", "space", "k", "space")
+        assert app.screen.marked == ["b", "a"]
+        await press(pilot, "enter")
+        screen = app.screen
+        assert isinstance(screen, LayersScreen)
+        assert (screen.reference.name, screen.candidate.name) == ("b", "a")
+        await press(pilot, "q", "space", "j", "j", "space", "enter")
+        assert "made on different inputs" in shown(app)
+        await press(pilot, "n", "enter", "slash", *"a", "enter", "plus", "y", "q", "q")
+        assert isinstance(app.screen, RunsScreen)
+
+
+async def test_damaged_chunk_is_one_pair(made: Path) -> None:
+    chunk = next((made / "layers" / "one" / "b").glob("c*"))
+    raw = bytearray(chunk.read_bytes())
+    raw[5] ^= 1
+    chunk.write_bytes(raw)
+    async with opened(made) as (app, pilot):
+        screen = layers(app)
+        assert [row.verdict for row in screen.everything].count(Verdict.NOT_COMPARABLE) == 1
+        await press(pilot, "g", "j")
+        assert "checksum" in shown(app)
+        await press(pilot, "enter")
+        assert app.is_running
+        chunk.unlink()
+        await press(pilot, "right_square_bracket", "left_square_bracket")
+        assert "missing" in shown(app)
+
+
+async def test_trace_deleted_while_open(made: Path) -> None:
+    async with opened(made) as (app, pilot):
+        shutil.rmtree(made)
+        await press(pilot, "enter")
+        assert "missing" in shown(app)
+        await press(pilot, "l", "a", "v", "right_square_bracket", "q", "q", "r")
+        assert isinstance(app.screen, RunsScreen)
+        assert "does not exist" in shown(app)
+        await press(pilot, "enter", "space")
+        assert app.is_running
+
+
+@pytest.mark.parametrize(("size", "ascii_only"), [((80, 24), True), ((120, 40), False)])
+async def test_strange_tensors(tmp_path: Path, size: tuple[int, int], ascii_only: bool) -> None:
+    spoilt = values(1, 6, 4, seed=3)
+    spoilt[0, 2, 1] = np.nan
+    spoilt[0, 3, 1] = np.inf
+    ours: dict[str, np.ndarray] = {
+        "x": values(2, 3),
+        "scalar": np.array(1.5, np.float32),
+        "empty": np.zeros((3, 0, 4), np.float32),
+        "line": values(17),
+        "spoilt": spoilt,
+        "all_nan": np.full((1, 4), np.nan, np.float32),
+        "flags": np.array([[True, False, True]]),
+        "counts": np.arange(12, dtype=np.int64).reshape(3, 4),
+        "complex": (values(1, 5) + 1j * values(1, 5, seed=9)).astype(np.complex64),
+        "five": values(1, 2, 3, 4, 5),
+        "constant": np.zeros((1, 8), np.float32),
+        "image": values(2, 9, 7, 3),
+        "huge": np.array([[1e38, -1e38, 3e38]], np.float32),
+    }
+    theirs = {name: (v if v.dtype == bool else v * np.float32(1.01).astype(v.dtype)) for name, v in ours.items()}
+    theirs["spoilt"] = np.nan_to_num(spoilt, posinf=2.0)
+    theirs["flags"] = ~ours["flags"]
+    async with opened(two(tmp_path / "trace.zarr", ours, theirs), size, ascii_only=ascii_only) as (app, pilot):
+        assert len([row for row in layers(app).everything if row.pair is not None]) == len(ours)
+        await press(pilot, "g", "enter")
+        for name in ours:
+            screen = app.screen
+            assert isinstance(screen, LayerScreen)
+            assert screen.row.reference == name
+            for key in ("l", "a", "v", "j", "enter", "v", "plus"):
+                await press(pilot, key)
+            if name == "empty":
+                assert "no elements" in shown(app)
+            if name == "spoilt":
+                assert "on one side only" in shown(app) or size[1] == 24
+            await press(pilot, "right_square_bracket")
+
+
+async def test_resize_and_theme_while_open(real_trace: Path) -> None:
+    async with opened(real_trace) as (app, pilot):
+        for keys in ([], ["enter"], ["q", "q"]):
+            await press(pilot, *keys)
+            for size in [(40, 10), (200, 60), (20, 5), (80, 24)]:
+                await pilot.resize_terminal(*size)
+                await settled(pilot)
+                app.theme = "textual-light" if app.theme == "textual-dark" else "textual-dark"
+                await settled(pilot)
+                assert app.is_running
+
+
+async def test_mouse_moves_and_opens(real_trace: Path) -> None:
+    async with opened(real_trace) as (app, pilot):
+        screen = layers(app)
+        await pilot.click(Grid, offset=(10, 3))
+        await settled(pilot)
+        assert screen.grid.cursor == 2
+        await pilot.click(Profile, offset=(10, 3))
+        await settled(pilot)
+        assert screen.grid.cursor == 0
+        await pilot.click(Grid, offset=(10, 1))
+        await settled(pilot)
+        assert isinstance(app.screen, LayerScreen)
+        await pilot.click("KeyBar", offset=(3, 0))
+        await settled(pilot)
+        assert app.is_running
+
+
+async def test_many_pairs_stay_quick_and_visible(tmp_path: Path) -> None:
+    ours = {f"n{place:04d}": values(1, 3, seed=place) for place in range(600)}
+    theirs = {name: v + np.float32(name == "n0437") for name, v in ours.items()}
+    async with opened(two(tmp_path / "trace.zarr", ours, theirs)) as (app, pilot):
+        screen = layers(app)
+        assert screen.current is not None
+        assert screen.current.reference == "n0437"
+        assert "✗" in shown(app)
+        await press(pilot, "G", "k", "ctrl+u", "slash", *"n04", "escape")
+        assert "n0598" in shown(app) or screen.grid.cursor
+
+
+async def test_unmatched_nodes_stand_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alignment is made by hand: what the engine pairs is not the matter here."""
+    ours = {"x": values(1, 4), "lonely": values(3, 11, seed=4), "y": values(1, 7, seed=2)}
+    theirs = {"x": values(1, 4), "extra": values(5, 13, seed=8), "y": values(1, 7, seed=2)}
+
+    def by_hand(*args: Any, **kwargs: Any) -> Diff:
+        found = diff(*args, **kwargs)
+        kept = tuple(pair for pair in found.pairs if pair.aligned in "xy" and pair.candidate_node.name in "xy")
+        alignment = Alignment(tuple(pair.pair for pair in kept), {"lonely": "no fit"}, {"extra": "no fit"})
+        return replace(found, pairs=kept, alignment=alignment)
+
+    monkeypatch.setattr("tracer_tui.screens.layers.diff", by_hand)
+    async with opened(two(tmp_path / "trace.zarr", ours, theirs)) as (app, pilot):
+        rows = [(row.reference, row.candidate) for row in layers(app).everything]
+        assert rows == [("x", "x"), ("", "extra"), ("lonely", ""), ("y", "y")]
+        assert "? 2" in shown(app)
+        await press(pilot, "g", "j", "j")
+        assert "No twin in the candidate: lonely" in shown(app)
+        await press(pilot, "enter")
+        assert "no twin here" in shown(app)
+        assert "Layer" in app.screen.query_one("#title", Lines).plain
+
+
+async def test_typing_ahead_reaches_the_filter(real_trace: Path) -> None:
+    async with opened(real_trace) as (app, pilot):
+        await pilot.press("slash", *"op:conv", "enter", "G")
+        await settled(pilot)
+        assert layers(app).filter == "op:conv"
+        assert layers(app).grid.cursor == len(layers(app).listed) - 1
+
+
+def test_pooling_keeps_the_one_bad_element() -> None:
+    plane = np.zeros((1000, 3000))
+    plane[777, 1234] = -5.0
+    plane[10, 10] = np.nan
+    pooled = tensors.pool(plane, 20, 60)
+    assert pooled.shape == (20, 60)
+    assert np.nanmin(pooled) == -5.0
+    assert int(np.isnan(pooled).sum()) == 1
+    assert tensors.pool(np.arange(6.0).reshape(2, 3), 4, 6).tolist()[3] == [3, 3, 4, 4, 5, 5]
+
+
+@given(
+    st.lists(st.integers(1, 7), min_size=0, max_size=4),
+    st.integers(0, 2**32 - 1),
+)
+def test_location_agrees_with_the_statistics(shape: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ours = rng.standard_normal(shape).astype(np.float32)
+    theirs = (ours + rng.standard_normal(shape) * (rng.random(shape) < 0.3)).astype(np.float32)
+    stats, where = compare(ours, theirs, 1e-3, 1e-3), tensors.locate(ours, theirs, 1e-3, 1e-3)
+    assert where.outside == stats.outside
+    assert all(int(hit.sum()) == where.outside for hit in where.hit)
+    if stats.max_abs > 0:
+        assert where.worst[0][0] == stats.argmax
+    for axis, greatest in enumerate(where.greatest):
+        assert greatest.shape == (shape[axis],)
+        assert greatest.max(initial=0.0) == pytest.approx(stats.max_abs)
+
+
+@given(st.text(max_size=20))
+def test_any_filter_is_a_test_or_a_sentence(text: str) -> None:
+    with suppress(query.QueryError):
+        assert callable(query.parse(text))
+
+
+@given(st.text(max_size=80), st.integers(0, 30), st.booleans())
+def test_shortened_text_fits(text: str, width: int, ascii_only: bool) -> None:
+    look = Look({"foreground": "#ffffff", "background": "#000000"}, ascii_only)
+    shown_text = look.text(text, width=width)
+    assert shown_text.cell_len <= width
+    assert not any(unicodedata.category(char) == "Cc" for char in shown_text.plain)
+    assert not ascii_only or shown_text.plain.isascii()
+
+
+def test_opening_loads_no_framework(made: Path) -> None:
+    code = (
+        "import sys, tracer_tui; assert 'textual' not in sys.modules; import tracer_tui.app; "
+        "bad = {'torch', 'tensorflow', 'keras', 'zarr', 'pandas'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

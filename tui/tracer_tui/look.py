@@ -1,0 +1,170 @@
+"""Colours from the theme, glyphs, and text that is safe to put on the screen.
+
+Names come from files that nobody vetted. They reach a widget only as :class:`rich.text.Text` made here, so nothing
+in them is ever read as markup or sent to the terminal as a control sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.style import Style
+from rich.text import Text
+from textual.color import Color
+
+from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
+from tracer.names import display
+from tracer.report.text import to_ascii
+
+_BARS = {"up": " ▁▂▃▄▅▆▇█", "right": " ▏▎▍▌▋▊▉█"}
+_ASCII_BARS = {"up": "  ...:::#", "right": "    ...=#"}
+_OWN_ASCII = str.maketrans(
+    {"┄": "-", "▲": "^", "●": "*", "○": "o", "■": "#", "Δ": "d", "√": "v", "−": "-", "±": "+-", "✗": "X", "–": "-"}
+)
+_STEPS = 24
+
+
+@dataclass(frozen=True)
+class Look:
+    """How things look under one theme. Styles are looked up by verdict or by one of the words in :attr:`styles`."""
+
+    variables: Mapping[str, str]
+    ascii_only: bool = False
+    no_color: bool = False
+    _ramps: dict[str, list[Color]] = field(default_factory=dict, compare=False)
+
+    def color(self, name: str) -> Color:
+        """A theme colour; one that is no plain colour (``auto 87%``) is the foreground."""
+        for candidate in (self.variables.get(name, ""), self.variables.get("foreground", "")):
+            try:
+                found = Color.parse(candidate)
+            except Exception:  # Textual raises its own error for "auto", which is no colour by itself
+                continue
+            return found
+        return Color(128, 128, 128)
+
+    @cached_property
+    def styles(self) -> dict[str, Style]:
+        """Rich styles, all from theme variables."""
+        background, foreground = self.color("background"), self.color("foreground")
+        bad = self.color("text-error")
+
+        def style(color: Color, **more: Any) -> Style:
+            return Style(color=color.rich_color, **more)
+
+        shades: dict[str, Style] = {}
+        if self.no_color:  # Textual makes greys of colours, and red the darkest: say it by brightness instead
+            shades = {
+                Verdict.MATCH: style(foreground.blend(background, 0.5)),
+                Verdict.NOISE: style(foreground.blend(background, 0.2)),
+                Verdict.DIVERGED: style(foreground, bold=True),
+                Verdict.INHERITED: style(foreground.blend(background, 0.35)),
+                Verdict.NOT_COMPARABLE: style(foreground, bold=True),
+            }
+        return {
+            Verdict.MATCH: style(self.color("text-success")),
+            Verdict.NOISE: style(self.color("text-warning")),
+            Verdict.DIVERGED: style(bad, bold=True),
+            Verdict.INHERITED: style(bad.blend(background, 0.3)),
+            Verdict.UNMATCHED: style(foreground.blend(background, 0.35)),
+            Verdict.NOT_COMPARABLE: style(self.color("text-warning"), bold=True),
+            "dim": style(foreground.blend(background, 0.35)),
+            "faint": style(foreground.blend(background, 0.65)),
+            "key": style(self.color("text-accent"), bold=True),
+            "bold": Style(bold=True),
+            "reference": style(self.color("text-primary")),
+            "candidate": style(self.color("text-accent")),
+            "": Style.null(),
+            **shades,
+        }
+
+    def mark(self, verdict: Verdict) -> Text:
+        """The glyph of a verdict; where there is no colour, the grave ones are reversed too."""
+        style = self.styles[verdict]
+        if self.no_color and verdict in (Verdict.DIVERGED, Verdict.NOT_COMPARABLE):
+            style += Style(reverse=True)
+        return Text((ASCII_GLYPHS if self.ascii_only else GLYPHS)[verdict], style)
+
+    def plain(self, text: str) -> str:
+        """``text`` fit for the screen: no control characters, and ASCII where only that can be shown."""
+        shown = display(text)
+        return to_ascii(shown.translate(_OWN_ASCII)) if self.ascii_only else shown
+
+    def plain_lines(self, text: str) -> str:
+        """:meth:`plain` for a text of several lines."""
+        return "\n".join(self.plain(line) for line in text.split("\n"))
+
+    def text(self, text: str, style: str = "", width: int | None = None) -> Text:
+        """``text`` as a cell; a longer one than ``width`` loses its middle."""
+        shown = self.plain(text)
+        return Text(shown if width is None else self.shorten(shown, width), self.styles[style], no_wrap=True)
+
+    def shorten(self, shown: str, width: int) -> str:
+        """Cut the middle out of text that :meth:`plain` made, counting screen cells."""
+        if cell_len(shown) <= width:
+            return shown
+        dots = "~" if self.ascii_only else "…"
+        if width <= 1:
+            return dots[:width]
+        head = (width - 1) // 2
+        tail = width - 1 - head
+        end = shown
+        while end and cell_len(end) > tail:
+            end = end[max(1, len(end) - tail) if len(end) > 2 * tail + 2 else 1 :]
+        return set_cell_size(shown, head) + dots + end
+
+    def join(self, *parts: str | Text | tuple[str, str]) -> Text:
+        """One line from pieces: strings, ``(string, style)``, and texts made here."""
+        out = Text(no_wrap=True, overflow="crop" if self.ascii_only else "ellipsis")
+        for part in parts:
+            if isinstance(part, Text):
+                out.append_text(part)
+            elif isinstance(part, tuple):
+                out.append_text(self.text(*part))
+            else:
+                out.append(self.plain(part))
+        return out
+
+    def bar(self, share: float, width: int) -> str:
+        """A horizontal bar of ``share`` (0 to 1) of ``width`` cells, in eighths of a cell."""
+        glyphs = (_ASCII_BARS if self.ascii_only else _BARS)["right"]
+        eighths = round(max(0.0, min(1.0, share)) * width * 8)
+        return (glyphs[8] * (eighths // 8) + glyphs[eighths % 8]).rstrip()[:width]
+
+    def block(self, eighths: int) -> str:
+        """A cell filled from below by ``eighths`` (0 to 8)."""
+        return (_ASCII_BARS if self.ascii_only else _BARS)["up"][max(0, min(8, eighths))]
+
+    def sparkline(self, values: Sequence[float]) -> str:
+        top = max(values, default=0.0)
+        return "".join(self.block(max(1, round(8 * v / top)) if v > 0 else 0) for v in values)
+
+    def ramp(self, kind: str) -> list[Color]:
+        """Colours for a heatmap: ``values`` from the background to the foreground, ``difference`` for −1 … 1."""
+        if kind not in self._ramps:
+            base = self.color("surface")
+            if kind == "difference":
+                negative, positive = self.color("primary"), self.color("error")
+                if self.variables.get("primary") == self.variables.get("error"):
+                    negative = self.color("secondary")
+                stops = [negative.lighten(0.1), negative, base, positive, positive.lighten(0.1)]
+            else:
+                # Sorted by distance from the background, so that the ramp still climbs when colours become greys.
+                inner = [self.color(name) for name in ("primary", "accent")]
+                inner.sort(key=lambda color: abs(color.brightness - base.brightness))
+                stops = [base, *inner, self.color("foreground")]
+            self._ramps[kind] = _blend(stops, 2 * _STEPS + 1)
+        return self._ramps[kind]
+
+
+def _blend(stops: Sequence[Color], count: int) -> list[Color]:
+    out = []
+    for step in range(count):
+        place = step / (count - 1) * (len(stops) - 1)
+        index = min(int(place), len(stops) - 2)
+        out.append(stops[index].blend(stops[index + 1], place - index))
+    return out

@@ -1,0 +1,103 @@
+"""The lines of the Layers screen: every pair, and in their places the nodes without a twin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tracer.compare import Diff, PairDiff, Verdict
+from tracer.graph import Node
+from tracer.report import words
+
+SORTS = ("order", "error", "name")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair, or one node that has no twin (``pair`` is None then, and one side's name is empty).
+
+    Names are as they came from the file: make them fit the screen before showing them.
+    """
+
+    place: int
+    number: int | None
+    pair: PairDiff | None
+    node: Node
+    on_reference: bool
+    reference: str
+    candidate: str
+    verdict: Verdict
+    reason: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Identifies the row across another judgement of the same comparison."""
+        return self.reference, self.candidate
+
+    @property
+    def op(self) -> str:
+        return self.node.label if self.pair is None else words.op_text(self.pair)
+
+    @property
+    def shape(self) -> str:
+        return words.shape_text(self.node.shape if self.pair is None else self.pair.shape)
+
+    @property
+    def axes(self) -> str:
+        return "" if self.pair is None else words.axes_text(self.pair)
+
+    @property
+    def error(self) -> float | None:
+        """max|Δ|; infinite where only one side is finite; None where nothing was compared."""
+        if self.pair is None or self.pair.stats is None:
+            return None
+        return math.inf if self.pair.stats.nonfinite else self.pair.stats.max_abs
+
+    @property
+    def relative(self) -> float | None:
+        return None if self.pair is None or self.pair.stats is None else self.pair.stats.rel_l2
+
+    @property
+    def sides(self) -> str:
+        return " ⇄ ".join(side for side in (self.reference, self.candidate) if side)
+
+
+def rows_of(diff: Diff) -> list[Row]:
+    """All rows in running order: a node without a twin stands where its own model runs it."""
+    ours = {node.name: place for place, node in enumerate(diff.reference.structure)}
+    theirs = {node.name: place for place, node in enumerate(diff.candidate.structure)}
+    found: list[tuple[tuple[float, int, int], Row]] = []
+    anchors: list[tuple[int, float]] = []
+    for number, pair in enumerate(diff.pairs):
+        names = " + ".join(pair.pair.reference), " + ".join(pair.pair.candidate)
+        place = float(ours.get(pair.node.name, number))
+        anchors.append((theirs.get(pair.candidate_node.name, 0), place))
+        found.append(((place, 0, 0), Row(0, number, pair, pair.node, True, *names, pair.verdict, pair.reason)))
+    anchors.sort()
+    for name, reason in diff.alignment.unmatched_reference.items():
+        node = diff.reference.structure.by_name[name]
+        row = Row(0, None, None, node, True, name, "", Verdict.UNMATCHED, reason)
+        found.append(((float(ours[name]), 0, 0), row))
+    for name, reason in diff.alignment.unmatched_candidate.items():
+        node = diff.candidate.structure.by_name[name]
+        before = [place for at, place in anchors if at < theirs[name]]
+        row = Row(0, None, None, node, False, "", name, Verdict.UNMATCHED, reason)
+        found.append(((before[-1] if before else -1.0, 1, theirs[name]), row))
+    found.sort(key=lambda item: item[0])
+    return [_placed(row, place) for place, (_, row) in enumerate(found)]
+
+
+def _placed(row: Row, place: int) -> Row:
+    from dataclasses import replace
+
+    return replace(row, place=place)
+
+
+def ordered(rows: Sequence[Row], sort: str) -> list[Row]:
+    """The rows in running order, by error (the greatest first), or by name."""
+    if sort == "error":
+        return sorted(rows, key=lambda row: -1.0 if row.error is None else row.error, reverse=True)
+    if sort == "name":
+        return sorted(rows, key=lambda row: (row.reference or row.candidate).casefold())
+    return sorted(rows, key=lambda row: row.place)

@@ -1,0 +1,90 @@
+"""What every screen does alike: moving the cursor, help, palette, notices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from textual.screen import Screen
+
+from tracer_tui.look import Look
+from tracer_tui.session import Session
+from tracer_tui.widgets.grid import Grid
+
+if TYPE_CHECKING:
+    from tracer_tui.app import TracerApp
+
+
+class TracerScreen(Screen[None]):
+    """A screen with one table. ``AREA`` names its part of the registry of actions."""
+
+    AREA: ClassVar[str] = ""
+
+    @property
+    def own_app(self) -> TracerApp:
+        return cast("TracerApp", self.app)
+
+    @property
+    def look(self) -> Look:
+        return self.own_app.look
+
+    @property
+    def session(self) -> Session:
+        return self.own_app.session
+
+    @property
+    def grid(self) -> Grid:
+        return self.query_one(Grid)
+
+    def on_mount(self) -> None:
+        self.app.theme_changed_signal.subscribe(self, self._theme_changed)
+        self.grid.focus()
+
+    def _theme_changed(self, _: Any) -> None:
+        if self.is_mounted:
+            self.redraw()
+
+    def redraw(self) -> None:
+        """Make every text anew: the theme or the size has changed."""
+
+    def say(self, text: str, severity: Literal["information", "warning", "error"] = "information") -> None:
+        """A notice; its text is never markup."""
+        self.notify(self.look.plain(text), severity=severity, markup=False, timeout=8 if severity == "error" else 4)
+
+    def action_cursor_down(self) -> None:
+        self.grid.move(1)
+
+    def action_cursor_up(self) -> None:
+        self.grid.move(-1)
+
+    def action_first_row(self) -> None:
+        self.grid.cursor = 0
+
+    def action_last_row(self) -> None:
+        self.grid.cursor = self.grid.row_count - 1
+
+    def action_half_down(self) -> None:
+        self.grid.move(max(1, self.grid.page // 2))
+
+    def action_half_up(self) -> None:
+        self.grid.move(-max(1, self.grid.page // 2))
+
+    def action_page_down(self) -> None:
+        self.grid.move(self.grid.page)
+
+    def action_page_up(self) -> None:
+        self.grid.move(-self.grid.page)
+
+    def action_palette(self) -> None:
+        self.app.action_command_palette()
+
+    def action_help(self) -> None:
+        from tracer_tui.screens.help import HelpScreen
+
+        self.app.push_screen(HelpScreen(self.AREA))
+
+    def action_open(self) -> None:
+        """What enter does here."""
+
+    def on_grid_selected(self, event: Grid.Selected) -> None:
+        event.stop()
+        self.action_open()

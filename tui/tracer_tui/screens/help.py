@@ -1,0 +1,86 @@
+"""All keys of the screen below, and what the glyphs mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from tracer.compare import Verdict
+from tracer_tui import actions
+
+if TYPE_CHECKING:
+    from tracer_tui.app import TracerApp
+
+_MEANING = {
+    Verdict.MATCH: "within the tolerance",
+    Verdict.NOISE: "outside the tolerance, but no more than rounding at this depth",
+    Verdict.DIVERGED: "differs although its inputs agree: look here first",
+    Verdict.INHERITED: "differs, and its input differed already",
+    Verdict.UNMATCHED: "has no twin in the other model",
+    Verdict.NOT_COMPARABLE: "could not be compared",
+}
+
+
+class HelpScreen(ModalScreen[None]):
+    """Closed by the keys that close anything."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape,q,question_mark,f1,enter", "dismiss", "Close"),
+        ("j,down", "scroll(1)", "Down"),
+        ("k,up", "scroll(-1)", "Up"),
+    ]
+    DEFAULT_CSS = """
+    HelpScreen {
+        align: center middle;
+        & > VerticalScroll {
+            width: 78; max-width: 100%; height: auto; max-height: 100%; background: $surface; padding: 0 2;
+            border: round $primary; border-title-color: $text-primary; scrollbar-size-vertical: 1;
+        }
+        & Static { height: auto; }
+    }
+    """
+
+    def __init__(self, area: str) -> None:
+        super().__init__()
+        self._area = area
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll():
+            yield Static(self._content(), markup=False)
+
+    def on_mount(self) -> None:
+        box = self.query_one(VerticalScroll)
+        box.border_title = "keys"
+        box.border_subtitle = "esc closes"
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
+    def _content(self) -> Text:
+        look = cast("TracerApp", self.app).look
+        out = Text()
+        for action in actions.of(self._area):
+            keys = " ".join(actions.shown(key) for key in action.keys)
+            out.append_text(look.text(keys.rjust(11), "key")).append("  ")
+            out.append_text(look.text(action.help)).append("\n")
+        out.append_text(look.text("^q".rjust(11), "key")).append_text(Text("  Leave at once\n"))
+        if self._area != "runs":
+            out.append("\n")
+            for verdict, meaning in _MEANING.items():
+                out.append(" " * 10).append_text(look.mark(verdict))
+                out.append_text(look.text(f"  {str(verdict).replace('-', ' ')}: {meaning}")).append("\n")
+        if self._area == "layers":
+            out.append("\n").append_text(
+                look.text(
+                    "Filter terms, all of which must hold: a word of either name or the operation; is:diverged and the "
+                    "other verdicts; op:conv* and name:enc/* with * and ?; err>1e-4 for max|Δ|, rel>1e-3 for rel L2."
+                )
+            )
+        out.rstrip()
+        return out

@@ -1,0 +1,86 @@
+"""What is known about the pair under the cursor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from tracer.compare import Diff, Verdict
+from tracer.report import words
+from tracer_tui.rows import Row
+
+if TYPE_CHECKING:
+    from tracer_tui.app import TracerApp
+
+
+def headline(row: Row, diff: Diff) -> str:
+    if row.pair is None:
+        return "No twin in the candidate" if row.on_reference else "No twin in the reference"
+    if diff.first is row.pair:
+        return "First divergence"
+    return str(row.verdict).replace("-", " ").capitalize()
+
+
+def source_of(row: Row) -> str:
+    """Where the node was called, the candidate's line first: that is the one to change."""
+    if row.pair is None:
+        return row.node.source or ""
+    return row.pair.candidate_node.source or row.pair.node.source or ""
+
+
+def copied(row: Row, diff: Diff) -> str:
+    """The panel as plain text, for the clipboard."""
+    lines = [f"{headline(row, diff)}: {row.sides}   {row.op}, {row.shape}" + (f", axes {row.axes}" if row.pair else "")]
+    lines += words.facts(row.pair) if row.pair is not None else [row.reason]
+    return "\n  ".join([*lines, *([source_of(row)] if source_of(row) else [])])
+
+
+class Diagnosis(VerticalScroll, can_focus=False):
+    """Follows the cursor of the Layers screen."""
+
+    DEFAULT_CSS = """
+    Diagnosis {
+        height: 9; border: round $primary 60%; border-title-color: $text-primary; background: $surface; padding: 0 1;
+        scrollbar-size-vertical: 1;
+        &.-bad { border: round $error; border-title-color: $text-error; }
+        & > Static { height: auto; }
+    }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static("", markup=False)
+
+    @property
+    def plain(self) -> str:
+        """What is shown, for tests."""
+        return str(self.query_one(Static).visual)
+
+    def show(self, row: Row | None, diff: Diff | None) -> None:
+        app = cast("TracerApp", self.app)
+        look = app.look
+        out = Text()
+        if row is not None and diff is not None:
+            style = str(row.verdict)
+            out.append_text(look.mark(row.verdict)).append(" ")
+            out.append_text(look.join((f"{headline(row, diff)}: {row.sides}", style), f"   {row.op}, {row.shape}"))
+            if row.pair is not None:
+                confidence = f"   confidence {row.pair.pair.confidence:.2f}"
+                out.append_text(look.join(f", axes {row.axes}", (confidence, "dim")))
+                for fact in words.facts(row.pair):
+                    out.append("\n").append_text(look.text(fact))
+                if row.pair.pair.confidence < 0.9:
+                    evidence = ", ".join(f"{name} {share:.2g}" for name, share in row.pair.pair.evidence.items())
+                    out.append("\n").append_text(look.text(f"Paired by {evidence}", "dim"))
+            else:
+                out.append("\n").append_text(look.text(row.reason[:1].upper() + row.reason[1:]))
+            if source := source_of(row):
+                out.append("\n").append_text(look.text(source, "dim"))
+        out.no_wrap = False
+        self.border_title = look.text("diagnosis")
+        self.set_class(row is not None and row.verdict is Verdict.DIVERGED, "-bad")
+        self.query_one(Static).update(out)
+        self.scroll_home(animate=False)
