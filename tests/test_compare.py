@@ -93,16 +93,29 @@ def test_needed_tolerances_really_are_enough() -> None:
 def test_verdicts() -> None:
     rng = np.random.default_rng(2)
     a = 100 * rng.normal(size=10_000)
-    tolerance = Tolerance(1e-6, 0)
-    floor = rounding_floor("float32", 10)
-    close = compare(a, a * (1 + 2e-7 * rng.normal(size=a.size)), 1e-6, 0)
-    assert judge(close, tolerance, floor, None, 1e-8)[0] is Verdict.NOISE
-    assert judge(close, Tolerance(1e-3, 0), floor, None, 1e-8)[0] is Verdict.MATCH
-    assert judge(close, tolerance, floor, ("x", Verdict.DIVERGED), 0.1)[0] is Verdict.INHERITED
-    scaled = compare(a, a * 1.0005, 1e-6, 0)  # a BatchNorm epsilon: 1 − cosine is zero
-    assert scaled.cosine == pytest.approx(1, abs=1e-15)
-    assert judge(scaled, tolerance, floor, None, 1e-8)[0] is Verdict.DIVERGED
+    floor, epsilon = rounding_floor("float32", 10), float(np.finfo("f4").eps)
+
+    def verdict(
+        candidate: np.ndarray, atol: float = 1e-6, off: str | None = None, before: float = 1e-8, odd: bool = False
+    ) -> Verdict:
+        stats = compare(a, candidate, atol, 0)
+        return judge(stats, Tolerance(atol, 0), floor, epsilon, off, before, odd)[0]
+
+    close = a * (1 + 2e-7 * rng.normal(size=a.size))
+    assert verdict(close) is Verdict.NOISE
+    assert verdict(close, atol=1e-3) is Verdict.MATCH
+    assert verdict(close, off="x") is Verdict.INHERITED
+    scaled = a * 1.0005  # a BatchNorm epsilon: 1 − cosine is zero
+    assert compare(a, scaled).cosine == pytest.approx(1, abs=1e-15)
+    assert verdict(scaled) is Verdict.DIVERGED
     one_element = a.copy()
     one_element[7] += 0.5
-    assert judge(compare(a, one_element, 1e-6, 0), tolerance, floor, None, 1e-8)[0] is Verdict.DIVERGED
-    assert judge(compare(a * 0, a, 1e-6, 0), tolerance, floor, None, 0.0)[0] is Verdict.DIVERGED
+    assert verdict(one_element) is Verdict.DIVERGED
+    # An error that a layer takes over is noise; one that it makes out of nothing, or with other settings, is not.
+    off_a_little = a * (1 + 1e-5)
+    assert verdict(off_a_little, before=5e-6) is Verdict.NOISE
+    assert verdict(off_a_little, before=3e-7) is Verdict.DIVERGED
+    assert verdict(off_a_little, before=2e-6, odd=False) is Verdict.NOISE
+    assert verdict(off_a_little, before=2e-6, odd=True) is Verdict.DIVERGED
+    zero = compare(a * 0, a, 1e-6, 0)
+    assert judge(zero, Tolerance(1e-6, 0), floor, epsilon, None, 0.0, False)[0] is Verdict.DIVERGED

@@ -91,3 +91,20 @@ def similarity(a: str, b: str) -> float:
 def is_unknown(kind: str) -> bool:
     """Whether a kind is outside the vocabulary: a custom layer or a rare function."""
     return kind.startswith("other:")
+
+
+_ROLES = {
+    "weight": "kernel",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "weight_ih_l0": "kernel",
+    "weight_hh_l0": "recurrent_kernel",
+}
+_NORMALISING = {"weight": "gamma", "bias": "beta"}
+
+
+def parameter_role(kind: str, name: str) -> str:
+    """What a parameter is for, whatever its framework calls it: ``weight`` is a ``kernel``, of a norm a ``gamma``."""
+    if kind in NORMALISATIONS and name in _NORMALISING:
+        return _NORMALISING[name]
+    return _ROLES.get(name, name)

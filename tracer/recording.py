@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from tracer.adapter import Array, LoadedModel, LoadRequest
 from tracer.align import Alignment, align
 from tracer.errors import InputError
 from tracer.graph import Structure
+from tracer.kinds import parameter_role
 from tracer.names import display
 from tracer.store import Recording, RecordingWriter, Trace
 from tracer.store.writer import DEFAULT_MEMORY, finish_rekeys, rekey
@@ -47,7 +48,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was recorded, for the one line a user reads."""
+    """What was recorded, for the one line a user reads; the first ``model_notes`` of ``notes`` are about loading."""
 
     name: str
     framework: str
@@ -63,7 +64,8 @@ class Summary:
     input_shapes: dict[str, list[int]]
     reference: str | None = None
     pairs: int | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    model_notes: int = 0
 
 
 def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
@@ -215,6 +217,7 @@ def record(
         reference=None if reference is None else reference.name,
         pairs=None if alignment is None else len(alignment.pairs),
         notes=(*model.notes, *structure.notes),
+        model_notes=len(model.notes),
     )
 
 
@@ -247,23 +250,6 @@ def _refine(
     return alignment
 
 
-_ROLES = {
-    "weight": "kernel",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-    "weight_ih_l0": "kernel",
-    "weight_hh_l0": "recurrent_kernel",
-}
-_NORM_ROLES = {"weight": "gamma", "bias": "beta"}
-
-
-def _role(kind: str, name: str) -> str:
-    from tracer import kinds
-
-    table = {**_ROLES, **(_NORM_ROLES if kind in kinds.NORMALISATIONS else {})}
-    return table.get(name, name)
-
-
 def _save_weights(
     model: LoadedModel,
     writer: RecordingWriter,
@@ -282,8 +268,8 @@ def _save_weights(
             owners.setdefault(own, (own, {}))
             continue
         twin = reference.structure.by_name[pair.aligned]
-        names = {_role(twin.kind, p.name): p.name for p in twin.params}
-        renamed = {p.name: names.get(_role(node.kind, p.name), p.name) for p in node.params}
+        names = {parameter_role(twin.kind, p.name): p.name for p in twin.params}
+        renamed = {p.name: names.get(parameter_role(node.kind, p.name), p.name) for p in node.params}
         owners[own] = (twin.owner or twin.name, renamed)
     for owner, param, value in model.parameters():
         layer, renamed = owners.get(owner, (owner, {}))

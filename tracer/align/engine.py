@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tracer.align import axes as axes_
 from tracer.align import score
+from tracer.align.assign import LEAST, agree, assign
 from tracer.align.axes import Axes
 from tracer.align.features import Features, Summary, beyond, extract
 from tracer.errors import TraceError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from tracer.align.mapping import Mapping as MappingFile
 
 IGNORED = "ignored by the mapping file"
-LEAST = 0.3
-"""Pairs that score less are left unmatched."""
 _CONTENT_BONUS = 0.5
 
 
@@ -84,8 +83,12 @@ class Alignment:
         return {name: pair for pair in reversed(self.pairs) for name in pair.candidate}
 
     def keys(self) -> dict[str, str]:
-        """Candidate node to the aligned name it is stored under."""
-        return {name: pair.aligned for name, pair in self.by_candidate.items() if name == pair.candidate[-1]}
+        """Candidate node to the aligned name it is stored under, each name once."""
+        out: dict[str, str] = {}
+        for name, pair in self.by_candidate.items():
+            if name == pair.candidate[-1] and self.by_reference[pair.aligned] is pair:
+                out[name] = pair.aligned
+        return out
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -132,14 +135,13 @@ def align(
     if not a.nodes or not b.nodes:
         return Alignment.empty()
     local = score.local(a, b)
-    content = score.content(a, b, local)
+    full = score.content(a, b)
+    content = (full * (local > 0)).astype(np.float32)
     start = np.minimum(local + _CONTENT_BONUS * content * (local > 0), 1.0).astype(np.float32)
     blocked_a, blocked_b = _pin(start, a, b, mapping)
     joined = score.propagate(start, a, b)
     joined = np.maximum(joined, np.where(start >= 2, start, 0))
-    matched = _in_order(joined)
-    _mend(matched, joined, content, a, b)
-    _swap(matched, joined)
+    matched = assign(joined, full, a, b, (blocked_a, blocked_b))
     pairs = _pairs(matched, joined, local, content, a, b, (ours, theirs), mapping)
     ignored = {a.nodes[i].name for i in blocked_a}, {b.nodes[j].name for j in blocked_b}
     pairs += _outputs(matched, a, b, (ours, theirs), ignored)
@@ -169,85 +171,6 @@ def _pin(
             start[:, b.index[name]] = 0
         start[a.index[entry.reference[-1]], b.index[entry.candidate[-1]]] = 2
     return ignored_a, ignored_b
-
-
-def _in_order(joined: score.Matrix) -> dict[int, int]:
-    """The heaviest set of pairs that keeps the order of both sides (Needleman–Wunsch with free gaps)."""
-    weights = np.where(joined >= LEAST, joined, 0).astype(np.float64)
-    best = np.zeros((weights.shape[0] + 1, weights.shape[1] + 1))
-    for i, row in enumerate(weights):
-        take = np.where(row > 0, best[i, :-1] + row, 0)
-        # Free gaps on the other side make the inner recurrence a running maximum.
-        best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], take))
-    matched = {}
-    i, j = weights.shape
-    while i and j:
-        if best[i, j] == best[i - 1, j]:
-            i -= 1
-        elif best[i, j] == best[i, j - 1]:
-            j -= 1
-        else:
-            i, j = i - 1, j - 1
-            matched[i] = j
-    return matched
-
-
-def _mend(matched: dict[int, int], joined: score.Matrix, content: score.Matrix, a: Features, b: Features) -> None:
-    """Pair what is left where a neighbour's pair, or equal content, says so; order plays no part here."""
-    while True:
-        taken = set(matched.values())
-        options = [
-            (joined[i, j] + 0.2 * content[i, j], i, j)
-            for i in range(len(a.nodes))
-            if i not in matched
-            for j in np.flatnonzero(joined[i] >= LEAST)
-            if j not in taken and (content[i, j] > 0.9 or _agree(matched, i, int(j), a, b) > 0)
-        ]
-        if not options:
-            return
-        _, i, j = max(options)
-        matched[i] = int(j)
-
-
-def _agree(matched: Mapping[int, int], i: int, j: int, a: Features, b: Features) -> float:
-    """The share of neighbours on both sides that are paired with each other."""
-    ours = [*a.parents[i], *a.children[i]]
-    theirs = {*b.parents[j], *b.children[j]}
-    if not ours and not theirs:
-        return 1.0
-    hits = sum(matched.get(n) in theirs for n in ours)
-    return 2 * hits / (len(ours) + len(theirs))
-
-
-def _swap(matched: dict[int, int], joined: score.Matrix) -> None:
-    """Exchange partners where both together fit better crosswise (branches that run in another order)."""
-    for _ in range(4):
-        changed = False
-        holder = {j: i for i, j in matched.items()}
-        for i in list(matched):
-            j = matched[i]
-            better = int(joined[i].argmax())
-            other = holder.get(better)
-            if better == j or joined[i, better] <= 1.05 * joined[i, j]:
-                continue
-            if other is None:
-                pass
-            elif joined[i, better] + joined[other, j] > 1.05 * (joined[i, j] + joined[other, better]):
-                if joined[other, j] >= LEAST:
-                    matched[other] = j
-                    holder[j] = other
-                else:
-                    del matched[other]
-                    del holder[j]
-            else:
-                continue
-            if other is None:
-                del holder[j]
-            matched[i] = better
-            holder[better] = i
-            changed = True
-        if not changed:
-            return
 
 
 def _pairs(
@@ -342,8 +265,7 @@ def _outputs(
         ):
             continue  # nothing but a permute or the like comes after the twin
         axes = _axes(ours.shape, theirs.shape, None, (ours.layout, theirs.layout), sides, (ours.name, theirs.name))
-        if axes is not None:
-            found.append(Pair((ours.name,), (theirs.name,), axes, 0.5, {"output": 1.0}))
+        found.append(Pair((ours.name,), (theirs.name,), axes, 0.5, {"output": 1.0}))
     return found
 
 
@@ -355,7 +277,7 @@ def _evidence(
     out = {
         "kind": kinds.similarity(a.nodes[i].kind, b.nodes[j].kind),
         "shape": score._shapes(a.dims[i], b.dims[j]),
-        "graph": _agree(matched, i, j, a, b),
+        "graph": agree(matched, i, j, a, b),
     }
     if a.params[i] or b.params[j]:
         out["params"] = score._params(a.params[i], b.params[j])

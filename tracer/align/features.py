@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer import kinds
-from tracer.graph import Node, Structure
+from tracer.graph import Node, Param, Structure
 
 Summary = Mapping[str, float | int]
 
@@ -64,7 +64,7 @@ def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
     return Features(
         nodes,
         tuple(dims(node.shape) for node in nodes),
-        tuple(tuple(sorted(dims(p.shape) or () for p in node.params)) for node in nodes),
+        tuple(tuple(sorted(dims(p.shape) or () for p in params)) for params in _params(nodes)),
         tuple(depth_in),
         tuple(depth_out),
         parents,
@@ -72,6 +72,14 @@ def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
         tuple(summaries.get(name) for name in stored),
         index,
     )
+
+
+def _params(nodes: Sequence[Node]) -> list[tuple[Param, ...]]:
+    """The parameters of each node; a further call of a shared layer has those of the first."""
+    first = {(node.owner, node.kind): node.params for node in reversed(nodes) if node.params}
+    return [
+        node.params or (first.get((node.owner, node.kind), ()) if node.owner and node.call else ()) for node in nodes
+    ]
 
 
 def _through(structure: Structure, node: Node, index: Mapping[str, int]) -> list[int]:
@@ -96,9 +104,13 @@ def _through(structure: Structure, node: Node, index: Mapping[str, int]) -> list
 
 
 def beyond(structure: Structure, node: Node) -> set[str]:
-    """The nodes whose values ``node`` only passes on, through transparent nodes alone."""
+    """The nodes whose values ``node`` only passes on, perhaps in another arrangement."""
     found: set[str] = set()
-    while node.kind in TRANSPARENT and node.parents and node.parents[0] in structure.by_name:
+    while (
+        (node.kind in TRANSPARENT or node.kind in ("flatten", "reshape"))
+        and node.parents
+        and node.parents[0] in structure.by_name
+    ):
         node = structure.by_name[node.parents[0]]
         if node.name in found:
             break

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tracer.align.axes import Axes
+from tracer.align.axes import Axes, possible
 from tracer.errors import InputError
 from tracer.graph import Structure
 from tracer.names import display
@@ -102,6 +102,15 @@ class Mapping(_Strict):
                 if name in seen:
                     raise InputError(f"mapping: '{display(name)}' of the {side} is in two pairs")
                 seen.add(name)
+        for entry in self.pairs:
+            ours = reference.by_name[entry.reference[-1]].shape
+            theirs = candidate.by_name[entry.candidate[-1]].shape
+            stated = entry.axes is not None and ours is not None and theirs is not None
+            if stated and entry.axes not in possible(ours or (), theirs or ()):
+                raise InputError(
+                    f"mapping: axes {list(entry.axes or ())} do not turn '{display(entry.candidate[-1])}' "
+                    f"{list(theirs or ())} into '{display(entry.reference[-1])}' {list(ours or ())}"
+                )
 
 
 def load(path: Path) -> Mapping:

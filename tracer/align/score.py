@@ -81,12 +81,12 @@ def _position(a: Features, b: Features) -> Matrix:
     return 0.8 * near + 0.2 * both
 
 
-def content(a: Features, b: Features, likely: Matrix) -> Matrix:
-    """Agreement of the tensors' order-free numbers for the pairs that are ``likely`` at all; 0 where unknown."""
-    out: Matrix = np.zeros_like(likely)
+def content(a: Features, b: Features) -> Matrix:
+    """Agreement of the tensors' order-free numbers, for every pair; 0 where unknown."""
+    out: Matrix = np.zeros((len(a.nodes), len(b.nodes)), np.float32)
     theirs = np.array([moments(summary) for summary in b.summaries])
     for i, summary in enumerate(a.summaries):
-        out[i] = np.nan_to_num(agreement(np.array(moments(summary)), theirs)) * (likely[i] > 0)
+        out[i] = np.nan_to_num(agreement(np.array(moments(summary)), theirs))
     return out
 
 

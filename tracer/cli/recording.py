@@ -177,7 +177,7 @@ def _say(result: dict[str, Any], trace: Path) -> None:
         settings.out().print(Text(f"aligned to '{display(result['reference'])}': {result['pairs']} pairs"))
     for name, reason in list(result["skipped"].items())[:5]:
         settings.say(f"note: {display(name)} not recorded: {display(reason)}")
-    for note in result["notes"]:
+    for note in result["notes"][result["model_notes"] :]:  # those about loading were shown while it loaded
         settings.say(f"note: {display(note)}")
 
 

@@ -1,6 +1,7 @@
 """Comparing two recordings, from the trace alone."""
 
-from tracer.compare.diff import Diff, PairDiff, diff
+from tracer.compare.diff import Diff, diff
+from tracer.compare.pair import PairDiff
 from tracer.compare.stats import Stats
 from tracer.compare.verdict import Tolerance, Verdict
 

@@ -6,8 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tracer.compare.diff import Diff, PairDiff
+from tracer.compare.configuration import differences
+from tracer.compare.diff import Diff
+from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
+from tracer.compare.weights import facts as weight_facts
 from tracer.names import display
 from tracer.report import words
 
@@ -46,20 +49,46 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         out.append(f"   {words.op_text(shown)}, {words.shape_text(shown.shape)}, axes {words.axes_text(shown)}\n")
         for fact in words.facts(shown):
             out.append(f"  {fact}\n")
+        if shown is diff.first:
+            for fact in weight_facts(shown, diff.reference, diff.candidate):
+                out.append(f"  {display(fact)}\n")
         if shown.candidate_node.source:
-            out.append(f"  {display(shown.candidate_node.source)}\n", "dim")
+            out.append(f"  at {display(shown.candidate_node.source)}\n", "dim")
     others = [p for p in diff.pairs if p.verdict is Verdict.DIVERGED and p is not diff.first]
     if others:
         names = ", ".join(display(p.aligned) for p in others[:4]) + (" …" if len(others) > 4 else "")
-        out.append(f"also diverged while their inputs agree: {names}\n")
+        out.append(f"also diverged: {names}\n")
+    if diff.latent:
+        out.append(f"settings differ where the values agree: {_settings(diff.latent)}\n")
     broken = [p for p in diff.pairs if p.verdict is Verdict.NOT_COMPARABLE]
     if broken:
         out.append(f"not comparable: {display(broken[0].aligned)}: {display(broken[0].reason)}")
         out.append(f" (and {len(broken) - 1} more)\n" if len(broken) > 1 else "\n")
+    for recording, lonely in (
+        (diff.reference, diff.alignment.unmatched_reference),
+        (diff.candidate, diff.alignment.unmatched_candidate),
+    ):
+        if lonely:
+            out.append(f"unmatched in {display(recording.name)}: {_first(list(lonely))}\n", "dim")
     return Text(to_ascii(out.plain)) if ascii_only else out
 
 
+def _first(names: list[str], most: int = 5) -> str:
+    return ", ".join(map(display, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _settings(pairs: tuple[PairDiff, ...]) -> str:
+    parts = []
+    for pair in pairs[:3]:
+        key, ours, theirs = differences(pair.node, pair.candidate_node)[0]
+        parts.append(f"{display(pair.aligned)} {display(key)} {display(str(ours))} against {display(str(theirs))}")
+    return "; ".join(parts) + (f" and {len(pairs) - 3} more" if len(pairs) > 3 else "")
+
+
 def _headline(diff: Diff) -> str:
+    broken = diff.counts[Verdict.NOT_COMPARABLE]
+    if broken and diff.verdict in (Verdict.MATCH, Verdict.NOISE):
+        return f"incomplete: {broken} of {len(diff.pairs)} pairs could not be compared, the others agree"
     return {
         Verdict.DIVERGED: "diverged",
         Verdict.MATCH: "match: every pair agrees within the tolerance",

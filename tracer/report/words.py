@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from tracer import kinds
 from tracer.align.axes import describe
-from tracer.compare.diff import Diff, PairDiff
+from tracer.compare.configuration import differences
+from tracer.compare.diff import Diff
+from tracer.compare.pair import PairDiff
 from tracer.compare.stats import Stats
-from tracer.compare.verdict import Tolerance
-from tracer.graph import Node
+from tracer.compare.verdict import Tolerance, Verdict
 from tracer.names import display
-
-_NOT_SAID = frozenset(
-    {
-        "data_format",
-        "axis",
-        "permutation",
-        "name",
-        "args",
-        "activation",
-        "batch_first",
-        "momentum",
-        "rate",
-        "in_features",
-    }
-)
-"""Configuration that differs between right ports (layout), or is shown elsewhere (activations are nodes)."""
 
 
 def shape_text(shape: Sequence[int] | Sequence[int | str] | None) -> str:
@@ -67,29 +52,6 @@ def op_text(pair: PairDiff) -> str:
     return display(ours) if pair.node.kind == pair.candidate_node.kind else f"{display(ours)} ⇄ {display(theirs)}"
 
 
-def configuration_differences(ours: Node, theirs: Node) -> list[tuple[str, Any, Any]]:
-    """Settings that both nodes state and that differ: (name, reference's, candidate's)."""
-    shared = [key for key in ours.config if key in theirs.config and key not in _NOT_SAID]
-    return [(k, ours.config[k], theirs.config[k]) for k in shared if not _same(k, ours.config[k], theirs.config[k])]
-
-
-def _same(key: str, a: Any, b: Any) -> bool:
-    if key == "padding" and (isinstance(a, str) or isinstance(b, str)):
-        return True  # "same" against numbers says nothing by itself
-    if isinstance(a, list | tuple) or isinstance(b, list | tuple):
-        x, y = _as_list(a), _as_list(b)
-        length = max(len(x), len(y))
-        x, y = (v * length if len(v) == 1 else v for v in (x, y))
-        return len(x) == len(y) and all(_same(key, p, q) for p, q in zip(x, y, strict=True))
-    if isinstance(a, float | int) and isinstance(b, float | int):
-        return math.isclose(a, b, rel_tol=1e-6)
-    return bool(a == b)
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def facts(pair: PairDiff) -> list[str]:
     """What is known about a pair, a sentence each, the weightiest first."""
     out = []
@@ -105,9 +67,9 @@ def facts(pair: PairDiff) -> list[str]:
             out.append(f"{s.nonfinite} elements are NaN or infinite on one side only")
     if pair.reason:
         out.append(pair.reason[0].upper() + pair.reason[1:])
-    if pair.node.kind != pair.candidate_node.kind:
+    if pair.verdict is Verdict.DIVERGED and 0 < kinds.similarity(pair.node.kind, pair.candidate_node.kind) < 1:
         out.append(f"Different operations: {display(pair.node.label)} against {display(pair.candidate_node.label)}")
-    for key, ours, theirs in configuration_differences(pair.node, pair.candidate_node):
+    for key, ours, theirs in differences(pair.node, pair.candidate_node):
         out.append(f"Configuration differs: {display(key)} {display(str(ours))} against {display(str(theirs))}")
     if pair.content == 1.0 and s is not None and s.rel_l2 > 0.1:
         out.append("Both tensors hold the same values, in another order")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 18
+BLOCK = 1 << 14
 """Elements handled at a time: intermediate results stay in the cache and memory stays flat."""
 
 

@@ -1,0 +1,186 @@
+"""What is said of a pair's inputs, of shapes that differ, of outputs, settings and weights: on small real models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tracer
+from tracer.compare import Diff, Verdict
+from tracer.compare.weights import facts
+
+X = np.random.default_rng(0).normal(size=(3, 6, 8)).astype("f4")
+
+
+class Block(nn.Module):
+    """Norm, dense, tanh and a skip connection, three times; what is left out makes the defects."""
+
+    def __init__(self, skip: bool = True, activate: bool = True, eps: float = 1e-5, head: str = "softmax") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norms = nn.ModuleList(nn.LayerNorm(8, eps=eps if i == 1 else 1e-5) for i in range(3))
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.skip, self.activate, self.head = skip, activate, head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
+            y = layer(norm(x))
+            if self.activate or i != 1:
+                y = torch.tanh(y)
+            x = x + y if self.skip or i != 1 else y
+        if self.head == "softmax":
+            return torch.softmax(x, -1)
+        return {"none": x, "last": x[:, -1], "flat": x.reshape(len(x), -1)}[self.head]
+
+
+def compared(path: Path, candidate: nn.Module, reference: nn.Module | None = None) -> Diff:
+    a = tracer.record(reference or Block(), X, trace=path)
+    return tracer.diff(a, tracer.record(candidate, trace=path))
+
+
+def test_inputs_are_said_to_agree_only_where_they_were_compared(trace_path: Path) -> None:
+    diff = compared(trace_path, Block(eps=1e-2))
+    assert diff.first is not None
+    assert diff.first.aligned == "norms.1"
+    assert "inputs agree exactly" in diff.first.reason
+    assert "Configuration differs: epsilon 1e-05 against 0.01" in str(diff)
+    assert "Its weights are the same on both sides (gamma, beta)" in str(diff)
+
+
+def test_what_has_no_twin_is_not_passed_over(tmp_path: Path) -> None:
+    missing_skip = compared(tmp_path / "a.zarr", Block(skip=False))
+    assert missing_skip.first is not None
+    assert "inputs agree" not in missing_skip.first.reason
+    assert "without a twin" in missing_skip.first.reason
+    assert any("add" in name for name in missing_skip.first.between[0])
+    missing_activation = compared(tmp_path / "b.zarr", Block(activate=False))
+    assert missing_activation.first is not None
+    assert any("tanh" in name for name in missing_activation.first.between[0])
+    assert missing_activation.first.to_json()["between"]["reference"]
+
+
+def test_an_output_that_one_side_lacks_is_a_divergence(tmp_path: Path) -> None:
+    for head in ("none", "last"):
+        diff = compared(tmp_path / f"{head}.zarr", Block(head=head))
+        assert diff.first is not None, head
+        assert diff.first.aligned == "softmax"
+        assert diff.exit_code() == 1
+    more = compared(tmp_path / "more.zarr", Block(), Block(head="none"))
+    assert more.first is not None
+    assert more.first.pair.candidate == ("softmax",)
+    flat = compared(tmp_path / "flat.zarr", Block(head="flat"), Block(head="none"))
+    assert flat.first is None
+    assert flat.exit_code() == 0
+
+
+def test_another_shape_is_a_divergence_of_its_own(trace_path: Path) -> None:
+    image = np.random.default_rng(1).normal(size=(2, 3, 9, 9)).astype("f4")
+
+    def net(ceil: bool) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, ceil_mode=ceil), nn.Conv2d(4, 5, 2), nn.ReLU())
+
+    a = tracer.record(net(False), image, trace=trace_path)
+    diff = tracer.diff(a, tracer.record(net(True), trace=trace_path))
+    assert diff.first is not None
+    assert diff.first.aligned == "1"
+    assert "2×4×3×3 against 2×4×4×4" in diff.first.reason
+    assert diff.exit_code() == 1
+    assert diff.counts[Verdict.INHERITED] == 2
+    assert "ceil_mode" in str(diff)
+
+
+def test_settings_that_differ_are_told_even_where_the_values_agree(trace_path: Path) -> None:
+    diff = compared(trace_path, Block(eps=1.0000001e-5 * 1.01))
+    assert diff.first is None
+    (pair,) = diff.latent
+    assert pair.aligned == "norms.1"
+    assert "settings differ where the values agree: norms.1 epsilon" in str(diff)
+
+
+def test_a_small_jump_is_not_taken_for_rounding(trace_path: Path) -> None:
+    """A BatchNorm epsilon behind seven layers: 1e-5 relative, far below any tolerance that people use."""
+
+    def net(eps: float) -> nn.Module:
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for i in range(10):
+            norm = nn.BatchNorm1d(32, eps=eps if i == 7 else 1e-3)
+            norm.running_var.fill_(30.0)
+            norm.weight.data.fill_(3.0)
+            layers += [nn.Linear(32, 32), norm, nn.Tanh()]
+        return nn.Sequential(*layers).eval()
+
+    x = 10 * np.random.default_rng(2).normal(size=(4, 32)).astype("f4")
+    a = tracer.record(net(1e-3), x, trace=trace_path)
+    diff = tracer.diff(a, tracer.record(net(1e-5), trace=trace_path), atol=1e-7, rtol=1e-6)
+    assert diff.first is not None
+    assert diff.first.aligned == "22"
+    assert diff.first.stats is not None
+    assert diff.first.stats.rel_l2 < 5e-5
+
+
+def keras_and_torch(change: Any) -> tuple[Any, nn.Module]:
+    import keras
+
+    inputs = keras.Input((6, 8), name="x")
+    x = keras.layers.Conv1D(8, 3, name="conv")(inputs)
+    x = keras.layers.LSTM(5, return_sequences=False, name="lstm")(x)
+    model = keras.Model(inputs, keras.layers.Dense(5, name="head")(x))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lstm, self.head = nn.Conv1d(8, 8, 3), nn.LSTM(8, 5, batch_first=True), nn.Linear(5, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out, _ = self.lstm(self.conv(x).transpose(1, 2))
+            return self.head(out[:, -1])
+
+    net = Net()
+    kernel, recurrent, bias = (torch.tensor(w) for w in model.get_layer("lstm").get_weights())
+    weights = {
+        "conv.weight": torch.tensor(model.get_layer("conv").get_weights()[0]).permute(2, 1, 0),
+        "conv.bias": torch.tensor(model.get_layer("conv").get_weights()[1]),
+        "lstm.weight_ih_l0": kernel.T, "lstm.weight_hh_l0": recurrent.T,
+        "lstm.bias_ih_l0": bias, "lstm.bias_hh_l0": torch.zeros_like(bias),
+        "head.weight": torch.tensor(model.get_layer("head").get_weights()[0]).T,
+        "head.bias": torch.tensor(model.get_layer("head").get_weights()[1]),
+    }  # fmt: skip
+    net.load_state_dict({k: v.contiguous() for k, v in change(weights).items()})
+    return model, net
+
+
+def test_the_last_step_of_a_recurrent_layer_is_found_by_its_values(trace_path: Path) -> None:
+    model, net = keras_and_torch(lambda w: w)
+    a = tracer.record(model, X, trace=trace_path)
+    diff = tracer.diff(a, tracer.record(net, trace=trace_path))
+    assert diff.alignment.by_reference["lstm"].candidate == ("slice",)
+    assert diff.first is None
+    assert not diff.alignment.unmatched_reference
+
+
+@pytest.mark.parametrize(
+    ("change", "layer", "says"),
+    [
+        (lambda w: w, None, "the same on both sides (kernel, bias)"),
+        (lambda w: w | {"head.weight": w["head.weight"].T}, "head", "axes in another order"),
+        (lambda w: w | {"conv.weight": w["conv.weight"].permute(1, 0, 2)}, "conv", "axes in another order"),
+        (lambda w: w | {"conv.weight": w["conv.weight"] * 1.5}, "conv", "relative difference 5.0e-01"),
+        (lambda w: w | {"head.bias": w["head.bias"] + 1}, "head", "bias: relative difference"),
+    ],
+)
+def test_weights_of_the_layer_are_compared_in_its_own_order(
+    change: Any, layer: str | None, says: str, trace_path: Path
+) -> None:
+    model, net = keras_and_torch(change)
+    a = tracer.record(model, X, trace=trace_path)
+    diff = tracer.diff(a, tracer.record(net, trace=trace_path))
+    assert (diff.first.aligned if diff.first else None) == layer
+    pair = next(p for p in diff.pairs if p.aligned == (layer or "head"))
+    assert any(says in fact for fact in facts(pair, diff.reference, diff.candidate))

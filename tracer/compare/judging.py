@@ -1,0 +1,178 @@
+"""Verdicts for all pairs, walked in the reference's order so that each knows how its inputs fared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
+
+from tracer import dtypes, kinds
+from tracer.align.features import TRANSPARENT
+from tracer.align.mapping import Mapping as MappingFile
+from tracer.compare.configuration import differences
+from tracer.compare.pair import PairDiff
+from tracer.compare.verdict import Tolerance, Verdict, judge, rounding_floor
+from tracer.graph import Node, Structure
+from tracer.names import display
+from tracer.store import Recording
+
+_OFF = (Verdict.DIVERGED, Verdict.INHERITED)
+_DEEP = 100
+"""Depth that is granted to the readers of a re-ordered tensor, whose own depth is not known yet."""
+
+
+def tolerance_for(name: str, general: Tolerance, mapping: MappingFile | None) -> tuple[Tolerance, str]:
+    """The tolerance of an aligned name, and the words that say why where it is not the general one."""
+    entry = mapping.tolerance(name) if mapping is not None else None
+    if entry is None:
+        return general, ""
+    own = Tolerance(
+        general.atol if entry.atol is None else entry.atol, general.rtol if entry.rtol is None else entry.rtol
+    )
+    return own, f"tolerance of '{entry.match}'" + (f": {entry.reason}" if entry.reason else "")
+
+
+def judged(
+    pairs: Sequence[PairDiff],
+    tolerance: Tolerance,
+    reference: Recording,
+    candidate: Recording,
+    mapping: MappingFile | None,
+) -> tuple[PairDiff, ...]:
+    """The pairs with verdicts and reasons."""
+    judge_ = _Judge(pairs, tolerance, reference, candidate, mapping)
+    return tuple(judge_.judge(pair) for pair in pairs)
+
+
+@dataclass(frozen=True)
+class _Above:
+    """What a pair stands on: the nearest pairs, and what lies between that has no twin."""
+
+    pairs: tuple[PairDiff, ...]
+    between: tuple[tuple[str, ...], tuple[str, ...]]
+    same_sources: bool
+
+
+class _Judge:
+    def __init__(
+        self,
+        pairs: Sequence[PairDiff],
+        tolerance: Tolerance,
+        reference: Recording,
+        candidate: Recording,
+        mapping: MappingFile | None,
+    ) -> None:
+        self._tolerance, self._mapping = tolerance, mapping
+        self._ours, self._theirs = reference.structure, candidate.structure
+        own = [pair for pair in pairs if "output" not in pair.pair.evidence]
+        self._by_reference = {name: pair for pair in own for name in pair.pair.reference}
+        self._by_candidate = {name: pair for pair in own for name in pair.pair.candidate}
+        self._done: dict[str, PairDiff] = {}
+        self._depth: dict[str, int] = {}
+
+    def judge(self, pair: PairDiff) -> PairDiff:
+        above = self._above(pair)
+        depth = 1 + max((self._depth.get(p.aligned, 0) for p in above.pairs), default=0)
+        inherited = max((p.stats.rel_l2 for p in above.pairs if p.stats is not None), default=None)
+        own, note = tolerance_for(pair.aligned, self._tolerance, self._mapping)
+        floor = rounding_floor(_coarsest(pair), depth)
+        pair = replace(pair, inherited=inherited, floor=floor, tolerance=own, note=note, between=above.between)
+        off = next((p.aligned for p in above.pairs if p.verdict in _OFF), None)
+        suspicious = bool(differences(pair.node, pair.candidate_node)) or any(above.between)
+        if pair.stats is not None:
+            verdict, reason = judge(pair.stats, own, floor, dtypes.epsilon(_coarsest(pair)), off, inherited, suspicious)
+        elif pair.rearranged:
+            verdict, reason = Verdict.MATCH, "the same values in another shape"
+        elif pair.saved:
+            verdict = Verdict.DIVERGED if off is None else Verdict.INHERITED
+            reason = pair.obstacle + (f"; its input {off} is off already" if off is not None else "")
+        else:
+            verdict, reason = Verdict.NOT_COMPARABLE, pair.obstacle
+        if verdict is Verdict.DIVERGED:
+            if self._undone(pair):
+                verdict, reason = Verdict.MATCH, "the same values arranged otherwise, as the next layer expects"
+            else:
+                reason = "; ".join(part for part in (reason, self._inputs(above, inherited)) if part)
+        pair = replace(pair, verdict=verdict, reason=reason)
+        if "output" not in pair.pair.evidence:
+            self._done[pair.aligned] = pair
+            self._depth[pair.aligned] = depth
+        return pair
+
+    def _above(self, pair: PairDiff) -> _Above:
+        def upwards(node: Node) -> Sequence[str]:
+            return (*node.parents, *((node.alias_of,) if node.alias_of else ()))
+
+        ours, lonely = _walk(self._ours, pair.pair.reference[0], self._by_reference, upwards)
+        theirs, lonely_theirs = _walk(self._theirs, pair.pair.candidate[0], self._by_candidate, upwards)
+        sources = {self._by_reference[name].aligned for name in ours}
+        found = tuple(self._done[name] for name in sorted(sources) if name in self._done)
+        same = sources == {self._by_candidate[name].aligned for name in theirs}
+        return _Above(found, (lonely, lonely_theirs), same)
+
+    def _inputs(self, above: _Above, inherited: float | None) -> str:
+        """What is known of a diverged pair's inputs. "Agree" is said only of what it really reads."""
+        if not above.pairs:
+            return "nothing above it was compared"
+        if any(above.between):
+            sides = ("reference", "candidate")
+            parts = [f"{side} {_some(names)}" for side, names in zip(sides, above.between, strict=True) if names]
+            return (
+                f"what is paired above it agrees ({_some([p.aligned for p in above.pairs])}), but between lie, without "
+                f"a twin: {'; '.join(parts)}: the difference may be theirs"
+            )
+        if not above.same_sources:
+            return "it does not read the same tensors as its twin"
+        if inherited:
+            return f"its inputs agree (relative error {inherited:.1e}), its output does not"
+        return "its inputs agree exactly, its output does not"
+
+    def _undone(self, pair: PairDiff) -> bool:
+        """Whether a layout operation only orders its values otherwise, and all that read it come out right.
+
+        A port may flatten in another order and re-order the rows of the next kernel: that is no defect. A forgotten
+        permute looks the same here but not one layer on.
+        """
+        if pair.node.kind not in kinds.LAYOUT_ONLY or pair.content != 1.0:
+            return False
+        below, _ = _walk(self._ours, pair.aligned, self._by_reference, lambda node: self._ours.children[node.name])
+        readers = [self._by_reference[name] for name in below]
+        return bool(readers) and all(self._agrees(reader) for reader in readers)
+
+    def _agrees(self, pair: PairDiff) -> bool:
+        if pair.stats is None:
+            return False
+        own, _ = tolerance_for(pair.aligned, self._tolerance, self._mapping)
+        return pair.stats.passes(own.atol, own.rtol) or pair.stats.rel_l2 <= rounding_floor(_coarsest(pair), _DEEP)
+
+
+def _walk(
+    structure: Structure, start: str, paired: Container[str], further: Callable[[Node], Sequence[str]]
+) -> tuple[list[str], tuple[str, ...]]:
+    """The nearest paired nodes from ``start`` on, and the nodes passed that compute something."""
+    nodes = structure.by_name
+    found: list[str] = []
+    passed: list[str] = []
+    queue = list(further(nodes[start]))
+    seen = {start, *queue}
+    while queue:
+        name = queue.pop(0)
+        node = nodes.get(name)
+        if name in paired:
+            found.append(name)
+        elif node is not None:
+            if node.kind not in TRANSPARENT and node.alias_of is None and node.role not in ("item", "container"):
+                passed.append(name)
+            ahead = [other for other in further(node) if other not in seen]
+            seen.update(ahead)
+            queue += ahead
+    return found, tuple(passed)
+
+
+def _coarsest(pair: PairDiff) -> str:
+    known = [name for name in (pair.node.dtype, pair.candidate_node.dtype) if name]
+    return max(known, key=dtypes.epsilon, default="float32")
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(map(display, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,74 @@
+"""A pair of nodes and what its values say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tracer.align import Pair
+from tracer.compare.stats import Stats
+from tracer.compare.verdict import Tolerance, Verdict
+from tracer.graph import Node
+
+
+@dataclass(frozen=True)
+class PairDiff:
+    """A pair and what its values say.
+
+    Attributes:
+        shape: the reference's shape.
+        inherited: largest relative L2 error among the nearest paired inputs; None when there are none.
+        obstacle: why there are no statistics; empty where there are.
+        saved: whether both tensors could be read, whatever their shapes.
+        rearranged: whether both hold the same values though their shapes differ.
+        between: nodes of the reference and of the candidate that compute something, have no twin, and lie between the
+            nearest pairs above and this one: a difference may be theirs.
+        floor: estimated relative rounding error at this depth.
+        tolerance: the one that applied here, with ``note`` saying why where it was not the general one.
+        content: agreement of the order-free numbers of both tensors, 1 for the same values in whatever order.
+    """
+
+    pair: Pair
+    node: Node
+    candidate_node: Node
+    shape: tuple[int, ...] | None
+    stats: Stats | None
+    verdict: Verdict
+    reason: str
+    inherited: float | None
+    floor: float
+    tolerance: Tolerance
+    note: str = ""
+    content: float | None = None
+    obstacle: str = ""
+    saved: bool = True
+    rearranged: bool = False
+    between: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+    @property
+    def aligned(self) -> str:
+        return self.pair.aligned
+
+    def to_json(self) -> dict[str, Any]:
+        s = self.stats
+        return {
+            **self.pair.to_json(),
+            "shape": None if self.shape is None else list(self.shape),
+            "max_abs": None if s is None else s.max_abs,
+            "mean_abs": None if s is None else s.mean_abs,
+            "rel_l2": None if s is None else _finite(s.rel_l2),
+            "cosine": None if s is None else s.cosine,
+            "argmax": None if s is None or s.argmax is None else list(s.argmax),
+            "outside": None if s is None else s.outside,
+            "inherited": _finite(self.inherited),
+            "local": None,
+            "floor": self.floor,
+            "between": {"reference": list(self.between[0]), "candidate": list(self.between[1])},
+            "verdict": str(self.verdict),
+            "reason": self.reason,
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
