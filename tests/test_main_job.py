@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,32 @@ def test_a_defect_is_named_at_its_layer(name: str, cause: str, trace_path: Path)
     assert {ours: found.get(ours) for ours in truth} == truth
     after = [p.verdict for p in diff.pairs[diff.pairs.index(diff.first) + 1 :]]
     assert Verdict.NOISE not in after
+
+
+REVERSED = ["ecg_generic", "ecg_pathology_avb", "deepepi", "tracto_ae", "tracto_ae_functional", "mtcnn_onet"]
+
+
+@pytest.mark.parametrize("name", REVERSED)
+def test_the_other_direction_is_as_good(name: str, trace_path: Path) -> None:
+    """What was the candidate is recorded first and is the reference, the input in its own axes."""
+    pair = PAIRS[name]
+    turned = replace(pair, direction="pt->tf" if pair.direction == "tf->pt" else "tf->pt")
+    diff = compared(turned, pair.keras(), pair.torch(), trace_path)
+    found, truth = found_in(diff), truth_of(turned)
+    assert {ours: found.get(ours) for ours in truth} == truth
+    assert diff.first is None, str(diff)
+    assert bool(diff)
+
+
+@pytest.mark.parametrize(("name", "cause"), [case for case in DEFECTS if case[0] in REVERSED])
+def test_a_defect_is_found_from_the_other_side_too(name: str, cause: str, trace_path: Path) -> None:
+    pair = PAIRS[name]
+    build_keras, build_torch = pair.defective(cause)
+    turned = replace(pair, direction="pt->tf" if pair.direction == "tf->pt" else "tf->pt")
+    diff = compared(turned, build_keras(), build_torch(), trace_path)
+    assert diff.first is not None
+    twin = {**truth_of(pair), **pair.defects[cause].truth}[pair.defects[cause].first]
+    assert diff.first.aligned == twin, str(diff)
 
 
 @pytest.fixture(scope="module")
