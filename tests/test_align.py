@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.align import align, axes, mapping
+from tracer.alignment import align, axes, mapping
 from tracer.errors import InputError
 from tracer.graph import Node, Param, Structure
 

@@ -117,3 +117,33 @@ def test_float64_given_to_a_float32_model_is_cast(tmp_path: Path) -> None:
 
     recording = tracer.record(nn.Sequential(nn.Linear(4, 3)), np.ones((2, 4)), trace=tmp_path / "t.zarr")
     assert recording.structure.inputs[0].dtype == "float32"
+
+
+def test_several_inputs_find_their_places_whatever_their_names_and_order(tmp_path: Path) -> None:
+    import keras
+    import torch
+    from torch import nn
+
+    image, table = keras.Input((8, 6, 3), name="image"), keras.Input((5,), name="table")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    model = keras.Model([image, table], keras.layers.Concatenate()([x, keras.layers.Dense(4)(table)]))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(5, 4)
+
+        def forward(self, tab: torch.Tensor, img: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.conv(img).mean((2, 3)), self.fc(tab)], 1)
+
+    tracer.record(model, trace=tmp_path / "t.zarr")
+    recording = tracer.record(Net(), trace=tmp_path / "t.zarr")
+    assert {node.name: node.shape for node in recording.structure.inputs} == {"tab": (2, 5), "img": (2, 3, 8, 6)}
+    found = {
+        p.aligned: p.candidate[0]
+        for p in tracer.align(tracer.open(tmp_path / "t.zarr").recording("tf"), recording).pairs
+    }
+    assert found["image"] == "img"
+    assert found["table"] == "tab"
+    with pytest.raises(InputError, match="another --trace"):
+        tracer.record(nn.Sequential(nn.Linear(7, 2)), trace=tmp_path / "t.zarr")

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tracer.align import Alignment
+from tracer.alignment import Alignment
 from tracer.compare import Diff, Tolerance, Verdict, diff
 from tracer.compare.stats import compare
 from tracer.graph import Node, Structure

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracer.align import Alignment, Pair, align
+    from tracer.alignment import Alignment, Pair, align
     from tracer.api import diff, open, record
     from tracer.compare import Diff, PairDiff, Stats, Tolerance, Verdict
     from tracer.errors import InputError, ModelError, RefusedError, TraceError, TracerError
     from tracer.store import Recording, Trace
 
 _WHERE = {
-    **dict.fromkeys(("Alignment", "Pair", "align"), "tracer.align"),
+    **dict.fromkeys(("Alignment", "Pair", "align"), "tracer.alignment"),
     **dict.fromkeys(("diff", "open", "record"), "tracer.api"),
     **dict.fromkeys(("Diff", "PairDiff", "Stats", "Tolerance", "Verdict"), "tracer.compare"),
     **dict.fromkeys(("InputError", "ModelError", "RefusedError", "TraceError", "TracerError"), "tracer.errors"),
@@ -48,7 +48,6 @@ def __getattr__(name: str) -> Any:
     if name in _WHERE:
         from importlib import import_module
 
-        # Submodules share names with functions (tracer.align): the function must win, also after the import.
         value = getattr(import_module(_WHERE[name]), name)
         globals()[name] = value
         return value

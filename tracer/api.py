@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tracer.align.mapping import Mapping as MappingFile
+from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare import Diff, Tolerance
 from tracer.compare.diff import diff as _diff
 from tracer.recording import record_object
@@ -60,7 +60,7 @@ def diff(
 
     Raises InputError when they were made on different inputs or the mapping file does not fit.
     """
-    from tracer.align.mapping import load
+    from tracer.alignment.mapping import load
 
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
     return _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping)

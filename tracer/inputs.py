@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ Array = NDArray[Any]
 LAYOUTS = ("auto", "same", "NHWC->NCHW", "NCHW->NHWC")
 """Values of ``--layout``; the two moves hold for any number of spatial axes (NWC, NDHWC)."""
 _LARGEST = 8 << 30
+_OWN_INPUT = "; this is the trace's own input: another model wants another --trace, or --input-shape"
 
 
 @dataclass(frozen=True)
@@ -200,22 +201,32 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
 def _choices(
     saved: Mapping[str, Array], layouts: Mapping[str, Layout | None], specs: Sequence[InputSpec], layout: str
 ) -> Iterator[tuple[dict[str, Array], dict[str, tuple[int, ...]]]]:
+    """Ways to feed the saved arrays, the likeliest first: by name where the names agree, else by place, then in any
+    order (the two models may name and order their inputs differently), each with its possible axes."""
     by_name = {spec.name: spec for spec in specs}
-    if not all(name in by_name for name in saved):
-        # Other names on this side: inputs go by position.
-        named = [specs[i].name if i < len(specs) else name for i, name in enumerate(saved)]
+    places: list[Sequence[InputSpec | None]]
+    if all(name in by_name for name in saved) or len(specs) != len(saved):
+        places = [[by_name.get(name) for name in saved]]
     else:
-        named = list(saved)
-    options = [
-        _candidates(values, layouts.get(name), by_name.get(target), layout)
-        for (name, values), target in zip(saved.items(), named, strict=True)
+        places = list(permutations(specs))[:24]
+    combinations = [
+        (targets, combination)
+        for targets in places
+        for combination in product(
+            *(
+                _candidates(values, layouts.get(name), spec, layout)
+                for (name, values), spec in zip(saved.items(), targets, strict=True)
+            )
+        )
     ]
-    for combination in list(product(*options))[:16]:
-        fitted = {}
-        axes = {}
-        for target, values, permutation in zip(named, saved.values(), combination, strict=True):
-            fitted[target] = _as_wanted(np.ascontiguousarray(values.transpose(permutation)), by_name.get(target))
-            axes[target] = permutation
+    for targets, combination in combinations[:64]:
+        fitted, axes = {}, {}
+        for (name, values), spec, order in zip(saved.items(), targets, combination, strict=True):
+            target = spec.name if spec is not None else name
+            fitted[target] = _as_wanted(np.ascontiguousarray(values.transpose(order)), spec)
+            axes[target] = order
+        if specs and len(specs) == len(saved):
+            fitted = {spec.name: fitted[spec.name] for spec in specs}
         yield fitted, axes
 
 
@@ -274,9 +285,11 @@ def prepare(
             layouts = {name: own.get("layout") for name, (_, own) in stored.items()}
         elif len(saved) == len(specs):
             layouts = {name: spec.layout for name, spec in zip(saved, specs, strict=True)}
+    own = origin == "reused" and source is None and arrays is None
     if specs and len(saved) != len(specs):
         have, want = ", ".join(map(display, saved)), ", ".join(display(s.name) for s in specs)
-        raise InputError(f"the input has {len(saved)} arrays ({have}), the model takes {len(specs)} ({want})")
+        fault = f"the input has {len(saved)} arrays ({have}), the model takes {len(specs)} ({want})"
+        raise InputError(fault + (_OWN_INPUT if own else ""))
     first_error: InputError | None = None
     for fitted, axes in _choices(saved, layouts, specs, layout):
         try:
@@ -291,6 +304,8 @@ def prepare(
             saved, fitted, axes, attributes, structure,
         )  # fmt: skip
     assert first_error is not None
+    if own:
+        raise InputError(f"{first_error}{_OWN_INPUT}") from first_error
     raise first_error
 
 

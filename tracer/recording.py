@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tracer import adapter as adapters
 from tracer import inputs as inputs_
 from tracer.adapter import Array, LoadedModel, LoadRequest
-from tracer.align import Alignment, align
+from tracer.alignment import Alignment, align
 from tracer.errors import InputError
 from tracer.graph import Structure
 from tracer.kinds import parameter_role
@@ -197,6 +197,9 @@ def record(
             phase("saving the weights")
             _save_weights(model, writer, structure, reference, alignment)
     recording = trace.recording(options.name)
+    notes = list(structure.notes)
+    if reference is not None and reference.input_id != recording.input_id:
+        notes.append(f"made on another input than '{reference.name}': the two cannot be compared")
     if reference is not None:
         phase("aligning")
         alignment = _refine(trace, reference, recording, structure, keys)
@@ -216,7 +219,7 @@ def record(
         input_shapes={name: list(values.shape) for name, values in prepared.fitted.items()},
         reference=None if reference is None else reference.name,
         pairs=None if alignment is None else len(alignment.pairs),
-        notes=(*model.notes, *structure.notes),
+        notes=(*model.notes, *notes),
         model_notes=len(model.notes),
     )
 

@@ -72,7 +72,7 @@ def _layers(structure: Structure) -> Table:
         count = sum(math.prod(p.shape) for p in node.params)
         config = " ".join(f"{key}={_short(value)}" for key, value in node.config.items())
         cells = (node.name, node.label, shape_text(node.shape), f"{count:,}" if count else "", config)
-        table.add_row(*(Text(display(cell, 100), "dim" if node.role == "container" else "") for cell in cells))
+        table.add_row(*(Text(display(cell), "dim" if node.role == "container" else "") for cell in cells))
     return table
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from tracer.align import align, mapping
-from tracer.align.axes import describe
+from tracer.alignment import align, mapping
+from tracer.alignment.axes import describe
 from tracer.cli import settings
 from tracer.compare import Tolerance
 from tracer.compare import diff as compare
@@ -121,7 +121,7 @@ def show_map(
     ours, theirs = choose(Trace.open(path), reference, candidate, complete=False)
     alignment = align(ours, theirs, _mapping(mapping))
     if write is not None:
-        from tracer.align.mapping import dump
+        from tracer.alignment.mapping import dump
 
         _write(write, dump(alignment, ours.name, theirs.name), force)
     if as_json:

@@ -21,7 +21,7 @@ def run(
     """
     import sys
 
-    from tracer.align.mapping import load
+    from tracer.alignment.mapping import load
     from tracer.cli import settings
     from tracer.compare import Tolerance
     from tracer.errors import InputError

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tracer.align import Alignment, Pair, align
-from tracer.align import axes as axes_
-from tracer.align.engine import IGNORED
-from tracer.align.features import same_content
-from tracer.align.mapping import Mapping as MappingFile
+from tracer.alignment import Alignment, Pair, align
+from tracer.alignment import axes as axes_
+from tracer.alignment.engine import IGNORED
+from tracer.alignment.features import same_content
+from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare.configuration import differences
 from tracer.compare.judging import judged, tolerance_for
 from tracer.compare.pair import PairDiff

@@ -6,8 +6,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 from tracer import dtypes, kinds
-from tracer.align.features import TRANSPARENT
-from tracer.align.mapping import Mapping as MappingFile
+from tracer.alignment.features import TRANSPARENT
+from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare.configuration import differences
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import Tolerance, Verdict, judge, rounding_floor

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tracer.align import Pair
+from tracer.alignment import Pair
 from tracer.compare.stats import Stats
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.graph import Node

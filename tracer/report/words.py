@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tracer import kinds
-from tracer.align.axes import describe
+from tracer.alignment.axes import describe
 from tracer.compare.configuration import differences
 from tracer.compare.diff import Diff
 from tracer.compare.pair import PairDiff

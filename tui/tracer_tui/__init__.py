@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tracer.align.mapping import Mapping
+    from tracer.alignment.mapping import Mapping
     from tracer.compare import Tolerance
     from tracer.store import Trace
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tracer.align.mapping import Mapping
+from tracer.alignment.mapping import Mapping
 from tracer.compare import Tolerance
 from tracer.errors import TracerError
 from tracer.selection import choose

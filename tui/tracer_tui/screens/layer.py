@@ -15,7 +15,7 @@ from textual.message import Message
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
-from tracer.align.axes import apply
+from tracer.alignment.axes import apply
 from tracer.report import words
 from tracer_tui import actions, tensors
 from tracer_tui.columns import Field, fit

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tracer.align.axes import Axes, possible
+from tracer.alignment.axes import Axes, possible
 from tracer.errors import InputError
 from tracer.graph import Structure
 from tracer.names import display
 
 if TYPE_CHECKING:
-    from tracer.align.engine import Alignment
+    from tracer.alignment.engine import Alignment
 
 _LARGEST = 16 << 20
 

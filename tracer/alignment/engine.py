@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.align import axes as axes_
-from tracer.align import score
-from tracer.align.assign import LEAST, agree, assign
-from tracer.align.axes import Axes
-from tracer.align.features import Features, Summary, beyond, extract
+from tracer.alignment import axes as axes_
+from tracer.alignment import score
+from tracer.alignment.assign import LEAST, agree, assign
+from tracer.alignment.axes import Axes
+from tracer.alignment.features import Features, Summary, beyond, extract
 from tracer.errors import TraceError
 from tracer.graph import Structure
 from tracer.store import Recording
 
 if TYPE_CHECKING:
-    from tracer.align.mapping import Mapping as MappingFile
+    from tracer.alignment.mapping import Mapping as MappingFile
 
 IGNORED = "ignored by the mapping file"
 _CONTENT_BONUS = 0.5
@@ -37,7 +37,7 @@ class Pair:
 
     Attributes:
         reference, candidate: node names (one each today; groups keep the last as the one that is compared).
-        axes: see :mod:`tracer.align.axes`; None when no axis order makes the shapes equal.
+        axes: see :mod:`tracer.alignment.axes`; None when no axis order makes the shapes equal.
         confidence: 0 to 1.
         evidence: shares in [0, 1] by name (``kind``, ``shape``, ``params``, ``graph``, ``values``), or
             ``{"mapping": 1.0}`` for a pair that a person wrote.

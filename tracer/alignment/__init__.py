@@ -1,5 +1,5 @@
 """Pairing the nodes of two recordings."""
 
-from tracer.align.engine import Alignment, Pair, align
+from tracer.alignment.engine import Alignment, Pair, align
 
 __all__ = ["Alignment", "Pair", "align"]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tracer.align import axes as axes_
-from tracer.align.features import TRANSPARENT, Features
-from tracer.align.score import Matrix
+from tracer.alignment import axes as axes_
+from tracer.alignment.features import TRANSPARENT, Features
+from tracer.alignment.score import Matrix
 
 LEAST = 0.3
 """Pairs that score less are left unmatched."""

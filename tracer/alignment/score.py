@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer import kinds
-from tracer.align.features import Features, agreement, moments
+from tracer.alignment.features import Features, agreement, moments
 
 Matrix = NDArray[np.float32]
 _Feature = TypeVar("_Feature", bound=Hashable)
