@@ -301,3 +301,44 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 def test_no_colour_without_a_terminal(files: Path, tmp_path: Path) -> None:
     run("record", "tf", files / "model.keras", cwd=tmp_path)
     assert "\x1b" not in run("runs", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("nosuch", "nosuch"),
+        ("record", "adapter"),
+        ("diff --foo", "--foo"),
+        ("diff --atol abc", "number"),
+        ("diff --atol -1", "greater"),
+        ("diff --atol nan", "greater"),
+        ("diff --atol", "atol"),
+        ("diff a b c", "c"),
+        ("record tf x.h5 --memory x", "integer"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_2(arguments: str, says: str, tmp_path: Path) -> None:
+    refused(*arguments.split(), cwd=tmp_path, says=says)
+
+
+def test_help_and_version(tmp_path: Path) -> None:
+    assert "Commands" in run(cwd=tmp_path, code=2).stderr
+    assert "--input-shape" in run("record", "--help", cwd=tmp_path).stdout
+    assert run("--version", cwd=tmp_path).stdout.startswith("tracer ")
+    assert "Traceback" in run("record", "tf", "no.h5", "--debug", cwd=tmp_path, code=2).stderr
+
+
+def test_force_keeps_the_old_recording_until_the_new_one_is_whole(files: Path, tmp_path: Path) -> None:
+    good = ("record", "pt", "--arch", f"{files}/model.py:Net", "--input-shape", "2,3,7")
+    run(*good, cwd=tmp_path)
+    trace = tracer.open(tmp_path / "trace.zarr")
+    before = trace.recording("pt").created
+    broken = ("record", "pt", "--arch", f"{files}/model.py:Broken", "--force")
+    done = run(*broken, cwd=tmp_path, code=3)
+    assert "the earlier 'pt' is as it was" in done.stderr
+    assert trace.recording("pt").created == before
+    assert trace.recording("pt").state == "complete"
+    assert trace.recording("pt.new").state == "failed"
+    run(*good, "--force", cwd=tmp_path)
+    assert [r.name for r in trace.recordings()] == ["pt"]
+    assert trace.recording("pt").created > before

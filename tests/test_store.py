@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -21,13 +22,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tracer.adapter import NotRecorded
-from tracer.errors import InputError, TraceError
+from tracer.compare import diff as compare
+from tracer.errors import InputError, TraceError, TracerError
 from tracer.graph import Node, Param, Structure
 from tracer.names import encode
 from tracer.store import RecordingWriter, Trace, zarr3
 from tracer.store.summary import summarize
 from tracer.store.trace import lock
-from tracer.store.writer import finish_rekeys, rekey
+from tracer.store.writer import finish_rekeys, rekey, rename
 
 DTYPES = ["bool", "int8", "uint16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]
 
@@ -361,3 +363,88 @@ def test_summaries_do_not_depend_on_the_layout() -> None:
     finite = values[np.isfinite(values)]
     assert a["rms"] == pytest.approx(float(np.sqrt((finite**2).mean())))
     assert summarize(np.zeros((0, 3)))["size"] == 0
+
+
+def test_a_trace_whose_parts_are_links_is_refused(tmp_path: Path) -> None:
+    """A received trace must not make us write, or sweep, in other folders."""
+    victim = tmp_path / "victim"
+    (victim / "proj/pt").mkdir(parents=True)
+    (victim / "proj/pt/thesis.txt").touch()
+    for part in ("layers", "weights", "unaligned", "inputs", "recordings"):
+        path = tmp_path / f"{part}.zarr"
+        write(Trace.create(path), "tf", {"a": np.ones(3, "f4")})
+        (path / part).rename(tmp_path / f"{part}.old")
+        (path / part).symlink_to(victim)
+        with pytest.raises(InputError, match="link"):
+            Trace.create(path)
+    path = tmp_path / "deeper.zarr"
+    trace = Trace.create(path)
+    (path / "layers/a").symlink_to(victim)
+    with pytest.raises(TraceError, match="link"):
+        write(trace, "pt", {"a": np.ones(3, "f4")})
+    trace.sweep("pt")
+    assert sorted(p.name for p in victim.rglob("*")) == ["proj", "pt", "thesis.txt"]
+
+
+def test_a_recording_is_renamed_over_another(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    write(trace, "pt", {"a": np.zeros(3, "f4"), "old": np.zeros(3, "f4")}, {"a": "a"})
+    write(trace, "pt.new", {"a": np.ones(3, "f4"), "b": np.ones(3, "f4")}, {"a": "a"})
+    rename(trace, "pt.new", "pt")
+    assert [r.name for r in trace.recordings()] == ["pt"]
+    recording = trace.recording("pt")
+    assert set(recording.activations) == {"a", "b"}
+    assert recording.read("a").sum() == recording.read("b").sum() == 3
+    root = zarr.open_group(str(trace_path), mode="r")
+    assert root["layers/a/pt"].attrs["recording"] == "pt"
+    assert root["layers/a/pt"].metadata.dimension_names == ("pt_axis0",)
+    assert not list(trace_path.rglob("*new*"))
+    assert not (trace_path / "unaligned/pt/old").exists()
+
+
+def test_threads_may_write_different_recordings_at_once(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    values = {f"n{i}": np.full((4, 4), i, "f4") for i in range(40)}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: write(trace, f"r{number}", values), range(8)))
+    for recording in trace.recordings():
+        assert recording.state == "complete"
+        assert all((recording.read(name) == array).all() for name, array in values.items())
+
+
+WRONG = [None, 5, -1, 1e300, "x", [], {}, [[]], [{}], {"a": []}, True, "\x1b[2J", ["a", 1], 2**70]
+
+
+def test_metadata_of_any_shape_is_an_error_of_ours(trace_path: Path) -> None:
+    """Every field of a recording's metadata replaced by values of every kind: errors are TracerErrors, nothing else."""
+    trace = Trace.create(trace_path)
+    write(trace, "tf", {"a": np.ones((2, 3), "f4"), "b": np.ones((2, 3), "f4")})
+    write(trace, "pt", {"a": np.ones((2, 3), "f4"), "b": np.ones((2, 3), "f4")})
+    path = trace_path / "recordings/tf/zarr.json"
+    good = json.loads(path.read_text())
+
+    def places(value: object, at: tuple = ()) -> Iterator[tuple]:
+        yield at
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, inner in items:
+            yield from places(inner, (*at, key))
+
+    tried = 0
+    for place in list(places(good["attributes"], ("attributes",)))[:160]:
+        for wrong in WRONG:
+            bad = json.loads(json.dumps(good))
+            inner = bad
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = wrong
+            path.write_text(json.dumps(bad))
+            tried += 1
+            try:
+                for recording in Trace.open(trace_path).recordings():
+                    _ = recording.created, recording.model, recording.planned, recording.nbytes, recording.skipped
+                    assert isinstance(recording.state, str)
+                ours = Trace.open(trace_path).recording("tf")
+                bool(compare(ours, trace.recording("pt")))
+            except TracerError:
+                pass
+    assert tried > 500

@@ -27,7 +27,7 @@ DEFECTS = [
     for cause in PAIRS[name].defects
     if not name.startswith("spliceai") or name == "spliceai1"
 ]
-FUNCTIONS = {"add", "elu", "flatten", "getitem", "mean", "permute", "relu", "reshape", "softmax", "view"}
+FUNCTIONS = {"add", "elu", "flatten", "slice", "mean", "permute", "relu", "reshape", "softmax", "view"}
 # A re-ordered dense kernel stands behind it, so the orders may differ.
 FREE_ORDER = {("vgg16_small", "flatten")}
 PACKAGES = {"mtcnn": ("mtcnn", "facenet_pytorch"), "spliceai": ("spliceai", "openspliceai")}

@@ -30,6 +30,9 @@ def record(
 ) -> Recording:
     """Record one evaluation-mode run of a live model (a ``torch.nn.Module`` or a Keras model).
 
+    The forward pass runs at least twice: once to see the graph, once to record it. Mode, buffers and hooks are put
+    back; what a forward pass of the user's changes elsewhere (its own parameters, files) is not.
+
     Args:
         model: the framework is found from the object, without importing the other one. The model is left as it was.
         inputs: an array, a list of arrays or a mapping of input names to arrays, batch first, in this model's or the

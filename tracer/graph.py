@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 Role = Literal["input", "layer", "op", "activation", "container", "item"]
 """What a node is.
@@ -23,6 +23,26 @@ Role = Literal["input", "layer", "op", "activation", "container", "item"]
 ``item``        a further output of the node that is its parent.
 """
 Layout = Literal["channels_last", "channels_first"]
+
+
+_LONGEST = 1 << 53
+
+
+def text(value: Any) -> str:
+    """``value`` if it is a string. Raises TypeError: what comes from a file is not turned into something else."""
+    if not isinstance(value, str):
+        raise TypeError(f"text wanted, not {type(value).__name__}")
+    return value
+
+
+def lengths(value: Any) -> tuple[int, ...]:
+    """``value`` if it is a list of dimensions. Raises TypeError or ValueError."""
+    if not isinstance(value, list | tuple) or len(value) > 64:
+        raise TypeError("a shape is a list of at most 64 dimensions")
+    for length in value:
+        if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length < _LONGEST:
+            raise ValueError("a dimension is a whole number")
+    return tuple(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +60,7 @@ class Param:
     @classmethod
     def from_json(cls, raw: list[Any]) -> Self:
         name, shape, dtype, trainable = raw
-        return cls(str(name), tuple(int(d) for d in shape), str(dtype), bool(trainable))
+        return cls(text(name), lengths(shape), text(dtype), bool(trainable))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +117,31 @@ class Node:
         return out
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+    def from_json(cls, raw: Any) -> Self:
         """The inverse of :meth:`to_json`. Raises KeyError, TypeError or ValueError on anything else."""
-        known = {f.name for f in fields(cls)}
-        values = {k: v for k, v in raw.items() if k in known}
-        values["parents"] = tuple(str(p) for p in values.get("parents", ()))
-        if values.get("shape") is not None:
-            values["shape"] = tuple(int(d) for d in values["shape"])
-        values["params"] = tuple(Param.from_json(p) for p in values.get("params", ()))
-        return cls(**values)
+        if not isinstance(raw, Mapping):
+            raise TypeError("a node is an object")
+        shape = raw.get("shape")
+        role, layout = raw.get("role", "layer"), raw.get("layout")
+        if role not in get_args(Role) or layout not in (None, *get_args(Layout)):
+            raise ValueError("unknown role or layout")
+        return cls(
+            name=text(raw["name"]),
+            kind=text(raw["kind"]),
+            label=text(raw["label"]),
+            role=role,
+            parents=tuple(text(p) for p in raw.get("parents", ())),
+            shape=None if shape is None else lengths(shape),
+            dtype=None if raw.get("dtype") is None else text(raw["dtype"]),
+            params=tuple(Param.from_json(p) for p in raw.get("params", ())),
+            config={text(key): value for key, value in dict(raw.get("config", {})).items()},
+            owner=text(raw.get("owner", "")),
+            call=int(raw.get("call", 0)),
+            scope=text(raw.get("scope", "")),
+            source=None if raw.get("source") is None else text(raw["source"]),
+            layout=layout,
+            alias_of=None if raw.get("alias_of") is None else text(raw["alias_of"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +190,10 @@ class Structure:
         }
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+    def from_json(cls, raw: Any) -> Self:
+        """The inverse of :meth:`to_json`. Raises KeyError, TypeError or ValueError on anything else."""
+        if not isinstance(raw, Mapping):
+            raise TypeError("a structure is an object")
         return cls(
             tuple(Node.from_json(n) for n in raw["nodes"]),
             tuple(str(o) for o in raw.get("outputs", ())),

@@ -204,7 +204,7 @@ def _choices(
     """Ways to feed the saved arrays, the likeliest first: by name where the names agree, else by place, then in any
     order (the two models may name and order their inputs differently), each with its possible axes."""
     by_name = {spec.name: spec for spec in specs}
-    places: list[Sequence[InputSpec | None]]
+    places: Sequence[Sequence[InputSpec | None]]
     if all(name in by_name for name in saved) or len(specs) != len(saved):
         places = [[by_name.get(name) for name in saved]]
     else:
@@ -313,6 +313,9 @@ def _seed(source: str | None) -> int:
     if source is None:
         return 0
     try:
-        return int(source.removeprefix("seed:"))
+        seed = int(source.removeprefix("seed:"))
+        if seed >= 0:
+            return seed
+        raise ValueError
     except ValueError:
         raise InputError(f"--input seed:N wants a whole number, not '{display(source)}'") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +16,20 @@ from tracer import adapter as adapters
 from tracer import inputs as inputs_
 from tracer.adapter import Array, LoadedModel, LoadRequest
 from tracer.alignment import Alignment, align
-from tracer.errors import InputError
+from tracer.errors import InputError, TracerError
 from tracer.graph import Structure
 from tracer.kinds import parameter_role
 from tracer.names import display
 from tracer.store import Recording, RecordingWriter, Trace
-from tracer.store.writer import DEFAULT_MEMORY, finish_rekeys, rekey
+from tracer.store.writer import DEFAULT_MEMORY, finish_rekeys, rekey, rename
 
 if TYPE_CHECKING:
     from tracer.worker.protocol import Event, Job
 
 _PROGRESS_EVERY = 0.1
 _HASH_BLOCK = 1 << 22
+_RUNNING = threading.RLock()
+"""Held while a model runs: hooks of two recordings in one process would see each other's tensors."""
 
 
 @dataclass(frozen=True)
@@ -151,15 +154,16 @@ def record(
     finish_rekeys(trace)
     reference = _reference(trace, options)
     phase("preparing the input")
-    prepared = inputs_.prepare(
-        model,
-        trace,
-        source=options.input,
-        shapes=options.input_shape,
-        layout=options.layout,
-        arrays=arrays,
-        input_id=reference.input_id if reference is not None else None,
-    )
+    with _RUNNING:
+        prepared = inputs_.prepare(
+            model,
+            trace,
+            source=options.input,
+            shapes=options.input_shape,
+            layout=options.layout,
+            arrays=arrays,
+            input_id=_input_of(reference, trace, options),
+        )
     structure = prepared.structure
     assert structure is not None
     alignment = align(reference, structure) if reference is not None else None
@@ -180,22 +184,33 @@ def record(
         "alignment": None if alignment is None else alignment.to_json(),
     }
     trace.make()
-    if options.force and trace.has(options.name):
-        trace.delete(options.name)
+    name = options.name
+    if trace.has(name):  # what is replaced stays until the new recording is whole
+        name = f"{name}.new"
+        if trace.has(name):
+            trace.delete(name)
     phase("recording")
     writer = RecordingWriter(
-        trace, options.name, structure, attributes, keys,
+        trace, name, structure, attributes, keys,
         memory=options.memory, progress=lambda done: progress(min(done, total), total),
     )  # fmt: skip
-    with writer:
-        try:
-            trace.save_inputs(prepared.input_id, prepared.saved, prepared.attributes)
-        except OSError as error:
-            raise writer.failure(error) from error
-        model.capture(prepared.fitted, writer)
-        if options.weights:
-            phase("saving the weights")
-            _save_weights(model, writer, structure, reference, alignment)
+    try:
+        with _RUNNING, writer:
+            try:
+                trace.save_inputs(prepared.input_id, prepared.saved, prepared.attributes)
+            except OSError as error:
+                raise writer.failure(error) from error
+            model.capture(prepared.fitted, writer)
+            if options.weights:
+                phase("saving the weights")
+                _save_weights(model, writer, structure, reference, alignment)
+    except TracerError as error:
+        if name != options.name:
+            what = f"the earlier '{display(options.name)}' is as it was, what ran is in '{display(name)}'"
+            error.args = (f"{error}; {what}", *error.args[1:])
+        raise
+    if name != options.name:
+        rename(trace, name, options.name)
     recording = trace.recording(options.name)
     notes = list(structure.notes)
     if reference is not None and reference.input_id != recording.input_id:
@@ -229,6 +244,13 @@ def _reference(trace: Trace, options: Options) -> Recording | None:
     if options.reference is not None:
         return trace.recording(options.reference)
     return next((r for r in others if r.state == "complete" and not r.attributes.get("reference")), None)
+
+
+def _input_of(reference: Recording | None, trace: Trace, options: Options) -> str | None:
+    """The saved input to use when none is named: the reference's, or that of the recording which is replaced."""
+    if reference is None and trace.has(options.name):
+        reference = trace.recording(options.name)
+    return reference.input_id if reference is not None and trace.has_inputs(reference.input_id) else None
 
 
 def _stored_keys(structure: Structure, keys: Mapping[str, str]) -> dict[str, str]:
@@ -290,8 +312,8 @@ def record_object(
     force: bool = False,
 ) -> Recording:
     """Record a live model; see :func:`tracer.record`."""
-    import numpy as np
-
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"a recording's name is text, not {type(name).__name__}")
     entry, adapter = adapters.for_object(model)
     opened = Trace.at(trace)
     options = Options(name or entry, layout=layout, weights=weights, force=force)
@@ -302,13 +324,13 @@ def record_object(
     if inputs is None:
         arrays = None
     elif isinstance(inputs, Mapping):
-        arrays = {str(key): np.asarray(value) for key, value in inputs.items()}
+        arrays = {str(key): _array(value) for key, value in inputs.items()}
     elif isinstance(inputs, Sequence):
         specs = loaded.signature()
         labels = [s.name for s in specs] if len(specs) == len(inputs) else [f"input_{i}" for i in range(len(inputs))]
-        arrays = {label: np.asarray(value) for label, value in zip(labels, inputs, strict=True)}
+        arrays = {label: _array(value) for label, value in zip(labels, inputs, strict=True)}
     else:
-        arrays = {"": np.asarray(inputs)}
+        arrays = {"": _array(inputs)}
     record(
         loaded,
         opened,
@@ -317,6 +339,18 @@ def record_object(
         model_attributes={"name": type(model).__qualname__.rpartition("<locals>.")[2]},
     )
     return opened.recording(options.name)
+
+
+def _array(value: Any) -> Array:
+    """A framework's tensor, or whatever numpy takes, as an array. Raises InputError."""
+    import numpy as np
+
+    if hasattr(value, "detach"):  # a torch tensor, perhaps with a gradient or on a device
+        value = value.detach().cpu()
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        raise InputError(f"an input of type {type(value).__name__} cannot be read as an array") from error
 
 
 def _free(trace: Trace, stem: str) -> str:

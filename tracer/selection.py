@@ -47,6 +47,10 @@ def _newest(trace: Trace, reference: str | None, complete: bool) -> tuple[Record
         twin = by_name.get(str(second.attributes.get("reference")))
         if twin is not None and twin.name != second.name:
             return twin, second
+    damaged = [r for r in trace.recordings() if r.state == "damaged"]
+    if len(usable) < 2 and damaged:
+        why = str(damaged[0].attributes.get("error", "")).removeprefix("damaged: ")
+        raise TraceError(f"recording '{display(damaged[0].name)}' is damaged: {display(why, 160)}")
     if len(usable) < 2:
         have = ", ".join(f"'{display(r.name)}'" for r in usable) or "none"
         shown = display(str(trace.root))

@@ -14,8 +14,12 @@ from tracer.cli import settings
 from tracer.cli.recording import Loading
 from tracer.errors import ExitCode, InputError
 from tracer.graph import Structure
+from tracer.inspection import keep_weights
 from tracer.names import display
 from tracer.report.words import shape_text
+from tracer.worker import janitor
+from tracer.worker.failure import WorkerError
+from tracer.worker.results import NONSENSE, Parameter, parse_inspect
 
 _BY_SUFFIX = {
     ".keras": "tf", ".h5": "tf", ".hdf5": "tf", ".json": "tf",
@@ -35,31 +39,38 @@ def guess_adapter(model: Path | None, arch: str | None) -> str:
 def inspect(loading: Loading, *, input_shape: tuple[str, ...], save: tuple[str, str] | None, as_json: bool) -> int:
     """Print a table like a model summary, or its JSON."""
     options: dict[str, Any] = {"input_shape": list(input_shape)}
-    write: tuple[str, ...] = ()
-    if save is not None:
-        target = Path(save[1]).absolute()
-        options["save"] = [save[0], str(target)]
-        write = (str(target.parent),)
-    found = loading.run(
-        "inspect", f"inspect {display(loading.model.name if loading.model else '')}", options, write=write
-    )
-    if as_json:
-        settings.out().print(json.dumps({"schema": "tracer-inspect/1", **found}))
-        return ExitCode.OK
-    settings.out().print(Text(f"{display(found['file']['name'])}: {found['framework']}, {display(found['loader'])}"))
-    for spec in found["signature"]:
-        shape = "any shape" if spec["shape"] is None else shape_text(["?" if d is None else d for d in spec["shape"]])
-        settings.out().print(Text(f"input {display(spec['name'])}: {shape} {spec['dtype']}"))
-    if found["structure"] is not None:
-        settings.out().print(_layers(Structure.from_json(found["structure"])))
+    label = f"inspect {display(loading.model.name if loading.model else '')}"
+    saved: list[str] = []
+    if save is None:
+        found = parse_inspect(loading.run("inspect", label, options))
     else:
-        settings.out().print(_parameters(found["parameters"]))
-        settings.say(f"note: shapes and functional operations are not shown: {display(found['why_no_structure'])}")
-    totals = found["totals"]
-    settings.out().print(Text(f"parameters: {totals['parameters']:,} ({totals['trainable']:,} trainable)"))
-    for note in found["notes"]:
+        target = Path(save[1]).absolute()
+        if not target.parent.is_dir():
+            raise InputError(f"no directory {display(str(target.parent))}")
+        with janitor.folder() as folder:
+            answer = loading.run("inspect", label, {**options, "save": save[0]}, write=(folder,))
+            found = parse_inspect(answer)
+            if not found.saved:
+                raise WorkerError(NONSENSE, ExitCode.PARTIAL, "protocol")
+            saved = keep_weights(Path(folder), found.saved, target)
+    if as_json:
+        values = {**found.model_dump(), "file": found.file.model_dump(exclude_unset=True), "saved": saved}
+        settings.out().print(json.dumps({"schema": "tracer-inspect/1", **values}))
+        return ExitCode.OK
+    heading = f"{display(found.file.name)}: {display(found.framework)}, {display(found.loader)}"
+    settings.out().print(Text(heading))
+    for spec in found.signature:
+        shape = "any shape" if spec.shape is None else shape_text(["?" if d is None else d for d in spec.shape])
+        settings.out().print(Text(f"input {display(spec.name)}: {shape} {display(spec.dtype)}"))
+    if found.structure is not None:
+        settings.out().print(_layers(Structure.from_json(found.structure)))
+    else:
+        settings.out().print(_parameters(found.parameters))
+        settings.say(f"note: shapes and functional operations are not shown: {display(found.why_no_structure or '')}")
+    settings.out().print(Text(f"parameters: {found.totals.parameters:,} ({found.totals.trainable:,} trainable)"))
+    for note in found.notes:
         settings.say(f"note: {display(note)}")
-    for path in found["saved"]:
+    for path in saved:
         settings.out().print(Text(f"saved {display(path)}"))
     return ExitCode.OK
 
@@ -76,12 +87,12 @@ def _layers(structure: Structure) -> Table:
     return table
 
 
-def _parameters(parameters: list[dict[str, Any]]) -> Table:
+def _parameters(parameters: list[Parameter]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("layer", "parameter", "shape", "dtype"):
         table.add_column(title)
     for p in parameters:
-        cells = (p["owner"], p["name"], shape_text(p["shape"]), p["dtype"])
+        cells = (p.owner, p.name, shape_text(p.shape), p.dtype)
         table.add_row(*(Text(display(cell, 100)) for cell in cells))
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from tracer.errors import ExitCode, TracerError
 from tracer.names import display
@@ -20,24 +20,30 @@ def main() -> NoReturn:
 
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run one command and return its exit code; a user's mistake prints one line on stderr."""
-    import click
+    import typer
 
     from tracer.cli import settings
     from tracer.cli.app import app
 
+    # typer brings a click of its own, or uses the package: its public exception knows which.
+    usage_error, command_error = cast("tuple[type[Exception], type[Exception]]", typer.BadParameter.__mro__[1:3])
     settings.debug = debug
     try:
         result = app(args=arguments, prog_name="tracer", standalone_mode=False)
         if result == ExitCode.INTERRUPTED:  # what typer makes of a KeyboardInterrupt
             return _fail("interrupted", ExitCode.INTERRUPTED)
         return int(result) if isinstance(result, int) else ExitCode.OK
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", ExitCode.INTERRUPTED)
-    except click.ClickException as error:
-        where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
-        return _fail(error.format_message() + where, ExitCode.USAGE)
+    except command_error as error:
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+            print(context.get_help(), file=sys.stderr)
+            return ExitCode.USAGE
+        see = f" (see: {context.command_path} --help)" if isinstance(error, usage_error) and context else ""
+        return _fail(_text(error) + see, ExitCode.USAGE)
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         sys.stderr.close()
         return ExitCode.OK
@@ -60,6 +66,11 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except Exception as error:
         traceback.print_exception(error)
         return _fail(f"a bug of tracer ({type(error).__name__}); please report the lines above", ExitCode.PARTIAL)
+
+
+def _text(error: BaseException) -> str:
+    text = getattr(error, "format_message", error.__str__)()
+    return str(text)
 
 
 def _fail(message: str, code: int) -> int:

@@ -42,13 +42,14 @@ def runs(path: Path, *, as_json: bool) -> int:
     for r in recordings:
         saved = f"{len(r.activations)}/{r.planned}"
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(r.created))
-        state = r.state if r.state == "complete" else f"{r.state}: {r.attributes.get('error') or 'the writer is gone'}"
+        why = str(r.attributes.get("error") or "the writer is gone").removeprefix("damaged: ")
+        state = r.state if r.state == "complete" else f"{r.state}: {why}"
         cells = (r.name, r.framework, r.model, str(r.attributes.get("loader", "?")), saved, r.input_id)
         more = (words.bytes_text(r.nbytes), when, "recording …" if r.state == "recording" else state)
         table.add_row(*(Text(display(cell, 60)) for cell in (*cells, *more)))
     settings.out().print(table)
     settings.hint(f"tracer diff{_option(path)}" if len(recordings) > 1 else f"tracer record pt MODEL{_option(path)}")
-    return ExitCode.OK
+    return ExitCode.PARTIAL if any(r.state == "damaged" for r in recordings) else ExitCode.OK
 
 
 def _described(r: Recording) -> dict[str, object]:

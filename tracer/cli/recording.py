@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from dataclasses import asdict, dataclass
@@ -68,6 +69,8 @@ class Loading:
             debug=settings.debug,
             **more,
         )
+        if self.memory_limit is not None and not math.isfinite(self.memory_limit):
+            raise InputError("--memory-limit wants a number of gigabytes")
         limit = None if self.memory_limit is None else int(self.memory_limit * 1e9)
         with _Narration(label) as narrate:
             return supervise.run(job, on_event=narrate, load_timeout=self.load_timeout, memory_limit=limit)
@@ -131,7 +134,7 @@ def record(
     from tracer.inputs import LAYOUTS
 
     options = Options(
-        name=name or loading.adapter, input=_absolute(input), input_shape=input_shape, layout=layout,
+        name=loading.adapter if name is None else name, input=_absolute(input), input_shape=input_shape, layout=layout,
         weights=weights, force=force, memory=memory << 20, reference=reference,
     )  # fmt: skip
     if layout not in LAYOUTS:

@@ -39,10 +39,12 @@ def ascii_only(flag: bool) -> bool:
 
 
 def say(text: str) -> None:
-    """A line of narration on stderr."""
+    """A line of narration on stderr; whatever it quotes is made fit for a screen here."""
     from rich.text import Text
 
-    err().print(Text(text))
+    from tracer.names import display
+
+    err().print(Text(display(text)))
 
 
 def hint(text: str) -> None:

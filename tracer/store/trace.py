@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,16 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tracer import names
 from tracer.errors import InputError, TraceError
-from tracer.graph import Structure
+from tracer.graph import Structure, lengths, text
 from tracer.store import zarr3
 
 FORMAT = "tracer-trace"
 VERSION = 1
+PARTS = ("recordings", "inputs", "layers", "unaligned", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,10 @@ class Recording:
     @cached_property
     def weights(self) -> dict[tuple[str, str], Stored]:
         """Saved parameters and buffers, by owner and local name."""
-        raw = self.attributes.get("weights", [])
         try:
             return {
-                (str(owner), str(name)): Stored(str(path), tuple(shape), str(dtype), {})
-                for owner, name, path, shape, dtype in raw
+                (text(owner), text(name)): _stored(path, shape, dtype, {})
+                for owner, name, path, shape, dtype in self.attributes.get("weights", [])
             }
         except (TypeError, ValueError) as error:
             raise TraceError(f"damaged: the weights of recording '{names.display(self.name)}'") from error
@@ -76,7 +76,7 @@ class Recording:
     def _index(self, key: str) -> dict[str, Stored]:
         try:
             return {
-                str(node): Stored(str(path), tuple(int(d) for d in shape), str(dtype), summary)
+                text(node): _stored(path, shape, dtype, summary)
                 for node, path, shape, dtype, summary in self.attributes.get(key, [])
             }
         except (TypeError, ValueError) as error:
@@ -88,7 +88,7 @@ class Recording:
 
     @property
     def created(self) -> float:
-        return float(self.attributes.get("created", 0.0))
+        return number(self.attributes.get("created"))
 
     @property
     def input_id(self) -> str:
@@ -97,12 +97,13 @@ class Recording:
     @property
     def model(self) -> str:
         """The model file's name, or the class of a live object."""
-        return str(self.attributes.get("model", {}).get("name", "?"))
+        found = self.attributes.get("model")
+        return str(found.get("name", "?")) if isinstance(found, dict) else "?"
 
     @property
     def planned(self) -> int:
         """How many tensors the model has to store."""
-        return int(self.attributes.get("planned", len(self.activations)))
+        return int(number(self.attributes.get("planned", len(self.activations))))
 
     @property
     def skipped(self) -> Mapping[str, str]:
@@ -115,7 +116,7 @@ class Recording:
         from tracer import dtypes
 
         return sum(
-            int(np.prod(s.shape, dtype=np.int64)) * dtypes.by_name(s.dtype).itemsize
+            math.prod(s.shape) * dtypes.by_name(s.dtype).itemsize
             for s in (*self.activations.values(), *self.weights.values())
         )
 
@@ -148,6 +149,23 @@ class Recording:
         if values.shape != stored.shape or values.dtype.name != stored.dtype:
             raise TraceError(f"damaged: {names.display(stored.path)} is not what the recording says it is")
         return values
+
+
+def _stored(path: Any, shape: Any, dtype: Any, summary: Any) -> Stored:
+    from tracer import dtypes
+
+    numbers = {
+        text(key): value
+        for key, value in dict(summary).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return Stored(text(path), lengths(shape), dtypes.by_name(text(dtype)).name, numbers)
+
+
+def number(value: Any) -> float:
+    """``value`` as a finite number; 0 for anything else that a damaged trace may hold."""
+    usable = isinstance(value, int | float) and abs(value) < 1e15
+    return float(value) if usable else 0.0
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -185,11 +203,15 @@ class Trace:
         if attributes.get("format") != FORMAT:
             raise InputError(f"{shown} is a Zarr hierarchy, but not one of tracer's")
         version = attributes.get("version")
-        if not isinstance(version, int) or version > VERSION:
+        if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise InputError(
                 f"{shown} was made by a newer tracer (format {names.display(str(version))}, this one reads up to "
                 f"{VERSION}): upgrade tracer, or record into another --trace"
             )
+        for part in PARTS:
+            folder = root / part
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                raise InputError(f"{shown} is no trace to be used: its '{part}' is a link or a file")
         return cls(root)
 
     @classmethod
@@ -208,10 +230,13 @@ class Trace:
         try:
             if not (self.root / zarr3.METADATA).exists():
                 zarr3.make_group(self.root, {"format": FORMAT, "version": VERSION})
-            for part in ("recordings", "inputs", "layers", "unaligned", "weights"):
+            for part in PARTS:
                 zarr3.make_group(self.root / part)
         except OSError as error:
-            raise InputError(f"cannot write the trace {names.display(str(self.root))}: {error.strerror}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+            raise (TraceError if full else InputError)(
+                f"cannot write the trace {names.display(str(self.root))}: {error.strerror}"
+            ) from error
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:
@@ -240,12 +265,17 @@ class Trace:
 
     def _load(self, folder: Path) -> Recording:
         try:
-            attributes = zarr3.read_metadata(folder)["attributes"]
-        except TraceError as error:  # the others can still be read
             name = names.decode(folder.name) or folder.name
+        except ValueError:
+            name = folder.name
+        try:
+            attributes = zarr3.read_metadata(folder)["attributes"]
+        except (TraceError, OSError) as error:  # the others can still be read
             return Recording(name, folder, self.root, {"error": str(error)}, "damaged")
-        name = str(attributes.get("name", names.decode(folder.name) or folder.name))
-        state = str(attributes.get("state", "?"))
+        name = attributes["name"] if isinstance(attributes.get("name"), str) else name
+        state = attributes.get("state")
+        if state not in ("recording", "complete", "failed"):
+            return Recording(name, folder, self.root, {**attributes, "error": "its state is unknown"}, "damaged")
         if state == "recording" and not is_locked(folder):
             # The writer may have finished between our read and our look at the lock.
             attributes = zarr3.read_metadata(folder)["attributes"]
@@ -257,9 +287,11 @@ class Trace:
 
     def _salvage(self, attributes: Mapping[str, Any]) -> Iterator[list[Any]]:
         """Index entries of the activations that a recording without an end had written."""
-        for node, path in attributes.get("plan", ()):
-            folder = inside(self.root, str(path))
-            with contextlib.suppress(FileNotFoundError, TraceError):
+        plan = attributes.get("plan", ())
+        for entry in plan if isinstance(plan, list) else ():
+            with contextlib.suppress(FileNotFoundError, TraceError, ValueError, TypeError, KeyError):
+                node, path = entry
+                folder = inside(self.root, text(path))
                 metadata = zarr3.read_metadata(folder)
                 own = metadata["attributes"]
                 dtype = str(own.get("dtype", metadata.get("data_type")))

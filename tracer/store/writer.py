@@ -22,7 +22,7 @@ from tracer.errors import InputError, TraceError
 from tracer.graph import Param, Structure
 from tracer.store import zarr3
 from tracer.store.summary import summarize
-from tracer.store.trace import Recording, Trace, lock
+from tracer.store.trace import Recording, Trace, inside, lock
 
 DEFAULT_MEMORY = 256 << 20
 
@@ -141,7 +141,7 @@ class RecordingWriter:
         self._weights.append([owner, param.name, path, list(value.shape), value.dtype.name])
 
     def _write(self, path: str, values: NDArray[Any], attributes: Mapping[str, Any]) -> None:
-        folder = self.trace.root / path
+        folder = inside(self.trace.root, path)
         for parent in reversed(folder.parents):
             if len(parent.parts) > len(self.trace.root.parts) + 1:
                 zarr3.make_group(parent)
@@ -277,7 +277,42 @@ def _move(
     return trace.recording(recording.name)
 
 
-def _link(source: Path, target: Path, root: Path, aligned: str | None) -> None:
+def rename(trace: Trace, old: str, new: str) -> None:
+    """Give a recording another name, replacing the one that has it.
+
+    The replaced recording is deleted only when everything of the other lies under the new name; killed half way, at
+    least one of the two is whole. Raises TraceError.
+    """
+    recording = trace.recording(old)
+    key, old_key = names.encode(new), names.encode(old)
+
+    def moved(path: str) -> str:
+        head, _, last = path.rpartition("/")
+        return f"{head}/{key}" if not path.startswith("unaligned/") else f"unaligned/{key}/{last}"
+
+    with lock(recording.folder):
+        if trace.has(new):
+            trace.delete(new)
+        for path in (s.path for s in (*recording.activations.values(), *recording.weights.values())):
+            _link(trace.root / path, trace.root / moved(path), trace.root, None, names_=(old_key, key, new))
+        attributes = dict(recording.attributes)
+        attributes["activations"] = [[n, moved(path), *rest] for n, path, *rest in attributes.get("activations", [])]
+        attributes["weights"] = [[o, p, moved(path), *rest] for o, p, path, *rest in attributes.get("weights", [])]
+        attributes.pop("plan", None)
+        try:
+            zarr3.make_group(trace.root / "recordings" / key, {**attributes, "name": new})
+        except OSError as error:
+            raise TraceError(f"cannot rename recording '{names.display(old)}': {error.strerror}") from error
+    trace.delete(old)
+
+
+def _link(
+    source: Path, target: Path, root: Path, aligned: str | None, names_: tuple[str, str, str] | None = None
+) -> None:
+    """Have the array ``source`` at ``target`` too, its chunk shared where the file system can.
+
+    ``names_`` (old key, new key, new name) moves it to another recording and leaves its aligned name.
+    """
     try:
         for parent in reversed(target.parents):
             if len(parent.parts) > len(root.parts) + 1:
@@ -291,10 +326,16 @@ def _link(source: Path, target: Path, root: Path, aligned: str | None) -> None:
                 try:
                     os.link(entry.path, target / entry.name)
                 except OSError:
-                    shutil.copy2(entry.path, target / entry.name)
-        metadata["attributes"].pop("aligned", None)
-        if aligned is not None:
-            metadata["attributes"]["aligned"] = aligned
+                    shutil.copyfile(entry.path, target / entry.name)
+        if names_ is None:
+            metadata["attributes"].pop("aligned", None)
+            if aligned is not None:
+                metadata["attributes"]["aligned"] = aligned
+        else:
+            old_key, key, name = names_
+            metadata["attributes"]["recording"] = name
+            dimensions = metadata.get("dimension_names") or []
+            metadata["dimension_names"] = [d.replace(f"{old_key}_axis", f"{key}_axis") for d in dimensions]
         zarr3.write_metadata(target, metadata)
     except OSError as error:
         raise TraceError(f"cannot move {names.display(source.name)} in the trace: {error.strerror}") from error

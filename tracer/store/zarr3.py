@@ -15,6 +15,7 @@ import mmap
 import os
 import stat
 import struct
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Replace ``folder/zarr.json`` in one step: a reader sees the old one or the new one."""
-    temporary = folder / f"{_TEMPORARY}-{os.getpid()}"
+    temporary = folder / f"{_TEMPORARY}-{uuid.uuid4().hex}"  # threads and containers may share a group
     try:
         with open(temporary, "wb") as file:
             file.write(json.dumps(metadata, separators=(",", ":"), allow_nan=False).encode())
@@ -145,7 +146,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise TraceError(f"damaged: {display(str(path))} is not JSON") from error
     if not isinstance(value, dict) or value.get("zarr_format") != 3:
         raise TraceError(f"damaged: {display(str(path))} is not Zarr v3 metadata")
-    value.setdefault("attributes", {})
+    if not isinstance(value.setdefault("attributes", {}), dict):
+        raise TraceError(f"damaged: {display(str(path))} has attributes that are no object")
     return value
 
 

@@ -113,7 +113,8 @@ def restrict(read: Iterable[Path], write: Iterable[Path], network: bool = False)
     ``write`` means reading too. Paths that do not exist are skipped; a symbolic link stands for its target.
     Unless ``network``, TCP is denied from ABI 4 (UDP and named Unix sockets are not Landlock's: see
     :mod:`.seccomp`). From ABI 6 signals and abstract Unix sockets reach only this process and its children;
-    those from outside still arrive. Metadata (``stat``, ``chmod``) is not covered by any ABI.
+    those from outside still arrive. Metadata (``stat``, ``chmod``) is not covered by any ABI:
+    see there too.
 
     Raises OSError: ENOSYS where :func:`supported` is 0, otherwise what the kernel says.
     """

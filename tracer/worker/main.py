@@ -100,7 +100,7 @@ def run(job: Job, commands: Mapping[str, str], emit: Emit, temporary: Path) -> d
     # A thread that BLAS starts while the framework is imported would stay outside the sandbox.
     before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    emit(protocol.phase("importing the framework"))
+    emit(protocol.phase(protocol.IMPORTING))
     _import_framework(job.adapter)
     if before is None:
         del os.environ["OPENBLAS_NUM_THREADS"]
@@ -123,15 +123,15 @@ def _first_line(error: BaseException) -> str:
 
 def _failure(error: BaseException, job: Job | None, doing: str) -> tuple[int, str]:
     """Exit code and message for what ended the command."""
-    name = display(job.subject) if job else "the job"
+    during = protocol.during(doing, display(job.subject) if job else "the job")
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED, "interrupted"
     if isinstance(error, TracerError):
         return error.exit_code, display(str(error), _LONGEST_MESSAGE)
     if isinstance(error, MemoryError):
-        return ExitCode.PARTIAL, f"ran out of memory while {display(doing)} {name}"
+        return ExitCode.PARTIAL, f"ran out of memory {during}"
     if isinstance(error, SystemExit):
-        return ExitCode.PARTIAL, f"the model's code called sys.exit while {display(doing)} {name}"
+        return ExitCode.PARTIAL, f"the model's code called sys.exit {during}"
     hint = "" if job and job.debug else " (run again with --debug for the traceback)"
     return ExitCode.PARTIAL, f"internal error: {type(error).__name__}: {_first_line(error)}{hint}"
 

@@ -17,10 +17,27 @@ if TYPE_CHECKING:
 LONGEST = 64 << 20
 """Bytes in one event line: a result may hold the structure of a large model."""
 
-RECORDING = "recording"
-"""The text of the phase that ends loading."""
+IMPORTING = "importing the framework"
+"""The text of the worker's first phase."""
 LOADING = "loading"
 """The text of the phase that begins when the sandbox is closed."""
+PREPARING = "preparing the input"
+"""The text of the phase that ends loading for a recording: the model may run from here on."""
+INSPECTING = "inspecting"
+"""The same for an inspection."""
+RECORDING = "recording"
+"""The text of the phase in which the activations are written."""
+PHASES = frozenset({IMPORTING, LOADING, PREPARING, INSPECTING, RECORDING})
+"""Those that tell where a failure happened; others are for the screen."""
+UNLOADED = frozenset({"starting", IMPORTING, LOADING})
+"""Those before the model is loaded, which a time limit holds for."""
+
+
+def during(phase: str, subject: str) -> str:
+    """Where in the work on ``subject`` something happened, as the end of a sentence."""
+    if phase in (LOADING, RECORDING):
+        return f"while {phase} {subject}"
+    return f"while {phase}" if phase in UNLOADED else f"while it ran {subject}"
 
 
 class Phase(TypedDict):
@@ -187,4 +204,6 @@ def parse(text: bytes) -> Event:
     for key, wanted in fields.items():
         if not isinstance(values[key], wanted) or isinstance(values[key], bool):
             raise ValueError(f"{key} of the wrong type")
+        if wanted is int and not 0 <= values[key] < 1 << 63:
+            raise ValueError(f"{key} out of range")
     return cast(Event, values)

@@ -108,4 +108,4 @@ def close(job: Job, temporary: Path) -> tuple[str, list[str]]:
     except OSError as error:
         why = f"the sandbox could not be closed: {error.strerror}"
         raise TracerError(f"{why}; the model was not loaded") from error
-    return f"landlock {abi}" + (", no sockets" if seccomp.deny_sockets() else ""), notices
+    return f"landlock {abi}" + (", no sockets" if seccomp.restrict() else ""), notices

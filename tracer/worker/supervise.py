@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 from tracer.errors import ExitCode, InputError
 from tracer.names import display
-from tracer.worker import limits, protocol
+from tracer.worker import environment, janitor, limits, protocol
 from tracer.worker.failure import Reason, WorkerError
 from tracer.worker.pipes import Pipes
 from tracer.worker.protocol import Error, Event, Job, Result
@@ -64,15 +62,17 @@ class _Supervision:
                 stderr=pipes.errors_for_child,
                 pass_fds=(pipes.events_for_child,),
                 start_new_session=True,
-                env={"LOGNAME": str(os.getuid()), **os.environ, "TMPDIR": temporary},
+                env=environment.scrubbed(os.environ, temporary),
             )
             pipes.started()
-            try:
-                self._watch(self._process)
-            except KeyboardInterrupt:
-                self._interrupt(self._process)
-                raise
-            self._kill()
+            with janitor.watching(self._process.pid, temporary):
+                try:
+                    self._watch(self._process)
+                except KeyboardInterrupt:
+                    self._interrupt(self._process)
+                    raise
+                finally:
+                    self._kill()
             return self._conclude(self._process.returncode)
         except OSError as error:
             if self._process is not None:
@@ -111,7 +111,7 @@ class _Supervision:
                     return
             if ended:
                 return
-            loading = self._doing in ("starting", protocol.LOADING)
+            loading = self._doing in protocol.UNLOADED
             if self._outcome is None and loading and now - started > self._load_timeout:
                 what = f"it was still {self._activity()} after {self._load_timeout:g} s"
                 hint = " (a damaged file can do this)" if self._doing == protocol.LOADING else ""
@@ -142,15 +142,15 @@ class _Supervision:
             self._on_event(event)
         else:
             event["text"] = _shown(event["text"])
-            if event["event"] == "phase" and event["text"] in (protocol.LOADING, protocol.RECORDING):
+            if event["event"] == "phase" and event["text"] in protocol.PHASES:
                 self._doing = event["text"]
             self._on_event(event)
 
     def _activity(self) -> str:
-        return "starting" if self._doing == "starting" else f"{self._doing} {self._name}"
+        return f"loading {self._name}" if self._doing == protocol.LOADING else self._doing
 
     def _while(self) -> str:
-        return f"while {self._activity()}"
+        return protocol.during(self._doing, self._name)
 
     def _error(self, reason: Reason, message: str, remote: str | None = None) -> WorkerError:
         # While loading, the file is to blame; before and after it, it is not.
@@ -188,7 +188,8 @@ class _Supervision:
                 name = f"signal {-status}"
             hint = " (out of memory?)" if -status == signal.SIGKILL else ""
             return self._error("signal", f"the worker was killed by {name} {self._while()}{hint}")
-        words = [word for word in self._pipes.last_words if word.strip()] if self._doing == "starting" else []
+        early = self._doing in ("starting", protocol.IMPORTING)
+        words = [word for word in self._pipes.last_words if word.strip()] if early else []
         last = f": {display(words[-1].strip(), 200)}" if words else ""
         return self._error("exit", f"the worker ended without a result (status {status}) {self._while()}{last}")
 
@@ -229,8 +230,8 @@ def run(
     """Do ``job`` in a worker process of the interpreter ``python``: what its command returned.
 
     ``on_event`` gets phases, progress and notices, their texts fit for a screen; the result is the worker's word
-    and as little to be trusted as the model. The worker may take ``load_timeout`` seconds until it records (an
-    inspection: until it is done) and ``memory_limit`` bytes (default: 90 % of what is available now). On Ctrl-C it
+    and as little to be trusted as the model: see :mod:`.results`. The worker gets no secrets from our environment, and
+    may take ``load_timeout`` seconds until the model is loaded and ``memory_limit`` bytes (default: 90 % of what is available now). On Ctrl-C it
     is asked to finish its trace and has 10 s for it; a second Ctrl-C ends it at once.
 
     Raises WorkerError for any failure of the worker, InputError when the trace's directory or the interpreter
@@ -238,10 +239,7 @@ def run(
     """
     if memory_limit is None:
         memory_limit = limits.default_memory()
-    temporary = tempfile.mkdtemp(prefix="tracer-")
-    try:
-        with _trace_directory(job.trace):
-            supervision = _Supervision(job, on_event, load_timeout, memory_limit)
-            return supervision.run([str(python), *entry], temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    janitor.sweep()
+    with janitor.folder() as temporary, _trace_directory(job.trace):
+        supervision = _Supervision(job, on_event, load_timeout, memory_limit)
+        return supervision.run([str(python), *entry], temporary)

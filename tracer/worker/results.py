@@ -1,0 +1,142 @@
+"""The results of the worker's commands as their reader may rely on them: a hostile model can write any."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from tracer.errors import ExitCode
+from tracer.graph import Structure
+from tracer.worker.failure import WorkerError
+
+NONSENSE = "the worker's answer makes no sense"
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Shape = Annotated[list[Count], Field(max_length=64)]
+FreeShape = Annotated[list[Count | None], Field(max_length=64)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class RecordResult(_Strict):
+    """:class:`tracer.recording.Summary` as JSON; ``model_dump()`` gives that JSON back."""
+
+    name: str
+    framework: str
+    loader: str
+    nodes: Count
+    saved: Count
+    planned: Count
+    skipped: dict[str, str]
+    weights: Count
+    nbytes: Count
+    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    input_id: str
+    input_shapes: dict[str, Shape]
+    reference: str | None
+    pairs: Count | None
+    notes: list[str]
+    model_notes: Count
+
+    @model_validator(mode="after")
+    def _agree(self) -> RecordResult:
+        if self.model_notes > len(self.notes) or (self.pairs is not None and self.reference is None):
+            raise ValueError("contradicts itself")
+        return self
+
+
+class Digest(_Strict):
+    """One file a model was loaded from."""
+
+    path: str
+    bytes: Count
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class ModelFile(_Strict):
+    """What a model was loaded from, as :func:`tracer.recording.describe_files` says it."""
+
+    name: str
+    arch: str | None
+    file: Digest | None = None
+    weights: Digest | None = None
+
+
+class Input(_Strict):
+    """A :class:`tracer.adapter.InputSpec`."""
+
+    name: str
+    shape: FreeShape | None
+    dtype: str
+    maximum: int | None
+    layout: str | None
+
+
+class Parameter(_Strict):
+    """A parameter and the layer it belongs to."""
+
+    owner: str
+    name: str
+    shape: Shape
+    dtype: str
+    trainable: bool
+
+
+class Totals(_Strict):
+    """Numbers of parameters."""
+
+    parameters: Count
+    trainable: Count
+
+
+class InspectResult(_Strict):
+    """What :func:`tracer.inspection.run_inspect` returns.
+
+    ``saved`` are the names of the parameters whose arrays are in the job's folder, see :mod:`tracer.inspection`.
+    """
+
+    framework: str
+    loader: str
+    versions: dict[str, str]
+    notes: list[str]
+    signature: list[Input]
+    parameters: list[Parameter]
+    totals: Totals
+    structure: dict[str, Any] | None
+    why_no_structure: str | None
+    file: ModelFile
+    saved: list[str]
+
+    @model_validator(mode="after")
+    def _agree(self) -> InspectResult:
+        if (self.structure is None) == (self.why_no_structure is None):
+            raise ValueError("contradicts itself")
+        if self.structure is not None:
+            try:
+                Structure.from_json(self.structure)
+            except (KeyError, TypeError, AttributeError, OverflowError) as error:
+                raise ValueError("not a structure") from error
+        return self
+
+
+_Result = TypeVar("_Result", bound=_Strict)
+
+
+def _parse(kind: type[_Result], value: object) -> _Result:
+    try:
+        return kind.model_validate(value)
+    except (ValidationError, RecursionError) as error:
+        raise WorkerError(NONSENSE, ExitCode.PARTIAL, "protocol") from error
+
+
+def parse_record(value: object) -> RecordResult:
+    """The result of the ``record`` command. Raises WorkerError, in one line, for anything else."""
+    return _parse(RecordResult, value)
+
+
+def parse_inspect(value: object) -> InspectResult:
+    """The result of the ``inspect`` command. Raises WorkerError, in one line, for anything else."""
+    return _parse(InspectResult, value)
