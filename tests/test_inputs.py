@@ -147,3 +147,27 @@ def test_several_inputs_find_their_places_whatever_their_names_and_order(tmp_pat
     assert found["table"] == "tab"
     with pytest.raises(InputError, match="another --trace"):
         tracer.record(nn.Sequential(nn.Linear(7, 2)), trace=tmp_path / "t.zarr")
+
+
+def test_a_fault_of_the_model_for_one_order_of_the_axes_is_no_verdict_on_the_others(tmp_path: Path) -> None:
+    import keras
+    import torch
+    from torch import nn
+
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.fc(x)
+            assert x.shape[1] == 3, "three channels"
+            return x
+
+    tracer.record(keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Conv2D(2, 3)]), trace=tmp_path / "t.zarr")
+    recording = tracer.record(Picky(), trace=tmp_path / "t.zarr")
+    assert recording.state == "complete"
+    assert recording.structure.inputs[0].shape == (2, 3, 6, 6)
+    with pytest.raises(tracer.ModelError, match="three channels"):
+        tracer.record(Picky(), np.zeros((2, 6, 6, 6), "f4"), trace=tmp_path / "u.zarr")
+    assert tracer.open(tmp_path / "u.zarr").recording("pt").state == "failed"

@@ -345,3 +345,237 @@ def test_masked_models_load(library: Any, suffix: str, tmp_path: Path) -> None:
     loaded = load(path)
     names = [node.name for node in loaded.structure({"x": np.ones((2, 6), "float32")})]
     assert names[:4] == ["x", "rs", "mask", "lstm"]
+
+
+# -- what a file may name --------------------------------------------------------------------------------------------
+
+
+def saved(library: Any, suffix: str, tmp_path: Path, layers: list[dict[str, Any]]) -> Path:
+    """A model file with ``layers`` put in between its input and its Dense layer."""
+    x = library.Input((4,), name="x")
+    made = library.Model(x, library.layers.Dense(3, name="d")(x))
+    path = tmp_path / f"m{suffix}"
+    made.save(path)
+    if suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            config = json.loads(file.attrs["model_config"])
+            config["config"]["layers"][1:1] = layers
+            file.attrs["model_config"] = json.dumps(config)
+        return path
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"][1:1] = layers
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def call(cls: str, config: dict[str, Any], inbound: Any, **kwargs: Any) -> dict[str, Any]:
+    return {"class_name": cls, "config": {"name": "w", **config}, "name": "w", "inbound_nodes": inbound, **kwargs}
+
+
+X_OUT = [[["x", 0, 0, {}]]]
+X_TENSOR = {
+    "class_name": "__keras_tensor__",
+    "config": {"shape": [None, 4], "dtype": "float32", "keras_history": ["x", 0, 0]},
+}
+
+
+@pytest.mark.parametrize("cls", ["SlicingOpLambda", "TFOpLambda"])
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_operations_of_tensorflow_write_no_file(cls: str, suffix: str, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    layer = call(cls, {"function": "io.write_file"}, [["_CONSTANT_VALUE", -1, str(marker), {"contents": "x"}]])
+    if suffix == ".keras":
+        layer |= {"module": "keras.src.layers.core.tf_op_layer", "registered_name": cls}
+    text = refused(saved(tf_keras, suffix, tmp_path, [layer]), RefusedError)
+    assert "layer 'w'" in text
+    assert "io.write_file" in text
+    assert "--trust" in text
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("cls", "symbol"),
+    [
+        ("SlicingOpLambda", "keras.models.model_from_json"),
+        ("SlicingOpLambda", "math.add"),
+        ("SlicingOpLambda", ["__operators__.getitem"]),
+        ("TFOpLambda", "keras.losses.deserialize"),
+        ("TFOpLambda", "keras.activations.deserialize"),
+        ("TFOpLambda", "keras.losses.get"),
+        ("TFOpLambda", "keras.backend.set_floatx"),
+        ("TFOpLambda", "compat.v1.nn.raw_rnn"),
+        ("TFOpLambda", "image.decode_png"),
+        ("TFOpLambda", "cond"),
+        ("TFOpLambda", None),
+        ("InstanceMethod", None),
+        ("InstanceProperty", None),
+        ("ClassMethod", None),
+    ],
+)
+def test_operations_of_tensorflow_only_compute(cls: str, symbol: Any, tmp_path: Path) -> None:
+    text = refused(saved(tf_keras, ".h5", tmp_path, [call(cls, {"function": symbol}, X_OUT)]), RefusedError)
+    assert "layer 'w'" in text
+    assert "--trust" in text
+
+
+@pytest.mark.parametrize("op", ["WriteFile", "PyFunc", None])
+def test_graph_operations_only_compute(op: str | None, tmp_path: Path) -> None:
+    layer = call("TensorFlowOpLayer", {"node_def": {"name": "w", "op": op}, "constants": {}}, X_OUT)
+    assert "--trust" in refused(saved(tf_keras, ".h5", tmp_path, [layer]), RefusedError)
+
+
+@pytest.mark.parametrize("name", ["config.set_floatx", "set_floatx", "map", "deserialize", "get_file", "vectorize"])
+def test_files_call_no_function_of_keras(name: str, tmp_path: Path) -> None:
+    before = keras.config.floatx()
+    function = {"module": "keras.ops", "class_name": "function", "config": name, "registered_name": name}
+    activation = {"activation": function, "units": 3}
+    for library in (keras, tf_keras):
+        for module in ("keras", "keras.ops", "keras.activations", "builtins"):
+            function["module"] = module
+            layer = call("Dense", activation, X_OUT, module="keras.layers", registered_name=None)
+            text = refused(saved(library, ".keras", tmp_path, [layer]), RefusedError)
+            assert name in text
+            assert "--" in text
+    function |= {"module": "keras", "config": "config.set_floatx"}
+    switch = call(
+        "Switch",
+        {},
+        [{"args": [0, [function], "float64"], "kwargs": {}}],
+        module="keras.src.ops.core",
+        registered_name="Switch",
+    )
+    text = refused(saved(keras, ".keras", tmp_path, [switch]), RefusedError)
+    assert "Switch" in text
+    assert "--trust" in text
+    assert keras.config.floatx() == before
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize("name", ["layers.Lambda", "layers.TFSMLayer", "callbacks.BackupAndRestore", "Operation"])
+def test_dotted_and_unlisted_classes(library: Any, name: str, tmp_path: Path) -> None:
+    inbound = X_OUT if library is tf_keras else [{"args": [X_TENSOR], "kwargs": {}}]
+    for suffix in (".keras", ".h5"):
+        layer = call(name, {}, inbound, module="keras", registered_name=None)
+        text = refused(saved(library, suffix, tmp_path, [layer]), RefusedError)
+        assert name in text
+        assert "--" in text
+
+
+def test_a_registered_name_is_no_second_class(tmp_path: Path) -> None:
+    layer = call("Nothing", {}, X_OUT, module="keras.layers", registered_name="Lambda")
+    assert "--" in refused(saved(tf_keras, ".keras", tmp_path, [layer]), RefusedError)
+    layer = call("Dense", {"units": 3}, X_OUT, module="keras.layers", registered_name="Lambda")
+    assert "--" in refused(saved(tf_keras, ".keras", tmp_path, [layer]), RefusedError)
+
+
+@pytest.mark.parametrize("key", ["output_shape_type", "mask_type", "function_type", "func_type"])
+def test_no_key_holds_code(key: str, tmp_path: Path) -> None:
+    layer = call("Dense", {"units": 3, key: "lambda"}, X_OUT)
+    text = refused(saved(tf_keras, ".h5", tmp_path, [layer]), RefusedError)
+    assert "layer 'w' holds Python code; --trust" in text
+
+
+def test_losses_in_a_file_are_checked_or_not_made(tmp_path: Path) -> None:
+    path = edited(tmp_path, {}, keras)
+    config = json.loads(path.read_text())
+    config["compile_config"] = {"optimizer": {"module": "keras", "class_name": "no.Such", "config": {}}}
+    path.write_text(json.dumps(config))
+    assert not load(path, weights=tmp_path / "m.weights.h5").model.compiled
+
+
+@BOTH
+@pytest.mark.parametrize("inbound", [["w", 0, 0, {}], ["d", 0, 0, {}], ["x", 0, 0, {}]])
+def test_a_layer_that_waits_for_itself(library: Any, inbound: list[Any], tmp_path: Path) -> None:
+    tensor = {
+        "class_name": "__keras_tensor__",
+        "config": {"shape": [None, 4], "dtype": "float32", "keras_history": inbound[:3]},
+    }
+    node: Any = [inbound] if library is tf_keras else {"args": [tensor], "kwargs": {}}
+    second = [["w", 1, 0, {}]] if library is tf_keras else node
+    nodes = [node, second] if inbound[0] == "x" else [node]
+    layer = call("Activation", {"activation": "relu"}, nodes, module="keras.layers", registered_name=None)
+    path = saved(library, ".keras", tmp_path, [layer])
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    if inbound[0] == "d":  # w waits for d, and d for w
+        text = json.dumps(config["config"]["layers"][-1]["inbound_nodes"]).replace('"x"', '"w"')
+        config["config"]["layers"][-1]["inbound_nodes"] = json.loads(text)
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    if library is keras and inbound[0] == "x":
+        load(path)  # called twice on x: fine
+        return
+    for trust in (False, True):
+        assert "waits for its own output" in refused(path, trust=trust)
+
+
+# -- what genuine files hold is not refused --------------------------------------------------------------------------
+
+
+def genuine(library: Any) -> dict[str, Any]:
+    """Models of many layer kinds."""
+    layers, made = library.layers, {}
+    x = library.Input((8, 8, 3), name="x")
+    y = layers.Conv2D(
+        4,
+        3,
+        kernel_regularizer="l2",
+        kernel_constraint="max_norm",
+        kernel_initializer="he_normal",
+        dtype="mixed_float16",
+    )(x)
+    y = (y * 2 + 1)[:, ::2, 1:, :]
+    if library is keras:
+        ops = keras.ops
+        y = ops.mean(ops.relu(y) - ops.transpose(y, (0, 1, 2, 3)), axis=-1)
+        y = ops.cast(ops.where(y > 0, y, ops.exp(y)), "float32")
+    else:
+        import tensorflow as tf
+
+        y = tf.reduce_mean(tf.nn.relu(y) - tf.transpose(y, (0, 1, 2, 3)), axis=-1)
+        y = tf.cast(tf.where(y > 0, y, tf.exp(y)), "float32")
+        y = tf_keras.backend.sum(tf_keras.activations.gelu(tf.math.square(y)), axis=-1, keepdims=True)
+        y = tf.boolean_mask(y, [True, False, True], axis=1)
+    made["operations"] = library.Model(x, y)
+    a = library.Input((4,), name="a")
+    shared = layers.Dense(4, name="shared")
+    inner = library.Sequential([library.Input((4,)), layers.Dense(4, activation="gelu")], name="inner")
+    inner.compile("adam", "mse", metrics=["mae"])
+    q = library.Input((4,), name="q")
+    two = library.Model(q, [layers.Dense(4)(q), layers.Dense(3)(q)], name="two")
+    outs = two(inner(inner(shared(shared(shared(a))))))
+    made["nested"] = library.Model(a, [two(outs[0])[1], outs[1]])
+    s = library.Input((6, 3), name="s")
+    r = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(layers.Masking()(s))
+    r = layers.RNN([layers.GRUCell(3), layers.LSTMCell(2)], return_sequences=True)(
+        layers.TimeDistributed(shared_dense(library))(r)
+    )
+    r = layers.LayerNormalization()(layers.MultiHeadAttention(2, 4)(r, r, use_causal_mask=True))
+    made["sequence"] = library.Model(s, layers.PReLU()(layers.Activation(library.activations.tanh)(r)))
+    for name in ("MobileNetV2", "EfficientNetB0"):
+        made[name] = getattr(library.applications, name)(weights=None, input_shape=(32, 32, 3), classes=3)
+        if library is tf_keras:
+            break
+    return made
+
+
+def shared_dense(library: Any) -> Any:
+    return library.layers.Dense(3, activation="swish")
+
+
+@BOTH
+def test_genuine_files_load(library: Any, tmp_path: Path) -> None:
+    for name, made in genuine(library).items():
+        for suffix in (".keras", ".h5"):
+            if library is keras and (name, suffix) == ("operations", ".h5"):
+                continue  # Keras 3 cannot read its own operations with constants from HDF5
+            made.save(tmp_path / f"{name}{suffix}")
+            assert load(tmp_path / f"{name}{suffix}").model.count_params() == made.count_params()

@@ -517,3 +517,63 @@ def test_names_made_to_collide_stay_distinct() -> None:
     net.add_module("a", nn.LSTM(4, 4))
     net.add_module("input", nn.Identity())
     recorded(net, input=random(3, 2, 4))
+
+
+class Calls(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = [function]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function[0](x)  # type: ignore[no-any-return]
+
+
+W = torch.ones(6, 4, 3, 3)
+FORMS: list[tuple[nn.Module, Any, str]] = [
+    (nn.MaxPool2d(2), lambda x: F.max_pool2d(x, 2), ""),
+    (nn.MaxPool2d(2), lambda x: torch.max_pool2d(x, [2]), "return_indices"),
+    (nn.MaxPool2d(3, 2, 1, ceil_mode=True), lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True), ""),
+    (nn.AvgPool2d(2), lambda x: F.avg_pool2d(x, kernel_size=2), ""),
+    (nn.AvgPool2d(3, 2, 1, True, False), lambda x: F.avg_pool2d(x, 3, 2, 1, True, False), ""),
+    (nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=True),
+     lambda x: F.interpolate(x, None, 2.0, "bilinear", True), "antialias"),
+    (nn.GELU(), F.gelu, ""),
+    (nn.GELU("tanh"), lambda x: F.gelu(x, approximate="tanh"), ""),
+    (nn.Softmax(1), lambda x: F.softmax(x, 1), ""),
+    (nn.Softplus(), F.softplus, ""),
+    (nn.Conv2d(4, 6, 3, bias=False), lambda x: F.conv2d(x, W), ""),
+    (nn.Conv2d(4, 6, 3, padding="same", bias=False), lambda x: F.conv2d(x, W, padding="same"), ""),
+    (nn.Conv2d(4, 6, 3, (2, 1), 1, 2, bias=False), lambda x: F.conv2d(x, W, None, (2, 1), 1, 2), ""),
+    (nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, bias=False),
+     lambda x: F.conv_transpose2d(x, W.transpose(0, 1), None, 2, 1, 1), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "function", "besides"), FORMS)
+def test_functions_say_what_their_modules_say(module: nn.Module, function: Any, besides: str) -> None:
+    x = random(2, 4, 8, 8)
+    wanted = recorded(nn.Sequential(module), input=x)[0].by_name["0"]
+    found = recorded(Calls(function), x=x)[0].nodes[-1]
+    assert found.kind == wanted.kind
+    left, right = dict(found.config), dict(wanted.config)
+    left.pop(besides, None)
+    right.pop(besides, None)
+    assert left == right
+
+
+def test_dropout_that_is_always_on_shows_it() -> None:
+    for function in (lambda x: F.dropout(x, 0.3), lambda x: torch.dropout(x, 0.3, True)):
+        node = TorchAdapter().wrap(Calls(function)).structure({"x": random(2, 4)}).by_name["dropout"]
+        assert (node.kind, node.config["rate"], node.config["training"]) == ("dropout", 0.3, True)
+    node = recorded(Calls(lambda x: F.dropout(x, 0.3, False)), x=random(2, 4))[0].by_name["dropout"]
+    assert node.config["training"] is False
+
+
+def test_settings_too_deep_or_too_long_become_text() -> None:
+    relu = nn.ReLU()
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    vars(relu).update(padding=cycle, size=list(range(10**6)))
+    structure, _ = recorded(nn.Sequential(relu), input=random(2, 4))
+    assert structure.by_name["0"].config["size"] == "list of 1000000"
+    assert "list of 1" in str(structure.by_name["0"].config["padding"])

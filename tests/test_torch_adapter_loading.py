@@ -302,3 +302,109 @@ def test_bombs_are_refused_at_once(net: Path, tmp_path: Path) -> None:
     started = time.perf_counter()
     refused(path, "zip bomb|compressed records")
     assert time.perf_counter() - started < 0.5
+
+
+class Seizes(nn.Module):
+    """A class of the user's with attributes named like methods that nothing calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.type = "Conv"  # type: ignore[assignment]
+        self.my_hooks: list[int] = []
+        self.fc = nn.Linear(2, 2)
+
+
+def test_what_is_no_sound_module_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    relu = nn.ReLU()
+
+    def spoilt(**attributes: Any) -> nn.Module:
+        net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+        vars(net).update(attributes)
+        return net
+
+    net = spoilt()
+    for name in ("_modules", "_parameters", "_buffers", "_forward_hooks"):
+        for value in (relu, None, [1]):
+            torch.save(spoilt(**{name: value}), path)
+            refused(path, f"holds a damaged Sequential: its {name} is a")
+    for name in ("named_modules", "named_parameters", "named_buffers", "children", "eval", "forward", "_call_impl"):
+        torch.save(spoilt(**{name: relu}), path)
+        refused(path, f"in place of the method '{name}' of a Sequential")
+    wrong: list[tuple[str, Any, Any]] = [
+        ("_modules", 5, relu), ("_modules", "w", torch.ones(2)), ("_parameters", "w", 5), ("_buffers", "w", "x"),
+    ]  # fmt: skip
+    for name, key, thing in wrong:
+        net = spoilt()
+        getattr(net, name)[key] = thing
+        torch.save({"model": net, "epoch": 1}, path)
+        refused(path, f"damaged Sequential: .* in its {name} is a")
+    torch.save(spoilt(training=relu), path)
+    refused(path, "'training' is not True or False")
+    net = spoilt()
+    net._modules["2"] = nn.Sequential(net)
+    torch.save(net, path)
+    refused(path, "a Sequential that contains itself")
+    conv = nn.Conv1d(2, 2, 1)
+    conv.kernel_size = 3  # type: ignore[assignment]
+    torch.save(nn.Sequential(conv), path)
+    refused(path, "damaged Sequential: TypeError")
+    # Live objects are the user's own, and so are the attributes of the user's classes.
+    seizes = Seizes()
+    torch.save(seizes, path)
+    assert same(load(path, allow=(f"{Seizes.__module__}.Seizes",)).module, seizes)
+
+
+def test_shared_parts_are_walked_once(net: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    bomb: Any = [torch.ones(1)]
+    named: Any = {"w": [1]}
+    for _ in range(60):
+        bomb, named = [bomb] * 10, dict.fromkeys(("model", "net", "a", "b"), named)
+    shared: nn.Module = nn.ReLU()
+    for _ in range(60):
+        pair = nn.Module()
+        pair.a, pair.b = nn.Sequential(shared), nn.Sequential(shared)
+        shared = pair
+    started = time.perf_counter()
+    torch.save([bomb, named], path)
+    refused(path, "but a list")
+    torch.save(named, path)
+    refused(path, "holds no state dict", arch=f"{net}:Net")
+    torch.save(shared, path)
+    refused(path, "shared so often")
+    assert time.perf_counter() - started < 5
+    deep: Any = torch.zeros(1).expand(10**12)
+    for _ in range(12):
+        deep = [deep]
+    torch.save(deep, path)
+    refused(path, "claims")
+    cycle: Any = {}
+    cycle["model"] = cycle
+    torch.save(cycle, path)
+    refused(path, "neither a module nor a state dict")
+
+
+def test_no_consent_is_offered_that_would_be_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    for evil in (Evil(os.system, "true"), Evil(np.dtype, "O"), Evil(eval, "1")):
+        torch.save({"x": evil}, path)
+        text = refused(path, "refused; only --trust")
+        assert "--allow" not in text
+        assert "--import" not in text
+    torch.save({"x": [Evil(os.system, "true"), Seizes()]}, path)
+    refused(path, r"calls (posix|nt).system and would run code")
+
+
+def test_tensors_of_the_file_that_were_not_used_are_named(net: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    state = {f"encoder.{key}": value for key, value in arch(net).state_dict().items()}
+    torch.save(state, path)
+    assert load(path, arch=f"{net}:Net").notes == ()
+    extra = {"loss.weight": torch.ones(2), "decoder.a": torch.ones(1), "decoder.b": torch.ones(1)}
+    torch.save({"state_dict": state | extra}, path)
+    model = load(path, arch=f"{net}:Net")
+    assert len(model.notes) == 1
+    assert re.search(r"3 tensors of .* not used.*: loss.weight, decoder.a and 1 more", model.notes[0])
+    torch.save(state | {"loss.weight": torch.ones(2), "loss.num_batches_tracked": torch.ones(1)}, path)
+    assert load(path, arch=f"{net}:Net").notes[0].startswith("1 tensor of ")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -15,14 +17,21 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from tracer.errors import ExitCode, InputError
-from tracer.worker import landlock, protocol, sandbox
+from tracer import inspection, recording
+from tracer.adapter import InputSpec
+from tracer.errors import ExitCode, InputError, TraceError
+from tracer.graph import Node, Param, Structure
+from tracer.recording import Summary
+from tracer.store import Trace
+from tracer.worker import janitor, landlock, protocol, results, sandbox, seccomp
 from tracer.worker.failure import WorkerError
 from tracer.worker.protocol import Event, Job
 from tracer.worker.supervise import ENTRY, run
@@ -389,7 +398,7 @@ def test_no_sockets() -> None:
                     errors.append(error.errno)
             thread = threading.Thread(target=elsewhere)
             thread.start()
-            assert seccomp.deny_sockets()
+            assert seccomp.restrict()
             waiting.set()
             thread.join()
             assert errors == [errno.EACCES], errors
@@ -405,6 +414,68 @@ def test_no_sockets() -> None:
             [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
+
+
+needs_filter = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="no filter for this machine"
+)
+
+
+@needs_landlock
+@needs_filter
+def test_metadata_and_other_processes_stay(work: Path, outside: Path) -> None:
+    before = (outside / "secret").stat()
+    value = run(job(work, options={"outside": str(outside)}), on_event=ignore, entry=entry("tamper"))
+    allowed_words = {"PermissionError", os.strerror(errno.EPERM), os.strerror(errno.EACCES)}
+    assert {name: said for name, said in value["denied"].items() if said not in allowed_words} == {}
+    assert set(value["allowed"].values()) == {"done"}
+    assert value["unknown"] == [-1, errno.ENOSYS]
+    after = (outside / "secret").stat()
+    assert (after.st_mode, after.st_mtime_ns, after.st_uid) == (before.st_mode, before.st_mtime_ns, before.st_uid)
+
+
+@needs_filter
+def test_system_call_numbers() -> None:
+    """Against the kernel's headers, where they are installed; calls that are newer than these are passed over."""
+    tables = []
+    for header in ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm-generic/unistd.h"):
+        if not Path(header).exists():
+            pytest.skip("no kernel headers")
+        found = re.findall(r"^#define (?:__NR|__NR3264)_(\w+)\s+(\d+)$", Path(header).read_text(), re.MULTILINE)
+        tables.append({name: int(number) for name, number in found})
+    for name, row in {**seccomp.DENIED, **seccomp.OF_OTHERS, **seccomp.SOCKETS}.items():
+        for table, number in zip(tables, row, strict=True):
+            assert name == "fchmodat2" or table.get(name) == number, name
+
+
+def test_secrets_stay_here(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = (
+        "AWS_SECRET_ACCESS_KEY",
+        "GITHUB_TOKEN",
+        "TORCH_HUB_TOKEN",
+        "TF_API_KEY",
+        "SSH_AUTH_SOCK",
+        "DATABASE_URL",
+    )
+    for name in secrets:
+        monkeypatch.setenv(name, "hush-hush")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    monkeypatch.setenv("LC_TIME", "C")
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    value = run(job(work), on_event=ignore, entry=entry("environment"))
+    assert "hush-hush" not in json.dumps(value)
+    assert value["environ"]["TF_CPP_MIN_LOG_LEVEL"] == "3"
+    assert value["environ"]["LC_TIME"] == "C"
+    assert value["environ"]["PATH"] == os.environ["PATH"]
+    assert "OMP_PROC_BIND" not in value["environ"]
+
+
+@needs_landlock
+def test_only_its_own_folder_is_written(work: Path) -> None:
+    folder = work / "arrays" / "inner"
+    folder.mkdir(parents=True)
+    value = run(job(work, command="record", write=(str(folder),)), on_event=ignore, entry=entry("leave_arrays"))
+    assert value == {"beside": "PermissionError"}
 
 
 def test_own_code_opens_the_directory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,6 +508,161 @@ def test_framework_runs_confined(work: Path, framework: str) -> None:
     assert value["shape"] == [2, 5]
     assert [event for event in events if event["event"] == "notice" and "threads" in event["text"]] == []
     assert value["confinement"].startswith("landlock" if landlock.supported() else "none")
+
+
+# Results
+
+
+SUMMARY: dict[str, Any] = asdict(
+    Summary("a", "pt", "torch.load", 3, 2, 3, {"x": "why"}, 1, 10, 0.5, "seed:0", {"x": [1, 2]}, notes=("a",))
+)
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def test_record_result() -> None:
+    assert results.parse_record(as_json(SUMMARY)).model_dump() == as_json(SUMMARY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": 1}, {"input_shapes": {"a": "zz"}}, {"input_shapes": {"a": [-1]}}, {"saved": []}, {"planned": "3"},
+        {"nbytes": float("inf")}, {"nbytes": -1}, {"nbytes": 1 << 70}, {"nodes": True}, {"seconds": "x"},
+        {"seconds": float("inf")}, {"seconds": float("nan")}, {"loader": 5}, {"skipped": {"a": 1}}, {"notes": "abc"},
+        {"model_notes": 2}, {"more": 1}, {"pairs": 3}, {"input_shapes": {"a": [1] * 65}},
+    ],
+)  # fmt: skip
+def test_forged_record_result(change: dict[str, Any]) -> None:
+    with pytest.raises(WorkerError, match=r"^the worker's answer makes no sense$") as caught:
+        results.parse_record({**as_json(SUMMARY), **change})
+    assert (caught.value.exit_code, caught.value.reason) == (ExitCode.PARTIAL, "protocol")
+    with pytest.raises(WorkerError):
+        results.parse_record({})
+
+
+class Small:
+    """A model with two parameters in ``dense``, as an adapter would load it, that takes no input."""
+
+    framework, loader, notes = "fake", "fake", ()
+
+    def versions(self) -> dict[str, str]:
+        return {"fake": "1"}
+
+    def signature(self) -> tuple[InputSpec, ...]:
+        return (InputSpec("x", (None, 3)),)
+
+    def structure(self, *arguments: object) -> None:
+        raise InputError("takes nothing")
+
+    trial = dry_run = trace = structure
+
+    def parameters(self) -> Iterator[tuple[str, Param, Any]]:
+        yield "dense", Param("kernel", (2, 3), "float32"), np.ones((2, 3), "float32")
+        yield "dense", Param("../../bias", (3,), "float32"), np.zeros(3, "float32")
+        yield "other", Param("only", (1,), "float32"), np.zeros(1, "float32")
+
+
+INSPECTED: dict[str, Any] = {
+    "framework": "fake", "loader": "fake", "versions": {"fake": "1"}, "notes": [],
+    "signature": [{"name": "x", "shape": [None, 3], "dtype": "float32", "maximum": None, "layout": None}],
+    "parameters": [{"owner": "d", "name": "k", "shape": [2, 3], "dtype": "float32", "trainable": True}],
+    "totals": {"parameters": 6, "trainable": 6}, "structure": None, "why_no_structure": "why",
+    "file": {"name": "m", "arch": None, "file": {"path": "/m", "bytes": 1, "sha256": "0" * 64}}, "saved": [],
+}  # fmt: skip
+
+
+def test_inspect_result() -> None:
+    assert results.parse_inspect(INSPECTED).model_dump(exclude_unset=True) == INSPECTED
+    structure = Structure((Node("x", "input", "input", "input"),)).to_json()
+    results.parse_inspect({**INSPECTED, "structure": as_json(structure), "why_no_structure": None})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"structure": {"nodes": 3}, "why_no_structure": None}, {"structure": {}, "why_no_structure": None},
+        {"structure": {"nodes": [[]]}, "why_no_structure": None}, {"why_no_structure": None}, {"file": {}},
+        {"totals": {"parameters": "1", "trainable": 1}}, {"saved": [1]}, {"signature": [{}]}, {"parameters": None},
+        {"signature": [{**INSPECTED["signature"][0], "shape": ["?"]}]}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_forged_inspect_result(change: dict[str, Any]) -> None:
+    with pytest.raises(WorkerError, match=r"^the worker's answer makes no sense$"):
+        results.parse_inspect({**INSPECTED, **change})
+
+
+@pytest.mark.parametrize("number", ["-5", "9" * 400])
+def test_forged_progress(number: str) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        protocol.parse(b'{"event": "progress", "done": 1, "total": %s}' % number.encode())
+
+
+def test_weights_are_kept_under_names_of_ours(tmp_path: Path) -> None:
+    folder, target = tmp_path / "worker", tmp_path / "a" / "b" / "out.npy"
+    folder.mkdir()
+    target.parent.mkdir(parents=True)
+    saved = inspection.save_weights(cast(Any, Small()), "dense", folder)
+    assert saved == ["kernel", "../../bias"]
+    kept = inspection.keep_weights(folder, saved, target)
+    assert [Path(path).name for path in kept] == ["out.kernel.npy", "out.~2e.~2f..~2fbias.npy"]
+    assert {Path(path).parent for path in kept} == {target.parent}
+    assert np.load(kept[0]).tolist() == [[1.0] * 3] * 2
+    with pytest.raises(InputError, match="exists already"):
+        inspection.keep_weights(folder, saved, target)
+    assert np.load(kept[0]).tolist() == [[1.0] * 3] * 2
+    one = inspection.keep_weights(folder, inspection.save_weights(cast(Any, Small()), "other", folder), target)
+    assert one == [str(target)]
+    with pytest.raises(InputError, match="there is dense, other"):
+        inspection.save_weights(cast(Any, Small()), "nope", folder)
+
+
+def test_only_arrays_are_kept(tmp_path: Path) -> None:
+    folder, secret, target = tmp_path / "worker", tmp_path / "secret.npy", tmp_path / "out.npy"
+    folder.mkdir()
+    np.save(secret, np.ones(3))
+    source = folder / "1.npy"
+
+    def objects() -> None:
+        np.save(source, np.array([{}], dtype=object), allow_pickle=True)
+
+    makers: list[Callable[[], object]] = [
+        lambda: None, lambda: source.symlink_to(secret), lambda: os.mkfifo(source), source.mkdir, objects,
+        lambda: source.write_bytes(b""), lambda: source.write_bytes(secret.read_bytes() + b"more"),
+    ]  # fmt: skip
+    for make in makers:
+        np.save(folder / "0.npy", np.ones(2))
+        make()
+        with pytest.raises(TraceError, match="left no array"):
+            inspection.keep_weights(folder, ["a", "b"], target)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["secret.npy", "worker"]
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+
+# Phases
+
+
+@pytest.mark.parametrize("phase", [protocol.PREPARING, protocol.INSPECTING])
+def test_death_in_the_dry_run(work: Path, phase: str) -> None:
+    error = failure(work, "crash_in", options={"phase": phase})
+    assert str(error).startswith("the worker was killed by SIGKILL while it ran model.h5")
+    assert (error.exit_code, error.reason) == (ExitCode.PARTIAL, "signal")
+
+
+@pytest.mark.parametrize("phase", [protocol.PREPARING, protocol.INSPECTING])
+def test_the_limit_is_for_loading(work: Path, phase: str) -> None:
+    options = {"phase": phase, "sleep": 4}
+    assert run(job(work, options=options), on_event=ignore, entry=entry("crash_in"), load_timeout=3) == {}
+
+
+def test_recording_says_the_phase_that_ends_loading(tmp_path: Path) -> None:
+    phases: list[str] = []
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        recording.record(cast(Any, object()), Trace.at(tmp_path / "t"), recording.Options("a"), phase=phases.append)
+    assert phases == [protocol.PREPARING]
 
 
 # Ctrl-C, and the parent's death
@@ -509,6 +735,35 @@ def test_worker_dies_with_its_parent(work: Path) -> None:
     parent.kill()
     finish(parent, 5)
     assert gone(worker)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_the_parent(work: Path, how: signal.Signals) -> None:
+    parent, (worker,) = start_parent(work, "stubborn")
+    assert any(name.startswith(f"tracer-{parent.pid}-") for name in os.listdir(work / "tmp"))
+    parent.send_signal(how)
+    finish(parent, 5)
+    assert gone(worker)
+    deadline = time.monotonic() + 5
+    while os.listdir(work / "tmp") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert os.listdir(work / "tmp") == []
+
+
+def test_folders_of_the_dead_are_swept(work: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = Path(janitor.make_folder()).name
+    stale = mine.replace(f"tracer-{os.getpid()}-", f"tracer-{ended.pid}-")
+    elsewhere = f"tracer-{ended.pid}-1-tx"  # of another container
+    temporary = work / "tmp"
+    (temporary / stale / "deep").mkdir(parents=True)
+    (temporary / elsewhere).mkdir()
+    (temporary / "tracer-notes").mkdir()
+    (temporary / f"{stale}-link").symlink_to(work)
+    run(job(work), on_event=ignore, entry=entry("echo"))
+    assert set(os.listdir(temporary)) == {mine, elsewhere, "tracer-notes", f"{stale}-link"}
+    assert work.exists()
 
 
 def test_caller_that_raises(work: Path) -> None:

@@ -70,6 +70,76 @@ def probe(job: Job, emit: Emit) -> dict[str, Any]:
     }
 
 
+def tamper(job: Job, emit: Emit) -> dict[str, Any]:
+    """What a model's code can do to files outside, and to other processes: the names of the errors."""
+    import ctypes
+    import platform
+    import resource
+
+    from tracer.worker import seccomp
+
+    column = ("x86_64", "aarch64").index(platform.machine())
+    rows = {**seccomp.DENIED, **seccomp.OF_OTHERS, **seccomp.SOCKETS}
+    numbers = {name: row[column] for name, row in rows.items()}
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name: str, *arguments: int) -> int:
+        result = libc.syscall(*[ctypes.c_long(value) for value in (numbers[name], *arguments, *[0] * 6)][:7])
+        return ctypes.get_errno() if result < 0 else 0
+
+    victim, other = Path(job.options["outside"]) / "secret", os.getppid()
+    readable = os.open(job.request["path"], os.O_RDONLY)
+    said = {
+        "chmod": _try(lambda: victim.chmod(0o777)),
+        "fchmod": _try(lambda: os.fchmod(readable, 0o777)),
+        "chown": _try(lambda: os.chown(victim, os.getuid(), os.getgid())),
+        "lchown": _try(lambda: os.lchown(victim, os.getuid(), os.getgid())),
+        "fchown": _try(lambda: os.fchown(readable, os.getuid(), os.getgid())),
+        "utime": _try(lambda: os.utime(victim, (1, 1))),
+        "futime": _try(lambda: os.utime(readable, (1, 1))),
+        "setxattr": _try(lambda: os.setxattr(victim, "user.x", b"y")),
+        "removexattr": _try(lambda: os.removexattr(victim, "user.x")),
+        "setpriority": _try(lambda: os.setpriority(os.PRIO_PROCESS, other, os.getpriority(os.PRIO_PROCESS, other))),
+        "affinity": _try(lambda: os.sched_setaffinity(other, os.sched_getaffinity(other))),
+        "prlimit": _try(lambda: resource.prlimit(other, resource.RLIMIT_NOFILE)),
+        **{name: os.strerror(call(name, -1)) for name, number in numbers.items() if number is not None},
+    }
+    own = {
+        "affinity": _try(lambda: os.sched_setaffinity(0, os.sched_getaffinity(0))),
+        "own affinity": _try(lambda: os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))),
+        "limit": _try(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))),
+    }
+    unknown = libc.syscall(ctypes.c_long(463), *[ctypes.c_long(0)] * 6)
+    return {"denied": said, "allowed": own, "unknown": [int(unknown), ctypes.get_errno()]}
+
+
+def environment(job: Job, emit: Emit) -> dict[str, Any]:
+    return {"environ": dict(os.environ), "proc": Path("/proc/self/environ").read_text()}
+
+
+def crash_in(job: Job, emit: Emit) -> dict[str, Any]:
+    emit({"event": "phase", "text": job.options["phase"]})
+    if job.options.get("sleep"):
+        time.sleep(job.options["sleep"])
+        return {}
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def leave_arrays(job: Job, emit: Emit) -> dict[str, Any]:
+    """What a hostile inspection leaves behind."""
+    (Path(job.write[0]) / "0.npy").write_text("x")
+    return {"beside": _try(lambda: (Path(job.write[0]).parent / "x").write_text("x"))}
+
+
+def stubborn(job: Job, emit: Emit) -> dict[str, Any]:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    (Path(os.environ["TMPDIR"]) / "left").write_text("x")
+    emit({"event": "notice", "text": str(os.getpid())})
+    time.sleep(600)
+    return {}
+
+
 def refuse(job: Job, emit: Emit) -> dict[str, Any]:
     raise InputError("model.h5 is damaged:\nno layers")
 

@@ -148,12 +148,14 @@ class Node:
 class Structure:
     """A model's graph in the order in which it runs (parents come before their children).
 
-    ``notes`` are sentences for the user about what could not be seen ("lstm: gates are not visible").
+    ``notes`` are sentences for the user about what could not be seen ("lstm: gates are not visible"); ``fault`` says
+    what the model itself raised while it was looked at: the nodes are then those that ran before.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    fault: str = ""
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
@@ -187,6 +189,7 @@ class Structure:
             "nodes": [node.to_json() for node in self.nodes],
             "outputs": list(self.outputs),
             "notes": list(self.notes),
+            "fault": self.fault,
         }
 
     @classmethod
@@ -198,4 +201,5 @@ class Structure:
             tuple(Node.from_json(n) for n in raw["nodes"]),
             tuple(str(o) for o in raw.get("outputs", ())),
             tuple(str(n) for n in raw.get("notes", ())),
+            str(raw.get("fault", "")),
         )

@@ -291,18 +291,22 @@ def prepare(
         fault = f"the input has {len(saved)} arrays ({have}), the model takes {len(specs)} ({want})"
         raise InputError(fault + (_OWN_INPUT if own else ""))
     first_error: InputError | None = None
+    found: tuple[dict[str, Array], dict[str, tuple[int, ...]], Structure] | None = None
     for fitted, axes in _choices(saved, layouts, specs, layout):
         try:
             structure = model.structure(fitted)
         except InputError as error:
             first_error = first_error or error
             continue
+        if found is None or not structure.fault:
+            found = (fitted, axes, structure)
+        if not structure.fault:  # a model that raises may do so because of the axes: the others are tried as well
+            break
+    if found is not None:
         if origin != "reused":
             attributes = {n: {"layout": layouts.get(n), "source": origin} for n in saved}
-        return Prepared(
-            input_id if origin == "reused" and input_id else identity_of(saved),
-            saved, fitted, axes, attributes, structure,
-        )  # fmt: skip
+        known_id = input_id if origin == "reused" and input_id else identity_of(saved)
+        return Prepared(known_id, saved, found[0], found[1], attributes, found[2])
     assert first_error is not None
     if own:
         raise InputError(f"{first_error}{_OWN_INPUT}") from first_error

@@ -126,8 +126,11 @@ def _copy_array(source: Path, path: Path, written: list[Path]) -> None:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise nonsense from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise nonsense
     with open(descriptor, "rb") as array:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _is_array(array):
+        if not _is_array(array):
             raise nonsense
         try:
             with open(path, "xb") as file:

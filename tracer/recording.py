@@ -22,6 +22,7 @@ from tracer.kinds import parameter_role
 from tracer.names import display
 from tracer.store import Recording, RecordingWriter, Trace
 from tracer.store.writer import DEFAULT_MEMORY, finish_rekeys, rekey, rename
+from tracer.worker.protocol import PREPARING, RECORDING
 
 if TYPE_CHECKING:
     from tracer.worker.protocol import Event, Job
@@ -153,7 +154,7 @@ def record(
     check_name(trace, options)
     finish_rekeys(trace)
     reference = _reference(trace, options)
-    phase("preparing the input")
+    phase(PREPARING)
     with _RUNNING:
         prepared = inputs_.prepare(
             model,
@@ -189,7 +190,7 @@ def record(
         name = f"{name}.new"
         if trace.has(name):
             trace.delete(name)
-    phase("recording")
+    phase(RECORDING)
     writer = RecordingWriter(
         trace, name, structure, attributes, keys,
         memory=options.memory, progress=lambda done: progress(min(done, total), total),

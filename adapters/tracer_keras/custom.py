@@ -35,6 +35,16 @@ def objects(request: LoadRequest, registries: list[Any]) -> dict[str, Any]:
     return found
 
 
+def registered(registries: list[Any]) -> set[str]:
+    """What the user's code had registered with Keras before, by name; not what Keras registers itself."""
+    return {
+        key
+        for registry in registries
+        for key, value in registry.items()
+        if not str(getattr(value, "__module__", "keras")).startswith(("keras.", "tf_keras."))
+    }
+
+
 def _is_keras_class(value: Any) -> bool:
     if not isinstance(value, type):
         return False

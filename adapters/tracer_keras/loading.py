@@ -80,8 +80,9 @@ def _load(request: LoadRequest) -> KerasModel:
         _legacy_tensorflow_keras()
     objects = custom.objects(request, _registries(flavour))
     _same_library(flavour, objects, found)
+    trust.check_graph(found.config, str(request.path))
     if not request.trust:
-        trust.check(found.config, str(request.path), objects.keys())
+        trust.check(found.config, str(request.path), objects.keys() | custom.registered(_registries(flavour)), flavour)
         _check_weights(request)
     with flavour.fresh_names():
         model = _model(found, flavour, objects, request.trust)
@@ -124,14 +125,14 @@ def read(path: Path) -> Found:
     if kind == "json":
         config = json.loads(path.read_text(encoding="utf-8-sig"))
         config = json.loads(config) if isinstance(config, str) else config
-        return Found(path, kind, _text(config.get("keras_version")), config)
+        return Found(path, kind, _text(config.get("keras_version")), _uncompiled(config))
     if kind == "zip":
         with zipfile.ZipFile(path) as archive:
             config = _member(archive, "config.json", path)
             names = archive.namelist()
             metadata = _member(archive, "metadata.json", path) if "metadata.json" in names else {}
         version = metadata.get("keras_version") if isinstance(metadata, dict) else None
-        return Found(path, kind, _text(version), config)
+        return Found(path, kind, _text(version), _uncompiled(config))
     with _hdf5(path) as file:
         hdf5.check(file, str(path))
         raw = _text(file.attrs.get("model_config"))
@@ -146,6 +147,13 @@ def read(path: Path) -> Found:
         return Found(path, kind, version, json.loads(raw))
     except ValueError as error:
         raise InputError(f"{path}: the architecture is no JSON: {first_line(error)}") from None
+
+
+def _uncompiled(config: Any) -> Any:
+    """Without the model's own losses and metrics: nothing is compiled here, so they are never made."""
+    if not isinstance(config, dict):
+        return config
+    return {key: value for key, value in config.items() if key not in ("compile_config", "training_config")}
 
 
 def _version(path: Path) -> str | None:
@@ -264,7 +272,7 @@ def _operations(module: Any) -> dict[str, Any]:
     """Keras 3's operations: it writes them into .h5 files (for masks, say) but looks only for layers there."""
     return {
         key: value
-        for name in ("numpy", "nn", "math", "core")
+        for name in ("numpy", "nn", "math", "core", "image", "linalg")
         for key, value in vars(import_module(f"keras.src.ops.{name}")).items()
         if isinstance(value, type) and issubclass(value, module.Operation) and not hasattr(module.layers, key)
     }

@@ -49,7 +49,8 @@ class KerasModel(LoadedModel):
         return self._signature.specs
 
     def structure(self, inputs: Mapping[str, Array]) -> Structure:
-        return self._plan(inputs).structure
+        plan = self._plan(inputs)
+        return replace(plan.structure, fault=plan.failed or "")
 
     # -- running -----------------------------------------------------------------------------------------------
 

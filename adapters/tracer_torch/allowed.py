@@ -150,9 +150,14 @@ def consented(imports: Iterable[str], allow: Iterable[str]) -> Globals:
     return found
 
 
+def runs_any_code(name: str) -> bool:
+    """Whether a global amounts to running any code, so that naming it cannot be a harmless consent."""
+    return name.partition(".")[0] in _NEVER
+
+
 def _named(name: str) -> Callable[..., Any]:
     parts = name.split(".")
-    if parts[0] in _NEVER:
+    if runs_any_code(name):
         raise RefusedError(f"--allow {display(name)} would let the file run any code: if that is wanted say --trust")
     reason = "not of the form pkg.mod.Class"
     for split in range(len(parts) - 1, 0, -1):

@@ -71,7 +71,9 @@ _POSITIONS: dict[str, tuple[str, ...]] = {
     "amin": ("axis", "keepdim"), "min": ("axis", "keepdim"), "argmax": ("axis", "keepdim"),
     "flatten": ("start_axis", "end_axis"), "normalize": ("p", "axis", "epsilon"),
     "hardtanh": ("min_value", "max_value"),
-    "dropout": ("rate",), "glu": ("axis",), "pixel_shuffle": ("factor",), "threshold": ("threshold", "value"),
+    "dropout": ("rate", "training"), "alpha_dropout": ("rate", "training"), "feature_dropout": ("rate", "training"),
+    "feature_alpha_dropout": ("rate", "training"), "glu": ("axis",), "pixel_shuffle": ("factor",),
+    "threshold": ("threshold", "value"),
     "batch_norm": ("", "", "", "", "training", "momentum", "epsilon"),
     "layer_norm": ("normalized_shape", "", "", "epsilon"), "group_norm": ("groups", "", "", "epsilon"),
     "instance_norm": ("", "", "", "", "", "momentum", "epsilon"), "rms_norm": ("normalized_shape", "", "epsilon"),
@@ -84,12 +86,22 @@ for _rank in ("1d", "2d", "3d"):
     _POSITIONS[f"max_pool{_rank}"] = (*_POOL, "dilation", "ceil_mode")
     _POSITIONS[f"avg_pool{_rank}"] = (*_POOL, "ceil_mode", "count_include_pad", "divisor_override")
     _POSITIONS[f"adaptive_avg_pool{_rank}"] = _POSITIONS[f"adaptive_max_pool{_rank}"] = ("output_size",)
+_DEFAULTS: dict[str, Config] = {
+    "gelu": {"approximate": "none"}, "softplus": {"beta": 1.0, "threshold": 20.0}, "flatten": {"end_axis": -1},
+}  # fmt: skip
+"""What torch's C functions do where the call says nothing, which its modules say: functions in Python tell us all."""
+for _rank in ("1d", "2d", "3d"):
+    _DEFAULTS[f"conv{_rank}"] = {"strides": 1, "padding": 0, "dilation": 1, "groups": 1}
+    _DEFAULTS[f"conv_transpose{_rank}"] = {**_DEFAULTS[f"conv{_rank}"], "output_padding": 0}
+    _DEFAULTS[f"max_pool{_rank}"] = {"padding": 0, "dilation": 1, "ceil_mode": False}
+    _DEFAULTS[f"avg_pool{_rank}"] = {"padding": 0, "ceil_mode": False, "count_include_pad": True}
 _WORDS = {
     "dim": "axis", "dims": "axis", "eps": "epsilon", "stride": "strides", "p": "rate", "pad": "padding",
     "split_size_or_sections": "sizes", "indices_or_sections": "sizes", "num_groups": "groups",
     "upscale_factor": "factor", "is_causal": "causal", "dropout_p": "dropout", "min_val": "min_value",
     "max_val": "max_value", "start_dim": "start_axis", "end_dim": "end_axis",
 }  # fmt: skip
+_UNSAID = frozenset({"out", "inplace", "_stacklevel"})
 _REDUCTIONS = {"mean": "global_avg_pool", "amax": "global_max_pool", "max": "global_max_pool"}
 
 
@@ -128,14 +140,18 @@ def config_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
         if word and value is not None:
             out[word] = json_value(value)
     for key, value in kwargs.items():
-        if value is not None and not isinstance(value, torch.Tensor) and key not in ("out", "inplace"):
+        if value is not None and not isinstance(value, torch.Tensor) and key not in _UNSAID:
             out[_WORDS.get(key, key)] = json_value(value)
+    for word, value in _DEFAULTS.get(name, {}).items():
+        out.setdefault(word, value)
     if name[-2:] in ("1d", "2d", "3d"):
         if "kernel_size" in out:
             out.setdefault("strides", out["kernel_size"])
-        for word in ("kernel_size", "strides", "padding", "dilation"):
+        for word in ("kernel_size", "strides", "padding", "dilation", "output_padding"):
             if isinstance(out.get(word), int):
                 out[word] = [out[word]] * int(name[-2])
+            elif isinstance(out.get(word), list) and len(out[word]) == 1:
+                out[word] = out[word] * int(name[-2])
     if name in ("slice", "setitem") and len(args) > 1:
         out["index"] = json_value(args[1] if isinstance(args[1], tuple) else (args[1],))
     elif name in ("view", "reshape", "unflatten") and len(args) > 1:
@@ -144,13 +160,17 @@ def config_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
         scalars = [json_value(arg) for arg in args if isinstance(arg, bool | int | float | str)]
         if scalars:
             out["args"] = scalars
-    weight = args[1] if len(args) > 1 else kwargs.get("weight")
+    weight, bias = (
+        args[place] if len(args) > place else kwargs.get(key) for place, key in ((1, "weight"), (2, "bias"))
+    )
     if name.startswith("conv") and isinstance(weight, torch.Tensor):
         out["kernel_size"] = list(weight.shape[2:])
         groups = out.get("groups", 1)
-        out["filters"] = weight.shape[1] * groups if "transpose" in name else weight.shape[0]
+        ways = weight.shape[1] * groups, weight.shape[0]
+        out["filters"], out["in_channels"] = ways if "transpose" in name else reversed(ways)
+        out["bias"] = bias is not None
     elif name == "linear" and isinstance(weight, torch.Tensor):
-        out |= {"units": weight.shape[0], "in_features": weight.shape[-1]}
+        out |= {"units": weight.shape[0], "in_features": weight.shape[-1], "bias": bias is not None}
     if _KINDS.get(name) == "permute":
         order = _permutation(function, args, kwargs)
         if order is not None:

@@ -143,12 +143,14 @@ def layout(module: nn.Module) -> Layout | None:
     return None
 
 
-def json_value(value: object) -> Any:
-    """``value`` as JSON; what JSON has not becomes text."""
+def json_value(value: object, depth: int = 0) -> Any:
+    """``value`` as JSON; what JSON has not becomes text, and so does what nests too deep or is too long to show."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
+        if depth > 2 or len(value) > (256 if depth == 0 else 16):
+            return f"{type(value).__name__} of {len(value)}"
+        return [json_value(item, depth + 1) for item in value]
     if isinstance(value, slice):
         ends = ("" if end is None else str(json_value(end)) for end in (value.start, value.stop))
         return ":".join(ends) + ("" if value.step is None else f":{value.step}")

@@ -16,10 +16,11 @@ from tracer.adapter import LoadRequest
 from tracer.errors import InputError, RefusedError
 from tracer.names import display
 from tracer.text import described, some
-from tracer_torch import allowed, custom, preflight, scan
+from tracer_torch import allowed, custom, preflight, scan, soundness
 from tracer_torch.statedict import StateDict, candidates, check_size, load_into, tensors_in
 
 _MAY_RUN = "or --trust if this file may run code"
+_TRUST_ONLY = "only --trust loads it, which lets it do anything you can do"
 
 
 def load(request: LoadRequest) -> tuple[torch.nn.Module, str, tuple[str, ...]]:
@@ -77,6 +78,7 @@ def _read(path: Path, request: LoadRequest, granted: allowed.Globals) -> tuple[o
         # torch warns on stderr about pickles it reads anyway; what matters becomes a note or an error.
         warnings.simplefilter("ignore")
         content = _trusted(path, request, shown) if request.trust else _as_data(path, form, granted, shown)
+    soundness.check(content, shown, code=request.trust)
     for name, tensor in tensors_in(content):
         check_size(tensor, f"'{display(name, 80)}'", shown)
     return content, "pickle (trusted)" if request.trust else "weights_only"
@@ -96,11 +98,11 @@ def _as_data(path: Path, form: str, granted: allowed.Globals, shown: str) -> obj
             # Never with weights_only=False after a failure: whoever made the file chooses the failure.
             return torch.load(path, map_location="cpu", weights_only=True)
         except allowed.UnsafeGlobal as error:
-            raise RefusedError(_refusal(shown, [error.name])) from error
+            raise RefusedError(_hidden(shown, error.name)) from error
         except Exception as error:
             name = _wrapped_name(error)
             if name is not None:
-                raise RefusedError(_refusal(shown, [name])) from error
+                raise RefusedError(_hidden(shown, name)) from error
             if form == "pickle" and any(n.startswith("torch.nn.modules.") or n in granted for n in wanted):
                 raise InputError(
                     f"{shown} is a whole module in torch's format from before 1.6, which only code can load: "
@@ -152,11 +154,19 @@ def _not_allowed(path: Path, form: str, wanted: set[str], known: set[str]) -> se
 
 
 def _refusal(shown: str, unsafe: list[str]) -> str:
+    running = [name for name in unsafe if allowed.runs_any_code(name)]
+    if running:
+        return f"{shown} is a pickle that calls {some(running, 5)} and would run code: refused; {_TRUST_ONLY}"
     example = display(unsafe[0], 80)
     return (
         f"{shown} is a pickle that wants {some(unsafe, 5)}: give --import FILE.py or pkg.mod with these classes, "
         f"or --allow {example}, {_MAY_RUN}"
     )
+
+
+def _hidden(shown: str, name: str) -> str:
+    """The refusal of what a pickle asked one of our stand-ins for: no consent to a single name helps."""
+    return f"{shown} is a pickle that wants {display(name, 80)}: refused; {_TRUST_ONLY}"
 
 
 def _trusted(path: Path, request: LoadRequest, shown: str) -> object:

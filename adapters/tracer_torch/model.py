@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from tracer.errors import InputError, ModelError, TracerError
 from tracer.graph import Param, Structure
 from tracer.names import display
 from tracer.text import described, one_line, some
-from tracer_torch import layers, running
+from tracer_torch import failing, layers, running
 from tracer_torch.engine import Recorder
 from tracer_torch.events import Event, Key, finished
 from tracer_torch.signature import signature, time_major
@@ -36,7 +37,7 @@ class TorchModel(LoadedModel):
         if late is not None:
             said += (f"'{display(late, 80)}' has batch_first=False: it takes time as the first axis, batch as second",)
         self.notes = notes + said
-        self._known: dict[Fingerprint, tuple[Structure, dict[Key, str]]] = {}
+        self._known: dict[Fingerprint, tuple[Structure, dict[Key, str], str]] = {}
 
     def versions(self) -> dict[str, str]:
         found = {"torch": str(torch.__version__), "numpy": np.__version__}
@@ -52,24 +53,29 @@ class TorchModel(LoadedModel):
         return signature(self.module)
 
     def structure(self, inputs: Mapping[str, Array]) -> Structure:
-        return self._structure(inputs)[0]
+        structure, _, fault = self._structure(inputs)
+        return replace(structure, fault=fault)
 
-    def _structure(self, inputs: Mapping[str, Array]) -> tuple[Structure, dict[Key, str]]:
+    def _structure(self, inputs: Mapping[str, Array]) -> tuple[Structure, dict[Key, str], str]:
+        """The structure, the names of its events, and what the model raised by a fault of its own ("" if nothing)."""
         mark = _fingerprint(inputs)
         if mark not in self._known:
             recorder = Recorder(self.module, describe=True)
+            fault = ""
             try:
                 running.run(self.module, inputs, recorder)
             except TracerError:
                 raise
             except Exception as error:
-                given = ", ".join(f"{display(n)} {tuple(a.shape)} {a.dtype}" for n, a in inputs.items())
-                raise InputError(f"the model does not take {given}: {_blame(recorder, error)}") from error
-            self._known = {mark: _conclude(recorder)}
+                fault = failing.blame(recorder, error)
+                if failing.by_input(recorder, error):
+                    given = ", ".join(f"{display(n)} {tuple(a.shape)} {a.dtype}" for n, a in inputs.items())
+                    raise InputError(f"the model does not take {given}: {fault}") from error
+            self._known = {mark: (*_conclude(recorder, fault), fault)}
         return self._known[mark]
 
     def capture(self, inputs: Mapping[str, Array], sink: Sink) -> None:
-        structure, names = self._structure(inputs)
+        structure, names, fault = self._structure(inputs)
         due = {node.name for node in structure.stored()}
 
         def emit(event: Event, tensor: torch.Tensor) -> None:
@@ -94,10 +100,12 @@ class TorchModel(LoadedModel):
         except TracerError:
             raise
         except Exception as error:
-            raise ModelError(f"the model raised {_blame(recorder, error)}") from error
+            raise ModelError(f"the model raised {failing.blame(recorder, error)}") from error
         if failures:
             # A sink is not to raise; if it does all the same the model still runs to its end.
             raise failures[0]
+        if fault:
+            raise ModelError(f"the model raised {fault} when it was first run, but not again: only what ran before it")
         for node in structure.stored():
             if node.name in due:
                 sink(node.name, NotRecorded("it did not run in this pass"), owned=True)
@@ -131,7 +139,7 @@ def _fingerprint(inputs: Mapping[str, Array]) -> Fingerprint:
     return tuple((name, tuple(array.shape), str(array.dtype)) for name, array in inputs.items())
 
 
-def _conclude(recorder: Recorder) -> tuple[Structure, dict[Key, str]]:
+def _conclude(recorder: Recorder, fault: str) -> tuple[Structure, dict[Key, str]]:
     notes = [f"not everything was recorded ({one_line(fault, 120)})" for fault in dict.fromkeys(recorder.faults)]
     if recorder.unseen:
         where = [path or "the top level" for path in dict.fromkeys(recorder.unseen)]
@@ -146,7 +154,9 @@ def _conclude(recorder: Recorder) -> tuple[Structure, dict[Key, str]]:
     ]
     leaves = [path for module, path in recorder.paths.items() if path and layers.is_leaf(module)]
     unused = [path for path in unused if not any(path.startswith(f"{leaf}.") for leaf in leaves)]
-    if unused:
+    if fault:
+        notes.append(f"the model raised {fault}: only what ran before is here")
+    elif unused:
         notes.append(f"never called as modules: {some(unused)}")
     scripted = [p for m, p in recorder.paths.items() if isinstance(m, torch.jit.ScriptModule)]
     if scripted:
@@ -154,13 +164,3 @@ def _conclude(recorder: Recorder) -> tuple[Structure, dict[Key, str]]:
     if any(isinstance(module, nn.TransformerEncoderLayer) for module in recorder.paths):
         notes.append("nn.TransformerEncoderLayer runs its ordinary code while recorded, not its fused fast path")
     return finished(recorder.events, recorder.calls, recorder.outputs, recorder.owned, notes)
-
-
-def _blame(recorder: Recorder, error: Exception) -> str:
-    """The exception in one line, with the innermost module that raised it."""
-    if recorder.failed is None or recorder.failed[2] is not error:
-        return described(error)
-    path, module, _ = recorder.failed
-    extra = one_line(module.extra_repr(), 120) if layers.is_torch_forward(module) else ""
-    kind = type(module).__name__
-    return f"{described(error)} in '{display(path, 80)}' ({kind}({extra}))"

@@ -41,13 +41,18 @@ def is_state_dict(value: object) -> bool:
     return tensors > 0
 
 
-def candidates(content: object, depth: int = 0, where: str = "") -> Iterator[tuple[str, StateDict]]:
-    """The state dicts inside a checkpoint with the key they were found under, likeliest first."""
+def candidates(
+    content: object, depth: int = 0, where: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, StateDict]]:
+    """The state dicts inside a checkpoint with the key they were found under, likeliest first; each once."""
+    seen = set() if seen is None else seen
+    if not isinstance(content, Mapping) or id(content) in seen:
+        return
+    seen.add(id(content))
     if is_state_dict(content):
-        assert isinstance(content, Mapping)
         yield where, {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
         return
-    if not isinstance(content, Mapping) or depth >= _DEEPEST:
+    if depth >= _DEEPEST:
         return
     usual = [key for key in _USUAL_KEYS if key in content]
     others = [key for key in content if isinstance(key, str) and key not in usual and "optim" not in key]
@@ -55,15 +60,18 @@ def candidates(content: object, depth: int = 0, where: str = "") -> Iterator[tup
         value = content[key]
         if isinstance(value, torch.nn.Module):
             value = value.state_dict()
-        yield from candidates(value, depth + 1, f"{where}.{key}" if where else key)
+        yield from candidates(value, depth + 1, f"{where}.{key}" if where else key, seen)
 
 
-def fitted(state: StateDict, wanted: set[str]) -> dict[str, torch.Tensor]:
-    """``state`` without the wrapper prefixes (``module.``, ``_orig_mod.``, ``model.`` …) that ``wanted`` lacks."""
-    current = {key.replace("._orig_mod.", ".").removeprefix("_orig_mod."): value for key, value in state.items()}
+def fitted(state: StateDict, wanted: set[str]) -> dict[str, str]:
+    """The keys of ``state`` by their names without the prefixes (``module.``, ``_orig_mod.`` …) ``wanted`` lacks.
+
+    Keys that did not have the prefix are left out.
+    """
+    current = {key.replace("._orig_mod.", ".").removeprefix("_orig_mod."): key for key in state}
     while True:
         heads = {key.partition(".")[0] for key in current}
-        shorter: dict[str, torch.Tensor] = {}
+        shorter: dict[str, str] = {}
         for head in heads:
             stripped = {k.removeprefix(f"{head}."): v for k, v in current.items() if k.startswith(f"{head}.")}
             # Wrappers also hold losses and metrics: the part that fits best is the network.
@@ -80,11 +88,15 @@ def load_into(model: torch.nn.Module, found: list[tuple[str, StateDict]], shown:
     Raises InputError when keys are missing, unexpected or of another shape.
     """
     wanted = set(model.state_dict())
-    best, overlap, where = {}, -1, ""
+    best: dict[str, torch.Tensor] = {}
+    unused: list[str] = []
+    overlap, where = -1, ""
     for key, state in found:
-        candidate = fitted(state, wanted)
-        if len(wanted & set(candidate)) > overlap:
-            best, overlap, where = candidate, len(wanted & set(candidate)), key
+        names = fitted(state, wanted)
+        if len(wanted & set(names)) > overlap:
+            best, overlap, where = {name: state[old] for name, old in names.items()}, len(wanted & set(names)), key
+            used = set(names.values())
+            unused = [old for old in state if old not in used and not old.endswith(_BOOKKEEPING)]
     failure: Exception | None = None
     try:
         with warnings.catch_warnings():
@@ -104,6 +116,9 @@ def load_into(model: torch.nn.Module, found: list[tuple[str, StateDict]], shown:
     if where and len(found) > 1:
         others = [key for key, _ in found if key != where]
         notes.append(f"weights taken from '{display(where, 60)}' of {shown} (also there: {some(others)})")
+    if unused:
+        count = "1 tensor" if len(unused) == 1 else f"{len(unused)} tensors"
+        notes.append(f"{count} of {shown} not used, as the architecture has no such part: {some(unused, 2)}")
     own = model.state_dict()
     changed = {(str(v.dtype), str(own[k].dtype)) for k, v in best.items() if k in own and v.dtype != own[k].dtype}
     notes += [f"weights converted from {a} to {b} as the architecture wants" for a, b in sorted(changed)]
@@ -122,20 +137,27 @@ def _problems(own: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> list
     return [f"{len(names)} {word} ({some(names)})" for word, names in kinds if names]
 
 
-def tensors_in(content: object, depth: int = 0, where: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a module, or of nested mappings and sequences."""
-    if isinstance(content, torch.Tensor):
-        yield where, content
-    elif isinstance(content, torch.nn.Module):
-        for name, tensor in (*content.named_parameters(), *content.named_buffers()):
-            yield f"{where}.{name}" if where else name, tensor
-    elif isinstance(content, Mapping) and depth < 8:
-        for key, value in content.items():
-            name = one_line(key, 60)
-            yield from tensors_in(value, depth + 1, f"{where}.{name}" if where else name)
-    elif isinstance(content, list | tuple) and depth < 8:
-        for index, value in enumerate(content):
-            yield from tensors_in(value, depth + 1, f"{where}[{index}]")
+def tensors_in(content: object) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a module, or of nested mappings and sequences; shared and cyclic parts are entered once."""
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [("", content)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            yield where, value
+        if id(value) in seen:
+            continue
+        below: list[tuple[str, object]] = []
+        if isinstance(value, torch.nn.Module):
+            below = [(f".{name}", tensor) for name, tensor in (*value.named_parameters(), *value.named_buffers())]
+        elif isinstance(value, Mapping):
+            below = [(f".{one_line(key, 60)}", item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            below = [(f"[{index}]", item) for index, item in enumerate(value)]
+        if below:
+            seen.add(id(value))
+            # Names are for messages: those of hostile depths end where no one would read on.
+            waiting += [(f"{where}{end}"[:400].removeprefix("."), item) for end, item in reversed(below)]
 
 
 def check_size(tensor: torch.Tensor, name: str, shown: str) -> None:

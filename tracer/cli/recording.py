@@ -21,6 +21,7 @@ from tracer.recording import Options, check_name
 from tracer.report.words import bytes_text, shape_text
 from tracer.store import Trace
 from tracer.worker import protocol, supervise
+from tracer.worker.results import parse_record
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ def record(
         from tracer.preflight import check_regular_file
 
         check_regular_file(Path(readable[0]))
-    result = loading.run(
-        "record", f"{loading.adapter} {_subject(loading)}", asdict(options), trace=str(trace.absolute()), read=readable
-    )
+    label = f"{loading.adapter} {_subject(loading)}"
+    answer = loading.run("record", label, asdict(options), trace=str(trace.absolute()), read=readable)
+    result = parse_record(answer).model_dump()
     if as_json:
         settings.out().print(json.dumps(result))
         return ExitCode.OK

@@ -17,7 +17,7 @@ _NAME = re.compile(r"tracer-([0-9]+)-([0-9]+)-[^-].*")
 # Waits until the supervisor ends (its end of the pipe closes), then ends the worker's group and takes its folder.
 _SCRIPT = """
 read -r _
-kill -KILL -- "-$1" 2>/dev/null
+kill -s KILL -- "-$1" 2>/dev/null
 rm -rf -- "$2" 2>/dev/null || { sleep 1; rm -rf -- "$2"; }
 """
 
@@ -71,26 +71,24 @@ def sweep() -> None:
 @contextlib.contextmanager
 def watching(worker: int, temporary: str) -> Iterator[None]:
     """Have a small process end the group of ``worker`` and remove ``temporary`` should we die meanwhile."""
-    ours, theirs = -1, -1
     janitor: subprocess.Popen[bytes] | None = None
-    with contextlib.suppress(OSError):  # without it, sweep and the parent-death signal remain
-        theirs, ours = os.pipe()
-        janitor = subprocess.Popen(
-            ["/bin/sh", "-c", _SCRIPT, "tracer-janitor", str(worker), temporary],
-            stdin=theirs,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", os.defpath)},
-        )
-    if theirs >= 0:
-        os.close(theirs)
-    try:
-        yield
-    finally:
-        if janitor is not None:
-            janitor.kill()
-            janitor.wait()
-        if ours >= 0:
-            os.close(ours)
+    with contextlib.ExitStack() as descriptors:
+        try:
+            with contextlib.suppress(OSError):  # without it, sweep and the parent-death signal remain
+                theirs, ours = os.pipe()
+                descriptors.callback(os.close, ours)
+                with open(theirs, "rb") as waits_on:
+                    janitor = subprocess.Popen(
+                        ["/bin/sh", "-c", _SCRIPT, "tracer-janitor", str(worker), temporary],
+                        stdin=waits_on,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        start_new_session=True,
+                        cwd="/",
+                        env={"PATH": os.environ.get("PATH", os.defpath)},
+                    )
+            yield
+        finally:
+            if janitor is not None:
+                janitor.kill()
+                janitor.wait()

@@ -229,10 +229,10 @@ def run(
 ) -> dict[str, Any]:
     """Do ``job`` in a worker process of the interpreter ``python``: what its command returned.
 
-    ``on_event`` gets phases, progress and notices, their texts fit for a screen; the result is the worker's word
-    and as little to be trusted as the model: see :mod:`.results`. The worker gets no secrets from our environment, and
-    may take ``load_timeout`` seconds until the model is loaded and ``memory_limit`` bytes (default: 90 % of what is available now). On Ctrl-C it
-    is asked to finish its trace and has 10 s for it; a second Ctrl-C ends it at once.
+    ``on_event`` gets phases, progress and notices, their texts fit for a screen; the result is the worker's word and
+    as little to be trusted as the model: see :mod:`.results`. The worker gets no secrets from our environment. It
+    may take ``load_timeout`` seconds until the model is loaded, and ``memory_limit`` bytes (default: 90 % of what is
+    available now). On Ctrl-C it is asked to finish its trace and has 10 s for it; a second Ctrl-C ends it at once.
 
     Raises WorkerError for any failure of the worker, InputError when the trace's directory or the interpreter
     cannot be used, KeyboardInterrupt after Ctrl-C. The worker and its children are killed in each case.
