@@ -152,6 +152,16 @@ def test_a_mapping_file_wins_and_comes_back(tmp_path: Path) -> None:
     assert chosen.tolerance("conv3").atol == 1e-3  # type: ignore[union-attr]
 
 
+def test_a_pair_that_a_person_wrote_holds_against_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text("pairs: [{reference: conv0, candidate: conv7}, {reference: conv7, candidate: conv0}]")
+    alignment = align(tower(8, torch=False), tower(8, torch=True), mapping.load(path))
+    assert alignment.by_reference["conv0"].candidate == ("conv7",)
+    assert alignment.by_reference["conv7"].candidate == ("conv0",)
+    assert alignment.by_reference["conv3"].candidate == ("conv3",)
+    assert len(alignment.pairs) == 17
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -26,9 +26,13 @@ def assign(
         content: agreement of the tensors, for every pair whatever its kinds; 0 where unknown.
         blocked: indices on either side that a person ignores.
     """
-    matched = _in_order(joined)
-    _mend(matched, joined, content, a, b)
-    _swap(matched, joined)
+    pinned = {int(i): int(j) for i, j in np.argwhere(joined >= 2)}
+    rest = joined.copy()
+    rest[list(pinned), :] = 0
+    rest[:, list(pinned.values())] = 0
+    matched = _in_order(rest) | pinned
+    _mend(matched, rest, content, a, b)
+    _swap(matched, rest)
     _by_content(matched, joined, content, a, b, blocked)
     return matched
 

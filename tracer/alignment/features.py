@@ -41,12 +41,15 @@ class Features:
     index: Mapping[str, int]
 
 
+def pairable(node: Node) -> bool:
+    """Whether a node is paired at all: not containers, nor outputs that a module only passes on."""
+    return node.role != "container" and not (node.role == "item" and node.alias_of)
+
+
 def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
     """Features of every node but containers and what they pass through; ``summaries`` are those of the recorded
     tensors, where there are any."""
-    nodes = tuple(
-        node for node in structure.nodes if node.role != "container" and not (node.role == "item" and node.alias_of)
-    )
+    nodes = tuple(node for node in structure.nodes if pairable(node))
     index = {node.name: i for i, node in enumerate(nodes)}
     parents = tuple(tuple(dict.fromkeys(_through(structure, node, index))) for node in nodes)
     children: list[list[int]] = [[] for _ in nodes]

@@ -27,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tracer.alignment.axes import Axes, possible
+from tracer.alignment.features import pairable
 from tracer.errors import InputError
 from tracer.graph import Structure
 from tracer.names import display
@@ -92,7 +93,7 @@ class Mapping(_Strict):
     def check(self, reference: Structure, candidate: Structure) -> None:
         """Raises InputError for names that do not exist (with the nearest ones) or that are used twice."""
         for side, structure in (("reference", reference), ("candidate", candidate)):
-            known = {node.name for node in structure if node.role != "container"}
+            known = {node.name for node in structure if pairable(node)}
             seen: set[str] = set()
             for name in (name for entry in self.pairs for name in getattr(entry, side)):
                 if name not in known:

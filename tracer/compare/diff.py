@@ -73,7 +73,7 @@ class Diff:
             return ExitCode.PARTIAL
         if self.verdict is Verdict.DIVERGED:
             return ExitCode.DIVERGED
-        if "complete" not in self.reference.state or "complete" not in self.candidate.state:
+        if any(recording.state != "complete" for recording in (self.reference, self.candidate)):
             return ExitCode.PARTIAL
         if any(pair.verdict is Verdict.NOT_COMPARABLE for pair in self.pairs):
             return ExitCode.PARTIAL
@@ -148,33 +148,31 @@ def _compare(
     """A pair with its statistics, or with the reason why there are none; the verdict comes later."""
     node = reference.structure.by_name[pair.reference[-1]]
     other = candidate.structure.by_name[pair.candidate[-1]]
-    stats, obstacle, saved = None, "", True
+    stats, obstacle, saved, rearranged = None, "", True, False
     for recording, name in ((reference, node.name), (candidate, other.name)):
         if recording.stored(name) is None:
             why = recording.skipped.get(recording.resolve(name), "it was not saved")
             obstacle, saved = f"{name} of '{recording.name}' was not recorded: {why}", False
     if not obstacle and pair.axes is None:
         obstacle = f"{_shape(node.shape)} against {_shape(other.shape)}: no order of the axes makes these shapes equal"
-    if not obstacle:
+    a, b = reference.stored(node.name), candidate.stored(other.name)
+    content = same_content(a.summary, b.summary) if a is not None and b is not None else None
+    if saved:
         try:
             ours, theirs = reference.read(node.name), candidate.read(other.name)
             own, _ = tolerance_for(pair.aligned, tolerance, mapping)
-            stats = compare(ours, axes_.apply(theirs, pair.axes or ()), own.atol, own.rtol)
+            if pair.axes is not None:
+                stats = compare(ours, axes_.apply(theirs, pair.axes), own.atol, own.rtol)
+            elif content == 1.0:
+                # The same values in whatever order, as where time steps are folded into the batch?
+                sorted_ = compare(np.sort(ours, axis=None), np.sort(theirs, axis=None), own.atol, own.rtol)
+                rearranged = sorted_.passes(own.atol, own.rtol)
         except (TraceError, ValueError) as error:
             obstacle, saved = str(error), False
-    a, b = reference.stored(node.name), candidate.stored(other.name)
-    content = same_content(a.summary, b.summary) if a is not None and b is not None else None
-    rearranged = saved and pair.axes is None and content == 1.0 and _same_values(pair, reference, candidate, tolerance)
     return PairDiff(
         pair, node, other, node.shape, stats, Verdict.NOT_COMPARABLE, obstacle, None, 0.0, tolerance,
         content=content, obstacle=obstacle, saved=saved, rearranged=rearranged,
     )  # fmt: skip
-
-
-def _same_values(pair: Pair, reference: Recording, candidate: Recording, tolerance: Tolerance) -> bool:
-    """Whether both tensors hold the same values in whatever order (time steps folded into the batch, say)."""
-    ours, theirs = reference.read(pair.reference[-1]), candidate.read(pair.candidate[-1])
-    return compare(np.sort(ours, axis=None), np.sort(theirs, axis=None)).passes(tolerance.atol, tolerance.rtol)
 
 
 def _shape(shape: Sequence[int] | None) -> str:
