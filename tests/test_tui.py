@@ -164,6 +164,15 @@ def layers(app: TracerApp) -> LayersScreen:
     return found
 
 
+async def test_the_first_divergence_is_in_sight_however_far_down(tmp_path: Path) -> None:
+    chain = {f"n{i}": values(2, 3, seed=i) for i in range(60)}
+    path = two(tmp_path / "t.zarr", chain, {**chain, **{f"n{i}": values(2, 3, seed=100 + i) for i in range(50, 60)}})
+    async with opened(path, size=(80, 24)) as (app, _):
+        grid = layers(app).query_one(Grid)
+        assert grid.cursor == 50
+        assert grid.scroll_offset.y <= 50 < grid.scroll_offset.y + grid.page
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
 async def test_opens_on_the_first_divergence(real_trace: Path, size: tuple[int, int], theme: str) -> None:

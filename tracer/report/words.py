@@ -55,6 +55,12 @@ def op_text(pair: PairDiff) -> str:
 def facts(pair: PairDiff) -> list[str]:
     """What is known about a pair, a sentence each, the weightiest first."""
     out = []
+    if pair.reason:
+        out.append(pair.reason[0].upper() + pair.reason[1:])
+    for key, ours, theirs in differences(pair.node, pair.candidate_node):
+        out.append(f"Configuration differs: {display(key)} {display(str(ours))} against {display(str(theirs))}")
+    if pair.verdict is Verdict.DIVERGED and 0 < kinds.similarity(pair.node.kind, pair.candidate_node.kind) < 1:
+        out.append(f"Different operations: {display(pair.node.label)} against {display(pair.candidate_node.label)}")
     s = pair.stats
     if s is not None:
         out.append(
@@ -65,12 +71,6 @@ def facts(pair: PairDiff) -> list[str]:
             out.append(_needs(s, pair.tolerance))
         if s.nonfinite:
             out.append(f"{s.nonfinite} elements are NaN or infinite on one side only")
-    if pair.reason:
-        out.append(pair.reason[0].upper() + pair.reason[1:])
-    if pair.verdict is Verdict.DIVERGED and 0 < kinds.similarity(pair.node.kind, pair.candidate_node.kind) < 1:
-        out.append(f"Different operations: {display(pair.node.label)} against {display(pair.candidate_node.label)}")
-    for key, ours, theirs in differences(pair.node, pair.candidate_node):
-        out.append(f"Configuration differs: {display(key)} {display(str(ours))} against {display(str(theirs))}")
     if pair.content == 1.0 and s is not None and s.rel_l2 > 0.1:
         out.append("Both tensors hold the same values, in another order")
     if pair.note:

@@ -85,6 +85,8 @@ class Grid(ScrollView, can_focus=True):
         else:
             self.cursor = wanted
         self.refresh()
+        # How far one may scroll is known only when the new size has been laid out.
+        self.call_after_refresh(self._reveal)
 
     def say(self, message: Text) -> None:
         """Show a message where rows would be."""
