@@ -38,6 +38,7 @@ class Prepared:
         saved: what is saved there, by the names of the first recording.
         fitted: what this model is fed, by its own names.
         axes: for each fitted input, the axis of the saved array that each of its axes is.
+        structure: what the model's graph is for this input.
         attributes: of the saved arrays (``layout``, ``source``).
     """
 
@@ -45,8 +46,8 @@ class Prepared:
     saved: dict[str, Array]
     fitted: dict[str, Array]
     axes: dict[str, tuple[int, ...]]
+    structure: Structure
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    structure: Structure | None = None
 
 
 def identity_of(inputs: Mapping[str, Array]) -> str:
@@ -306,7 +307,7 @@ def prepare(
         if origin != "reused":
             attributes = {n: {"layout": layouts.get(n), "source": origin} for n in saved}
         known_id = input_id if origin == "reused" and input_id else identity_of(saved)
-        return Prepared(known_id, saved, found[0], found[1], attributes, found[2])
+        return Prepared(known_id, saved, *found, attributes)
     assert first_error is not None
     if own:
         raise InputError(f"{first_error}{_OWN_INPUT}") from first_error

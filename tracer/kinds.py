@@ -43,7 +43,6 @@ POOLS = frozenset(
     [f"{stem}_pool{rank}d" for stem in ("max", "avg") for rank in (1, 2, 3)]
     + ["global_max_pool", "global_avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "amax"]
 )
-JOINS = frozenset({"add", "sub", "mul", "div", "maximum", "minimum", "matmul", "concat", "stack", "dot", "average"})
 LAYOUT_ONLY = frozenset(
     [
         "flatten",
@@ -60,7 +59,6 @@ LAYOUT_ONLY = frozenset(
     ]
 )
 """Kinds whose output holds values of their input unchanged (in evaluation), perhaps elsewhere."""
-RESIZES = frozenset({"pad", "crop", "upsample", "resize", "pixel_shuffle"})
 
 FAMILIES: tuple[frozenset[str], ...] = (
     frozenset({"conv1d", "conv2d", "conv3d", "dense", "depthwise_conv1d", "depthwise_conv2d"}),

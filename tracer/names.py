@@ -13,11 +13,11 @@ _LONGEST = 120
 def encode(name: str) -> str:
     """A file-system- and Zarr-safe key for any string; distinct names get distinct keys.
 
-    Lower-case letters, digits, ``.``, ``_`` and ``-`` stand for themselves; ``/`` becomes ``~s``-style readable
-    escapes only where needed: every other byte of the UTF-8 form is ``~`` and two hex digits, an upper-case letter
-    ``^`` and its lower case (so that no two keys differ by case alone). Keys that would be empty, begin with ``.``
-    or ``__`` (reserved by Zarr), or be longer than 120 characters are handled so that :func:`decode` still gives
-    the name back, except for long ones, which end in a digest and are recovered from the attributes.
+    Lower-case letters, digits, ``.``, ``_`` and ``-`` stand for themselves; an upper-case letter is ``^`` and its
+    lower case (so that no two keys differ by case alone), every other byte of the UTF-8 form ``~`` and two hex
+    digits. Of a name that begins with ``.`` or ``__`` (reserved by Zarr) the first character is written that way
+    too; the empty name is ``~``. :func:`decode` gives all these back. A key of more than 120 characters is cut and
+    ends in a digest: that name is in the array's attributes alone.
     """
     out: list[str] = []
     for byte in name.encode("utf-8", "surrogatepass"):

@@ -166,7 +166,6 @@ def record(
             input_id=_input_of(reference, trace, options),
         )
     structure = prepared.structure
-    assert structure is not None
     alignment = align(reference, structure) if reference is not None else None
     keys = alignment.keys() if alignment is not None else {node.name: node.name for node in structure.stored()}
     keys = _stored_keys(structure, keys)

@@ -135,14 +135,13 @@ def align(
     if not a.nodes or not b.nodes:
         return Alignment.empty()
     local = score.local(a, b)
-    full = score.content(a, b)
-    content = (full * (local > 0)).astype(np.float32)
+    content = score.content(a, b)
     start = np.minimum(local + _CONTENT_BONUS * content * (local > 0), 1.0).astype(np.float32)
     blocked_a, blocked_b = _pin(start, a, b, mapping)
     joined = score.propagate(start, a, b)
     joined = np.maximum(joined, np.where(start >= 2, start, 0))
-    matched = assign(joined, full, a, b, (blocked_a, blocked_b))
-    pairs = _pairs(matched, joined, local, content, a, b, (ours, theirs), mapping)
+    matched = assign(joined, content, a, b, (blocked_a, blocked_b))
+    pairs = _pairs(matched, joined, content, a, b, (ours, theirs), mapping)
     ignored = {a.nodes[i].name for i in blocked_a}, {b.nodes[j].name for j in blocked_b}
     pairs += _outputs(matched, a, b, (ours, theirs), ignored)
     paired_a = {name for pair in pairs for name in pair.reference}
@@ -176,7 +175,6 @@ def _pin(
 def _pairs(
     matched: Mapping[int, int],
     joined: score.Matrix,
-    local: score.Matrix,
     content: score.Matrix,
     a: Features,
     b: Features,
@@ -276,11 +274,11 @@ def _evidence(
 
     out = {
         "kind": kinds.similarity(a.nodes[i].kind, b.nodes[j].kind),
-        "shape": score._shapes(a.dims[i], b.dims[j]),
+        "shape": score.shapes(a.dims[i], b.dims[j]),
         "graph": agree(matched, i, j, a, b),
     }
     if a.params[i] or b.params[j]:
-        out["params"] = score._params(a.params[i], b.params[j])
+        out["params"] = score.params(a.params[i], b.params[j])
     if a.summaries[i] is not None and b.summaries[j] is not None:
         out["values"] = float(content[i, j])
     return out

@@ -26,7 +26,7 @@ def _table(a: Sequence[_Feature], b: Sequence[_Feature], compare: Callable[[_Fea
     return small[np.ix_([rows[x] for x in a], [columns[y] for y in b])]
 
 
-def _shapes(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> float:
+def shapes(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> float:
     if a is None or b is None:
         return 0.5
     if a == b:
@@ -39,7 +39,7 @@ def _shapes(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> float:
     return 0.0
 
 
-def _params(a: tuple[tuple[int, ...], ...], b: tuple[tuple[int, ...], ...]) -> float:
+def params(a: tuple[tuple[int, ...], ...], b: tuple[tuple[int, ...], ...]) -> float:
     if a == b:
         return 1.0
     if not a or not b:
@@ -61,12 +61,12 @@ def local(a: Features, b: Features) -> Matrix:
     role = _table(
         [n.role == "input" for n in a.nodes], [n.role == "input" for n in b.nodes], lambda x, y: float(x == y)
     )
-    shape = _table(a.dims, b.dims, _shapes)
-    params = _table(a.params, b.params, _params)
+    shape = _table(a.dims, b.dims, shapes)
+    parameters = _table(a.params, b.params, params)
     bare = _table([not p for p in a.params], [not p for p in b.params], lambda x, y: float(x and y))
-    score = 0.4 * kind + 0.35 * shape + 0.25 * params
+    score = 0.4 * kind + 0.35 * shape + 0.25 * parameters
     score = np.where(bare > 0, (0.4 * kind + 0.35 * shape) / 0.75, score)
-    score *= (kind > 0) & (role > 0) & (shape > 0) & ((bare > 0) | (params > 0))
+    score *= (kind > 0) & (role > 0) & (shape > 0) & ((bare > 0) | (parameters > 0))
     score *= 0.5 + 0.5 * _position(a, b)
     return score.astype(np.float32)
 

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from tracer.cli.settings import DEFAULT_TRACE
+
 app = typer.Typer(
     name="tracer",
     help="Record a network in TensorFlow/Keras and in PyTorch, pair its layers, and find the first that differs.",
@@ -20,7 +22,6 @@ app = typer.Typer(
 TraceOption = Annotated[
     Path, typer.Option("--trace", envvar="TRACER_TRACE", help="The trace to write or read.", show_default=True)
 ]
-DEFAULT_TRACE = Path("trace.zarr")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 AsciiOption = Annotated[bool, typer.Option("--ascii", help="Keep to ASCII characters.")]
 MapOption = Annotated[Optional[Path], typer.Option("--map", help="A mapping file (YAML); what it says wins.")]  # noqa: UP045

@@ -23,10 +23,6 @@ from tracer.selection import choose
 from tracer.store import Recording, Trace
 
 
-def _option(trace: Path) -> str:
-    return "" if trace == Path("trace.zarr") else f" --trace {shlex.quote(str(trace))}"
-
-
 def runs(path: Path, *, as_json: bool) -> int:
     """What the trace holds."""
     recordings = Trace.open(path).recordings()
@@ -48,7 +44,11 @@ def runs(path: Path, *, as_json: bool) -> int:
         more = (words.bytes_text(r.nbytes), when, "recording …" if r.state == "recording" else state)
         table.add_row(*(Text(display(cell, 60)) for cell in (*cells, *more)))
     settings.out().print(table)
-    settings.hint(f"tracer diff{_option(path)}" if len(recordings) > 1 else f"tracer record pt MODEL{_option(path)}")
+    settings.hint(
+        f"tracer diff{settings.trace_option(path)}"
+        if len(recordings) > 1
+        else f"tracer record pt MODEL{settings.trace_option(path)}"
+    )
     return ExitCode.PARTIAL if any(r.state == "damaged" for r in recordings) else ExitCode.OK
 
 
@@ -99,7 +99,7 @@ def diff(
         settings.out().print()
         settings.out().print(text.table(result, ascii_only=plain))
     else:
-        settings.hint(f"tracer diff --all{_option(path)}   or   tracer ui{_option(path)}")
+        settings.hint(f"tracer diff --all{settings.trace_option(path)}   or   tracer ui{settings.trace_option(path)}")
     return code
 
 
@@ -135,7 +135,7 @@ def show_map(
         return ExitCode.OK
     if write is not None:
         settings.out().print(Text(f"wrote {len(alignment.pairs)} pairs to {display(str(write))}"))
-        settings.hint(f"tracer diff --map {shlex.quote(str(write))}{_option(path)}")
+        settings.hint(f"tracer diff --map {shlex.quote(str(write))}{settings.trace_option(path)}")
         return ExitCode.OK
     plain = settings.ascii_only(ascii_only)
     fit = text.to_ascii if plain else str
@@ -156,7 +156,9 @@ def show_map(
             sides = (display(name), "") if left else ("", display(name))
             table.add_row(glyph, *(Text(fit(s), "dim") for s in (*sides, "", "", "", reason)))
     settings.out().print(table)
-    settings.hint(f"tracer map --write mapping.yaml{_option(path)}   or   tracer diff{_option(path)}")
+    settings.hint(
+        f"tracer map --write mapping.yaml{settings.trace_option(path)}   or   tracer diff{settings.trace_option(path)}"
+    )
     return ExitCode.OK
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +185,7 @@ def _say(result: dict[str, Any], trace: Path) -> None:
 
 
 def _next(loading: Loading, result: dict[str, Any], trace: Path) -> None:
-    option = "" if trace == Path("trace.zarr") else f" --trace {shlex.quote(str(trace))}"
+    option = settings.trace_option(trace)
     if result["pairs"] is None:
         other = "pt model.pt" if loading.adapter == "tf" else "tf model.h5"
         settings.hint(f"tracer record {other}{option}")

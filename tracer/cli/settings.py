@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+DEFAULT_TRACE = Path("trace.zarr")
 debug = False
 
 
@@ -45,6 +48,11 @@ def say(text: str) -> None:
     from tracer.names import display
 
     err().print(Text(display(text)))
+
+
+def trace_option(trace: Path) -> str:
+    """The ``--trace`` that a suggested command needs, with a space before it; empty for the default."""
+    return "" if trace == DEFAULT_TRACE else f" --trace {shlex.quote(str(trace))}"
 
 
 def hint(text: str) -> None:
