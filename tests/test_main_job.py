@@ -206,3 +206,16 @@ def test_an_input_is_made_up_where_the_signature_allows(build: Callable[[], Any]
     assert again.name == "tf-2"
     assert again.input_id == recording.input_id
     assert bool(tracer.diff(recording, again))
+
+
+def test_force_takes_the_place_of_no_other_recording(trace_path: Path) -> None:
+    from torch import nn
+
+    net, x = nn.Sequential(nn.Linear(4, 3)), np.ones((2, 4), "f4")
+    kept = tracer.record(net, x, name="pt.new", trace=trace_path)
+    first = tracer.record(net, x, name="pt", trace=trace_path)
+    second = tracer.record(net, x, name="pt", trace=trace_path, force=True)
+    trace = tracer.open(trace_path)
+    assert [r.name for r in trace.recordings()] == ["pt.new", "pt"]
+    assert trace.recording("pt.new").created == kept.created
+    assert trace.recording("pt").created == second.created > first.created

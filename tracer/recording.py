@@ -186,9 +186,7 @@ def record(
     trace.make()
     name = options.name
     if trace.has(name):  # what is replaced stays until the new recording is whole
-        name = f"{name}.new"
-        if trace.has(name):
-            trace.delete(name)
+        name = _aside(trace, name)
     phase(RECORDING)
     writer = RecordingWriter(
         trace, name, structure, attributes, keys,
@@ -351,6 +349,16 @@ def _array(value: Any) -> Array:
         return np.asarray(value)
     except Exception as error:
         raise InputError(f"an input of type {type(value).__name__} cannot be read as an array") from error
+
+
+def _aside(trace: Trace, name: str) -> str:
+    """Where to record what will replace ``name``; takes the place of a failed try, never of a whole recording."""
+    aside = f"{name}.new"
+    if trace.has(aside):
+        if trace.recording(aside).state == "complete":
+            return _free(trace, aside)
+        trace.delete(aside)
+    return aside
 
 
 def _free(trace: Trace, stem: str) -> str:
