@@ -323,7 +323,7 @@ def test_control_flow_on_values_runs_eagerly() -> None:
     class Net(keras.Model):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
-            self.a = keras.layers.Dense(3, name="a", activation="relu")
+            self.a = keras.layers.Dense(3, name="a", activation="relu", kernel_initializer="ones")
             self.b = keras.layers.Dense(3, name="b")
 
         def call(self, x: Any) -> Any:
@@ -333,7 +333,7 @@ def test_control_flow_on_values_runs_eagerly() -> None:
             return self.b(x)
 
     model = Net()
-    x = rand(2, 4) * 20
+    x = np.abs(rand(2, 4)) * 20  # so that the loop runs
     structure, values = recorded(model, x=x)
     assert structure.by_name["b"].parents[0].startswith("div")
     np.testing.assert_allclose(values["b"], model(x).numpy(), atol=1e-6)
