@@ -427,14 +427,15 @@ def test_a_sink_that_fails_does_not_break_the_forward() -> None:
     model = TorchAdapter().wrap(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
     got: list[str] = []
 
-    def sink(name: str, value: Array | NotRecorded, *, owned: bool = False) -> None:
-        got.append(name)
-        raise OSError("disk full")
+    class Full(MemorySink):
+        def __call__(self, name: str, value: Array | NotRecorded, *, owned: bool = False) -> None:
+            got.append(name)
+            raise OSError("disk full")
 
     x = {"input": random(2, 4)}
     model.structure(x)
     with pytest.raises(OSError, match="disk full"):
-        model.capture(x, sink)
+        model.capture(x, Full())
     assert got == ["input", "0", "1"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -14,9 +15,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tracer.graph import Role
-from tracer_torch import functions, layers
+from tracer_torch import functions, layers, quantized
 from tracer_torch.events import NOWHERE, Event, Origin, Origins, joined
-from tracer_torch.tensors import dtype_name, version, walk
+from tracer_torch.tensors import Returned, dtype_name, shape_of, version, walk
 
 Emit = Callable[[Event, torch.Tensor], None]
 _INTERNAL = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
@@ -35,15 +36,21 @@ class Frame:
     leaf: bool
     origins: tuple[Origin, ...] = ()
     versions: dict[int, int] = field(default_factory=dict)
+    passed: frozenset[int] = frozenset()
     operations: dict[str, int] = field(default_factory=dict)
 
 
 class Recorder:
     """Collects the events of one pass.
 
-    With ``describe`` False only what names them is filled in. ``emit`` gets each tensor as it comes into being.
+    With ``describe`` False only what names them is filled in. ``emit`` gets each tensor as it comes into being,
+    ``reads`` those that are used, and ``writes`` those that a function is about to change.
+
     Faults of our own are kept in ``faults`` and never reach the model; ``unseen`` lists the scopes that read
-    tensors of which it is not known where they came from.
+    tensors of which it is not known where they came from; ``empty`` the modules that returned no tensor, with what
+    they did return; ``others`` what the model returned besides tensors, and ``blind`` whether it
+    returned tensors of which it is not known where they came from; ``drew`` says whether random numbers were
+    drawn, ``frozen`` which modules were not in training mode, ``lost`` which tensors could not be put back.
     """
 
     def __init__(self, root: nn.Module, *, describe: bool, emit: Emit | None = None) -> None:
@@ -56,10 +63,22 @@ class Recorder:
         self.unseen: list[str] = []
         self.failed: tuple[str, nn.Module, BaseException] | None = None
         self.outputs: list[int] = []
+        self.others: list[str] = []
+        self.blind = False
+        self.empty: dict[str, str] = {}
+        self.drew = False
+        self.frozen: list[str] = []
+        self.lost: list[str] = []
+        self.writes: Callable[[torch.Tensor], None] = lambda tensor: None
+        self.reads: Callable[[torch.Tensor], None] = lambda tensor: None
         self.paths = layers.paths(root)
         self.reserved = {layers.clean(name) for name, _ in root.named_modules(remove_duplicate=False)}
         self.owned = list(layers.owned(root))
         self.origins = Origins([tensor for _, _, tensor in self.owned])
+        made = {(owner, name): tensor for owner, name, tensor in self.owned}
+        for owner, name, weight in layers.computed(root):
+            for part in weight.parts:
+                self.origins[part] = Origin(None, (), (id(made[owner, name]),))
         self.stack: list[Frame] = []
         self.busy = False
         self.thread = threading.get_ident()
@@ -75,8 +94,12 @@ class Recorder:
 
     def finish(self, result: object) -> None:
         """Note which events are the model's outputs."""
-        for path, tensor in walk(result):
+        found = Returned(result)
+        self.others = found.others if result is not None else ["None"]
+        for path, tensor in found.tensors:
+            self.reads(tensor)
             node = self.origins[tensor].node
+            self.blind |= self.origins[tensor] is NOWHERE
             if node is None:
                 parents, reads = joined([self.origins[tensor]])
                 node = self._new(tensor, "output", "", 0, "op", path if self.outputs else "", kind="other:output",
@@ -93,6 +116,9 @@ class Recorder:
         call = self.calls.get(path, 0)
         self.calls[path] = call + 1
         tensors = [tensor for _, tensor in walk((tuple(args), dict(kwargs)))]
+        for tensor in tensors:
+            self.reads(tensor)
+        self._unseen(tensors)
         self.stack.append(
             Frame(
                 module,
@@ -102,6 +128,7 @@ class Recorder:
                 # In-place modules return their input: where it came from must be asked before they run.
                 tuple(self.origins[tensor] for tensor in tensors),
                 {id(tensor): version(tensor) for tensor in tensors},
+                frozenset(id(value) for value in (*args, *kwargs.values())),
             )
         )
 
@@ -120,7 +147,10 @@ class Recorder:
             if self.failed is None or self.failed[2] is not error:
                 self.failed = frame.path, module, error
             return
-        self._module_outputs(frame, list(walk(output)))
+        found = Returned(output, frame.passed)
+        if not found.tensors and output is not None:
+            self.empty[frame.path] = type(output).__name__
+        self._module_outputs(frame, found.tensors)
 
     def _module_outputs(self, frame: Frame, tensors: list[tuple[str, torch.Tensor]]) -> None:
         module = frame.module
@@ -137,14 +167,28 @@ class Recorder:
                 role, more = "item", {"kind": "item", "label": "output", "parents": (first,)}
             else:
                 suffix, more = "", {"parents": parents, "reads": reads}
-                if self.describe:
-                    more |= {"kind": layers.kind(module), "label": type(module).__name__}
-                    more |= {"config": layers.config(module), "layout": layers.layout(module)}
+                more |= self._described(
+                    type(module).__name__,
+                    lambda: {
+                        "kind": layers.kind(module), "label": type(module).__name__,
+                        "config": layers.config(module), "layout": layers.layout(module),
+                    },
+                )  # fmt: skip
             base = frame.path or type(module).__name__.lower()
             scope = self.stack[-1].path if self.stack else ""
             index = self._new(tensor, base, frame.path, frame.call, role, suffix, alias=alias, leaf=frame.leaf,
                               scope=scope, rename=frame.leaf, **more)  # fmt: skip
             first = index if first is None else first
+
+    def _described(self, name: str, describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What is said of a node where it is wanted; a fault in saying it does not lose the node."""
+        if not self.describe:
+            return {}
+        try:
+            return describe()
+        except Exception as error:
+            self.faults.append(f"the settings of {name}: {type(error).__name__}")
+            return {"kind": f"other:{name}", "label": name}
 
     # --- functions ------------------------------------------------------------------------------------------
 
@@ -154,8 +198,25 @@ class Recorder:
 
     def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[torch.Tensor, Origin, int]]:
         """The tensors a call reads, before it can change them."""
-        found = walk((tuple(args), tuple(kwargs.values())))
-        return [(tensor, self.origins[tensor], version(tensor)) for _, tensor in found]
+        found = [tensor for _, tensor in walk((tuple(args), tuple(kwargs.values())))]
+        for tensor in found:
+            self.reads(tensor)
+        self._unseen(found)
+        return [(tensor, self.origins[tensor], version(tensor)) for tensor in found]
+
+    def _unseen(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Give a tensor that no function was seen to make (TorchScript, numpy) a node where it is first read."""
+        for tensor in tensors:
+            if self.origins[tensor] is not NOWHERE or not tensor.is_floating_point():
+                continue
+            frame = self.stack[-1]
+            self.unseen.append(frame.path)
+            if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # one sample of a vmap: it has no values
+                continue
+            more: dict[str, Any] = {}
+            if self.describe:
+                more = {"kind": "other:unseen", "label": "made unseen", "source": _source()}
+            self._new(tensor, self._free_name(frame, "unseen"), frame.path, frame.call, "op", scope=frame.path, **more)
 
     def after(
         self,
@@ -172,17 +233,23 @@ class Recorder:
             return
         tensor = outputs[0][1]
         parents, reads = joined([origin for _, origin, _ in read])
-        if any(origin is NOWHERE and item.is_floating_point() for item, origin, _ in read):
-            self.unseen.append(self.stack[-1].path)
         for source, origin, before in read:
             if source is tensor and version(tensor) == before and (before >= 0 or name in functions.TRANSPARENT):
                 if name in _NO_OPERATIONS and origin.node is not None:
                     self._operation(function, name, args, kwargs, [outputs[0]], parents, reads, alias=origin.node)
                 return
-        if name in functions.TRANSPARENT and read and tensor.dtype == read[0][0].dtype and len(outputs) == 1:
-            kept = tensor.shape == read[0][0].shape
+        itself = name == "view_as" and len(read) == 2 and read[0][0] is read[1][0]  # what autograd.Functions return
+        if (
+            (name in functions.TRANSPARENT or itself)
+            and read
+            and tensor.dtype == read[0][0].dtype
+            and len(outputs) == 1
+        ):
+            kept = shape_of(tensor) == shape_of(read[0][0])
             self.origins[tensor] = read[0][1] if kept else read[0][1]._replace(node=None, nodes=parents)
             return
+        if name in functions.SHAPED:
+            parents, reads = (), ()
         # Masks, and what is computed from parameters or sizes alone, are seen through: their readers inherit them.
         if not parents or all(item.dtype == torch.bool for _, item in outputs):
             for _, item in outputs:
@@ -212,14 +279,19 @@ class Recorder:
         frame = self.stack[-1]
         base = self._free_name(frame, name)
         more: dict[str, Any] = {"parents": parents, "reads": reads}
-        if self.describe:
+
+        def describe() -> dict[str, Any]:
             config = functions.config_of(function, args, kwargs)
             kind = functions.kind_of(function, args, kwargs, outputs[0][1], config)
-            if reads and (kind == "matmul" or name == "addmm"):
+            if reads and name != "einsum" and (kind == "matmul" or name == "addmm"):
                 kind = "dense"
-            first = "conv" in kind or "pool" in kind or kind == "batchnorm"
-            more |= {"kind": kind, "label": functions.label_of(function), "config": config, "source": _source()}
-            more |= {"layout": "channels_first" if first and kind != "mean" else None}
+            first = kind != "mean" and ("conv" in kind or "pool" in kind or kind == "batchnorm")
+            return {
+                "kind": kind, "label": functions.label_of(function), "config": config,
+                "source": getattr(function, "line", None) or _source(), "layout": "channels_first" if first else None,
+            }  # fmt: skip
+
+        more |= self._described(name, describe)
         index = self._new(outputs[0][1], base, frame.path, frame.call, "op", alias=alias, scope=frame.path, **more)
         for suffix, tensor in outputs[1:]:
             self._new(tensor, base, frame.path, frame.call, "item", suffix, kind="item", label="output",
@@ -264,20 +336,16 @@ class Recorder:
                 alias = self.events[alias].alias
                 assert alias is not None
         event = Event(base, owner, call, suffix, role, alias=alias, **more)
-        event.shape, event.dtype = _shape(tensor), dtype_name(tensor.dtype)
+        event.shape, event.dtype = shape_of(tensor), dtype_name(tensor.dtype)
+        if tensor.is_quantized:  # recorded as the numbers it stands for
+            event.dtype = "float32"
+            event.config = {**event.config, **quantized.storage(tensor)}
         self.events.append(event)
         if alias is None or rename:
             self.origins[tensor] = Origin(index, (index,))
         if self.emit is not None:
             self.emit(event, tensor)
         return index
-
-
-def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in tensor.shape)
-    except RuntimeError:  # nested tensors have none
-        return ()
 
 
 def _source() -> str | None:
@@ -306,6 +374,9 @@ class FunctionWatch(TorchFunctionMode):
     ) -> Any:
         named = kwargs or {}
         recorder = self.recorder
+        with contextlib.suppress(Exception):
+            for tensor in functions.written(func, args, named):
+                recorder.writes(tensor)
         if not recorder.watching() or functions.name_of(func) in functions.ASKING:
             return func(*args, **named)
         read: list[tuple[torch.Tensor, Origin, int]] | None = None

@@ -72,7 +72,13 @@ class Origins:
 
     def __getitem__(self, tensor: torch.Tensor) -> Origin:
         entry = self._known.get(id(tensor))
-        return entry[1] if entry is not None and entry[0]() is tensor else NOWHERE
+        if entry is not None and entry[0]() is tensor:
+            return entry[1]
+        # The same values as another object, made by what no function mode sees (``as_subclass``).
+        base = tensor._base
+        same = base is not None and base.shape == tensor.shape and base.stride() == tensor.stride()
+        entry = self._known.get(id(base)) if same else None
+        return entry[1] if entry is not None and entry[0]() is base else NOWHERE
 
     def __setitem__(self, tensor: torch.Tensor, origin: Origin) -> None:
         self._known[id(tensor)] = (weakref.ref(tensor), origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from types import TracebackType
@@ -72,7 +73,12 @@ def _in_library(error: Exception) -> bool:
 
 def _is_users(step: TracebackType) -> bool:
     file = step.tb_frame.f_code.co_filename
-    return not file.startswith(_LIBRARIES) and not any(folder in file for folder in _PACKAGES)
+    # A pass runs inside a context manager: its frames are no one's code.
+    return (
+        file != contextlib.__file__
+        and not file.startswith(_LIBRARIES)
+        and not any(folder in file for folder in _PACKAGES)
+    )
 
 
 def _line(error: Exception) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from tracer_torch.layers import Config, json_value
+from tracer_torch.tensors import shape_of, walk
 
 _NAMES = {
     "rsub": "sub", "rdiv": "div", "rmul": "mul", "radd": "add", "rpow": "pow", "rmatmul": "matmul", "iadd": "add",
@@ -41,7 +42,8 @@ _KINDS = {
     "to": "cast", "float": "cast", "half": "cast", "double": "cast", "bfloat16": "cast", "long": "cast",
     "int": "cast", "type": "cast", "type_as": "cast", "mean": "mean", "amax": "amax",
     "lstm": "lstm", "gru": "gru", "rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_cell": "lstm_cell",
-    "gru_cell": "gru_cell",
+    "gru_cell": "gru_cell", "einsum": "matmul", "tensordot": "matmul", "inner": "matmul", "pow": "power",
+    "float_power": "power", "clamp_min": "clip", "clamp_max": "clip",
 }  # fmt: skip
 TRANSPARENT = frozenset(
     "data detach detach_ contiguous clone alias cpu requires_grad_ to float half double bfloat16 type "  # noqa: SIM905
@@ -59,6 +61,11 @@ ASKING = frozenset(
     "data_ptr grad grad_fn is_leaf has_names untyped_storage version format repr hash".split()
 )
 """What is asked of tensors and gives none: not worth a look."""
+SHAPED = frozenset(
+    "empty_like zeros_like ones_like full_like rand_like randn_like randint_like new_empty new_zeros new_ones "  # noqa: SIM905
+    "new_full new_empty_strided".split()
+)
+"""What takes nothing from a tensor but its shape and type."""
 _POOL = ("kernel_size", "strides", "padding")
 _POSITIONS: dict[str, tuple[str, ...]] = {
     "leaky_relu": ("negative_slope",), "elu": ("alpha",), "celu": ("alpha",), "gelu": ("approximate",),
@@ -77,6 +84,8 @@ _POSITIONS: dict[str, tuple[str, ...]] = {
     "batch_norm": ("", "", "", "", "training", "momentum", "epsilon"),
     "layer_norm": ("normalized_shape", "", "", "epsilon"), "group_norm": ("groups", "", "", "epsilon"),
     "instance_norm": ("", "", "", "", "", "momentum", "epsilon"), "rms_norm": ("normalized_shape", "", "epsilon"),
+    "clamp": ("min_value", "max_value"), "clip": ("min_value", "max_value"), "clamp_min": ("min_value",),
+    "clamp_max": ("max_value",),
     "std": ("axis",), "var": ("axis",), "cumsum": ("axis",), "roll": ("shifts", "axis"), "flip": ("axis",),
     "scaled_dot_product_attention": ("", "", "", "dropout", "causal"),
 }  # fmt: skip
@@ -99,10 +108,38 @@ _WORDS = {
     "dim": "axis", "dims": "axis", "eps": "epsilon", "stride": "strides", "p": "rate", "pad": "padding",
     "split_size_or_sections": "sizes", "indices_or_sections": "sizes", "num_groups": "groups",
     "upscale_factor": "factor", "is_causal": "causal", "dropout_p": "dropout", "min_val": "min_value",
-    "max_val": "max_value", "start_dim": "start_axis", "end_dim": "end_axis",
+    "max_val": "max_value", "min": "min_value", "max": "max_value", "start_dim": "start_axis", "end_dim": "end_axis",
 }  # fmt: skip
+_IN_PLACE = frozenset(
+    "__setitem__ __iadd__ __isub__ __imul__ __imatmul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ "  # noqa: SIM905
+    "__iand__ __ior__ __ixor__ __ilshift__ __irshift__ __idiv__".split()
+)
 _UNSAID = frozenset({"out", "inplace", "_stacklevel"})
 _REDUCTIONS = {"mean": "global_avg_pool", "amax": "global_max_pool", "max": "global_max_pool"}
+
+
+@functools.lru_cache(maxsize=4096)
+def _writes(function: Callable[..., Any]) -> bool:
+    """Whether a call changes its first argument: ``add_``, ``__iadd__``, ``x[...] = y``."""
+    name = str(getattr(function, "__name__", ""))
+    return name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+
+
+def written(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    """The tensors that a call will write to."""
+    found: list[Any] = []
+    if _writes(function):
+        found += args[:1] or kwargs.values()
+    if "out" in kwargs:
+        found.append(kwargs["out"])
+    if name_of(function) in ("embedding", "embedding_bag"):
+        longest = args[3] if len(args) > 3 else kwargs.get("max_norm")
+        if longest is not None:  # rows are made shorter where they lie
+            found.append(args[1] if len(args) > 1 else kwargs.get("weight"))
+    elif name_of(function) in ("batch_norm", "instance_norm"):
+        found += [*args[1:3], kwargs.get("running_mean"), kwargs.get("running_var")]
+    for value in found:
+        yield from (tensor for _, tensor in walk(value))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -156,7 +193,7 @@ def config_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
         out["index"] = json_value(args[1] if isinstance(args[1], tuple) else (args[1],))
     elif name in ("view", "reshape", "unflatten") and len(args) > 1:
         out["args"] = json_value(args[1] if isinstance(args[1], list | tuple) else tuple(args[1:]))
-    elif name in ("add", "sub", "mul", "div", "pow", "clamp", "clip", "einsum"):
+    elif name in ("add", "sub", "mul", "div", "pow", "einsum"):
         scalars = [json_value(arg) for arg in args if isinstance(arg, bool | int | float | str)]
         if scalars:
             out["args"] = scalars
@@ -184,13 +221,16 @@ def kind_of(
     """The call's operation in the vocabulary of :mod:`tracer.kinds`."""
     name = name_of(function)
     source = args[0] if args else kwargs.get("input", kwargs.get("x"))
-    shape = tuple(source.shape) if isinstance(source, torch.Tensor) else ()
+    shape = shape_of(source) if isinstance(source, torch.Tensor) else ()
     if name[-2:] in ("1d", "2d", "3d"):
         return _ranked(name, args, kwargs, config, shape)
     if name in ("max", "min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
         return f"{name}imum"
     if name in _REDUCTIONS and "axis" in config:
         axes = config["axis"] if isinstance(config["axis"], list) else [config["axis"]]
+        # Of three axes the last is a length or the features: what keeps it as 1 is a norm's statistic.
+        if len(shape) == 3 and config.get("keepdim"):
+            return "mean" if name == "mean" else "amax"
         return _reduction(name, {axis % len(shape) for axis in axes} if shape else set(), len(shape))
     if name == "slice":
         parts = args[1] if isinstance(args[1], tuple) else (args[1],)
@@ -198,6 +238,8 @@ def kind_of(
             return "other:gather"
         full = all(part is None or part is Ellipsis or part == slice(None) for part in parts)
         return "expand_dims" if full and None in parts else "slice"
+    if name in ("clamp", "clip"):
+        return _clip(config)
     word = _KINDS.get(name, f"other:{name}")
     if word == "reshape":
         collapsed = len(shape) > 2 and result.dim() == 2 and result.shape[0] == shape[0]
@@ -219,6 +261,14 @@ def _ranked(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], config: C
     if stem in ("conv", "conv_transpose", "max_pool", "avg_pool"):
         return name
     return _KINDS.get(name, f"other:{name}")
+
+
+def _clip(config: Config) -> str:
+    """What a clamp to these limits is called when it is a layer."""
+    limits = config.get("min_value"), config.get("max_value")
+    if limits in ((0, 6), (0, None)):
+        return "relu6" if limits[1] else "relu"
+    return "clip"
 
 
 def _reduction(name: str, axes: set[int], rank: int) -> str:

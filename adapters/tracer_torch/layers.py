@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from tracer.graph import Layout, Param
+from tracer_torch import quantized
 from tracer_torch.tensors import dtype_name
 
 Config = dict[str, Any]
@@ -30,6 +35,7 @@ _KINDS = {
     "Dropout3d": "dropout", "AlphaDropout": "dropout", "FeatureAlphaDropout": "dropout", "Flatten": "flatten",
     "Upsample": "upsample", "UpsamplingNearest2d": "upsample", "UpsamplingBilinear2d": "upsample",
     "PixelShuffle": "pixel_shuffle", "CrossMapLRN2d": "other:lrn", "LocalResponseNorm": "other:lrn",
+    "Quantize": "other:quantize", "DeQuantize": "cast",
 }  # fmt: skip
 _SAME_WORD = {
     "eps": "epsilon", "momentum": "momentum", "dilation": "dilation", "groups": "groups", "stride": "strides",
@@ -52,6 +58,8 @@ _OPAQUE = (nn.MultiheadAttention,)
 
 def is_torch_forward(module: nn.Module) -> bool:
     """Whether ``module`` computes as torch.nn's class does, even if the user subclassed it."""
+    if isinstance(module, torch.jit.ScriptModule):  # asking its class for the forward raises
+        return False
     forward = module.__dict__.get("forward", type(module).forward)
     if getattr(forward, "__name__", "") == "_forward_unimplemented":
         return False
@@ -62,13 +70,23 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether ``module`` is one node, its inside not shown."""
     if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) or not is_torch_forward(module):
         return False
+    if quantized.layer(module) is not None:
+        return True
     # torch.nn.utils.parametrize puts its parametrisations into a child of that name.
     return isinstance(module, _OPAQUE) or all(name == "parametrizations" for name, _ in module.named_children())
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether ``module`` is torch.compile's wrapper of another."""
+    return type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
 
 
 def torch_class(module: nn.Module) -> str:
     """The name of torch.nn's class that ``module`` computes as, or of its own class."""
     if is_torch_forward(module):
+        packed = quantized.layer(module)
+        if packed is not None:
+            return packed
         for cls in type(module).__mro__:
             if cls.__module__.startswith("torch.nn.modules."):
                 return cls.__name__
@@ -83,6 +101,10 @@ def kind(module: nn.Module) -> str:
     if name in _KINDS:
         return _KINDS[name]
     rank = name[-2:].lower()
+    if quantized.layer(module) is not None and name.startswith(("Conv", "BatchNorm")):
+        stem = {"ConvT": "conv_transpose", "Batch": "batchnorm"}.get(name[:5], "conv")
+        depthwise = stem == "conv" and getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1
+        return stem if stem == "batchnorm" else f"{'depthwise_' if depthwise else ''}{stem}{rank}"
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return f"conv_transpose{rank}"
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -110,6 +132,12 @@ def config(module: nn.Module) -> Config:
         value = getattr(module, attribute, None)
         if value is not None and isinstance(value, bool | int | float | str | tuple | list | torch.Size):
             out[word] = json_value(value)
+    packed = quantized.layer(module)
+    if packed is not None:
+        out.pop("mode", None)
+        if not packed.startswith("ConvTranspose"):
+            out.pop("output_padding", None)
+        return out | quantized.config(module, packed)
     if isinstance(module, nn.RNNBase):
         del out["mode"]  # the class again: "LSTM"
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -182,59 +210,102 @@ def paths(root: nn.Module) -> dict[nn.Module, str]:
     return {module: clean(name) for name, module in root.named_modules()}
 
 
-def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    made = dict(_effective(module))
-    yield from made.items()
-    hidden = {f"{name}{end}" for name in made for end in ("_g", "_v", "_u", "_orig")}
-    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None and name != "num_batches_tracked" and name not in hidden:
-            yield name, tensor
+@dataclass(frozen=True)
+class Computed:
+    """A weight that is made of others whenever it is used (weight_norm, spectral_norm, parametrize, prune).
+
+    ``make`` computes it and changes nothing. It is read from ``chain`` where it has one; otherwise a hook before the
+    module's forward sets it.
+    """
+
+    module: nn.Module
+    name: str
+    parts: tuple[torch.Tensor, ...]
+    make: Callable[[], torch.Tensor]
+    chain: nn.Module | None = None
 
 
-def _effective(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights that a normalised or parametrised layer computes with, in place of the parts it keeps."""
-    with torch.no_grad():
-        for name, chain in (getattr(module, "parametrizations", None) or {}).items():
-            training = [part for part in chain.modules() if part.training]
-            for part in training:
-                part.training = False  # in training mode spectral_norm would take a step when asked
-            try:
-                yield name, getattr(module, name).detach().requires_grad_()
-            finally:
-                for part in training:
-                    part.training = True
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, WeightNorm):
-                weight = hook.compute_weight(module)
-            elif isinstance(hook, SpectralNorm):
-                weight = hook.compute_weight(module, do_power_iteration=False)
-            else:
-                continue
-            yield hook.name, weight.detach().requires_grad_()
+def _computed(module: nn.Module) -> Iterator[Computed]:
+    for name, chain in (getattr(module, "parametrizations", None) or {}).items():
+        held = (*chain.parameters(), *chain.buffers())
+        yield Computed(module, name, held, partial(_asked, module, name, chain), chain)
+    ends: tuple[str, ...]
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            name, make, ends = hook.name, partial(hook.compute_weight, module), ("g", "v")
+        elif isinstance(hook, SpectralNorm):
+            name, ends = hook.name, ("orig", "u", "v")
+            make = partial(hook.compute_weight, module, do_power_iteration=False)
+        elif isinstance(hook, BasePruningMethod):
+            name, make, ends = hook._tensor_name, partial(hook.apply_mask, module), ("orig", "mask")
+        else:
+            continue
+        yield Computed(module, name, tuple(getattr(module, f"{name}_{end}") for end in ends), make)
+
+
+def _asked(module: nn.Module, name: str, chain: nn.Module) -> torch.Tensor:
+    training = [part for part in chain.modules() if part.training]
+    for part in training:
+        part.training = False  # in training mode spectral_norm would take a step when asked
+    try:
+        made = getattr(module, name)
+        assert isinstance(made, torch.Tensor)
+        return made
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _parts(root: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
+    """The modules that hold tensors: owner's path, prefix of their tensors' names, module.
+
+    A leaf owns what its children hold (``out_proj.weight`` of MultiheadAttention).
+    """
+    below: list[str] = []
+    hidden = computing(root)
+    for path, module in root.named_modules():
+        if any(path.startswith(prefix) for prefix in below):
+            continue
+        leaf = is_leaf(module)
+        for inner, part in module.named_modules() if leaf else [("", module)]:
+            if part not in hidden:
+                yield clean(path), f"{inner}." if inner else "", part
+        if leaf:
+            below.append(f"{path}." if path else "")
+
+
+def computing(root: nn.Module) -> set[nn.Module]:
+    """The modules that compute weights: no steps of the network."""
+    return {part for module in root.modules() if isinstance(module, ParametrizationList) for part in module.modules()}
+
+
+def computed(root: nn.Module) -> Iterator[tuple[str, str, Computed]]:
+    """The weights that are computed when they are used, by owner and name as :func:`owned` gives them."""
+    for owner, prefix, part in _parts(root):
+        for weight in _computed(part):
+            yield owner, prefix + weight.name, weight
 
 
 def owned(root: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
     """Every parameter and buffer with its owner's path and its local name; a tied one once.
 
-    A leaf owns what its children hold (``out_proj.weight`` of MultiheadAttention).
+    In place of the parts of a computed weight comes a copy of what they make.
     """
     seen: dict[int, torch.Tensor] = {}  # the tensors too: an id is only unique while its tensor lives
-    below: list[str] = []
-    for path, module in root.named_modules():
-        if any(path.startswith(prefix) for prefix in below):
-            continue
-        leaf = is_leaf(module)
-        parts = module.named_modules() if leaf else iter([("", module)])
-        parametrised = hasattr(module, "parametrizations")
-        for inner, part in parts:
-            if parametrised and inner.startswith("parametrizations"):
+    for owner, prefix, part in _parts(root):
+        hidden: set[int] = set()
+        for weight in _computed(part):
+            hidden |= {id(tensor) for tensor in weight.parts}
+            with torch.no_grad():
+                made = weight.make().detach().clone()
+            yield owner, prefix + weight.name, made.requires_grad_(any(held.requires_grad for held in weight.parts))
+        if quantized.layer(part) is not None:
+            yield from ((owner, prefix + name, tensor) for name, tensor in quantized.weights(part))
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is None or name == "num_batches_tracked" or id(tensor) in hidden or id(tensor) in seen:
                 continue
-            for name, tensor in _own(part):
-                if id(tensor) not in seen:
-                    seen[id(tensor)] = tensor
-                    yield clean(path), f"{inner}.{name}" if inner else name, tensor
-        if leaf:
-            below.append(f"{path}." if path else "")
+            seen[id(tensor)] = tensor
+            yield owner, prefix + name, tensor
 
 
 def param(name: str, tensor: torch.Tensor) -> Param:

@@ -10,22 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
 from tracer import usercode
 from tracer.adapter import LoadRequest
-from tracer.errors import InputError, RefusedError
+from tracer.errors import InputError, NoModelError, RefusedError
+from tracer.graph import Param
 from tracer.names import display
 from tracer.text import described, some
-from tracer_torch import allowed, custom, preflight, scan, soundness
+from tracer_torch import allowed, custom, layers, preflight, quantized, scan, soundness
 from tracer_torch.statedict import StateDict, candidates, check_size, load_into, tensors_in
 
 _MAY_RUN = "or --trust if this file may run code"
+_TYPES = {
+    "BOOL": "bool", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    **{f"{letter}{bits}": f"{word}{bits}" for letter, word in (("F", "float"), ("I", "int"), ("U", "uint"))
+       for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+"""safetensors' words for types."""
 _TRUST_ONLY = "only --trust loads it, which lets it do anything you can do"
 
 
-def load(request: LoadRequest) -> tuple[torch.nn.Module, str, tuple[str, ...]]:
+def load(request: LoadRequest) -> tuple[torch.nn.Module | ExportedProgram, str, tuple[str, ...]]:
     """The model in evaluation-ready form, what loaded it, and notes for the user.
 
+    A TorchScript file gives a ScriptModule, a torch.export archive an ExportedProgram.
     Raises InputError or RefusedError, in one line.
     """
     # Imports first: the architecture may need classes that --import registers.
@@ -39,19 +48,22 @@ def load(request: LoadRequest) -> tuple[torch.nn.Module, str, tuple[str, ...]]:
     if request.path is not None:
         content, how = _read(request.path, request, granted)
         content = _module_within(content)
-    model: torch.nn.Module
+    model: torch.nn.Module | ExportedProgram
     if request.arch is not None:
         model = custom.build(request.arch, request.arch_args)
         if content is not None:
             assert request.path is not None
             notes += _fill(model, content, request.path)
-    elif isinstance(content, torch.nn.Module):
+    elif isinstance(content, torch.nn.Module | ExportedProgram):
         model = content
     elif request.path is not None:
-        raise InputError(_needs_arch(content, request.path))
+        known = NoModelError if any(True for _ in candidates(content)) else InputError
+        raise known(_needs_arch(content, request.path))
     else:
         raise InputError("no model: give a file, or --arch pkg.mod:callable")
     if request.weights is not None:
+        if isinstance(model, torch.jit.ScriptModule | ExportedProgram):
+            raise InputError(f"{display(str(request.path))} is a program that has its weights: --weights has no use")
         weights, how = _read(request.weights, request, granted)
         notes += _fill(model, weights, request.weights)
     for owner, tensor in tensors_in(model):
@@ -63,8 +75,10 @@ def load(request: LoadRequest) -> tuple[torch.nn.Module, str, tuple[str, ...]]:
 
 def _read(path: Path, request: LoadRequest, granted: allowed.Globals) -> tuple[object, str]:
     """The content of a file, and the way it was read."""
-    form = preflight.check_file(path)
+    form = preflight.check_file(path, trust=request.trust)
     shown = display(str(path))
+    if form in ("torchscript", "exported"):
+        return _program(path, form, shown)
     if form == "safetensors":
         try:
             from safetensors.torch import load_file
@@ -78,10 +92,25 @@ def _read(path: Path, request: LoadRequest, granted: allowed.Globals) -> tuple[o
         # torch warns on stderr about pickles it reads anyway; what matters becomes a note or an error.
         warnings.simplefilter("ignore")
         content = _trusted(path, request, shown) if request.trust else _as_data(path, form, granted, shown)
+    for module in soundness.modules_in(content):
+        quantized.complete(module)
     soundness.check(content, shown, code=request.trust)
     for name, tensor in tensors_in(content):
         check_size(tensor, f"'{display(name, 80)}'", shown)
     return content, "pickle (trusted)" if request.trust else "weights_only"
+
+
+def _program(path: Path, form: str, shown: str) -> tuple[torch.nn.Module | ExportedProgram, str]:
+    """A trusted TorchScript file or torch.export archive, and the way it was read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if form == "torchscript":
+                load_script: Any = torch.jit.load
+                return load_script(path, map_location="cpu"), "torch.jit.load (trusted)"
+            return torch.export.load(path), "torch.export.load (trusted)"
+    except Exception as error:
+        raise InputError(f"{shown} cannot be loaded as {form}: {described(error, 160)}") from error
 
 
 def _as_data(path: Path, form: str, granted: allowed.Globals, shown: str) -> object:
@@ -116,6 +145,16 @@ def _as_data(path: Path, form: str, granted: allowed.Globals, shown: str) -> obj
             raise InputError(
                 f"{shown} cannot be loaded ({type(error).__name__}): it is damaged or not made by torch.save"
             ) from error
+
+
+def unsafe_globals(path: Path, form: str, known: allowed.Globals) -> list[str]:
+    """The globals that a pickle names and that may not be called, besides ``known``. Raises InputError."""
+    try:
+        wanted, _ = scan.globals_of(path, form)
+    except scan.Unreadable as error:
+        raise InputError(f"{display(str(path))} cannot be read as a torch.save file: {error}") from error
+    with _granting(known):
+        return sorted(_not_allowed(path, form, wanted, set(known)))
 
 
 def _wrapped_name(error: BaseException) -> str | None:
@@ -206,11 +245,15 @@ def _module_within(content: object) -> object:
 def _fill(model: torch.nn.Module, content: object, path: Path) -> Iterator[str]:
     shown = display(str(path))
     found: list[tuple[str, StateDict]] = (
-        [("", content.state_dict())] if isinstance(content, torch.nn.Module) else list(candidates(content))
+        [("", content.state_dict())] if isinstance(content, torch.nn.Module) else list(candidates(_held(content)))
     )
     if not found:
         raise InputError(f"{shown} holds no state dict (a {type(content).__name__}{_keys(content)})")
     return load_into(model, found, shown)
+
+
+def _held(content: object) -> object:
+    return content.state_dict if isinstance(content, ExportedProgram) else content
 
 
 def _keys(content: object) -> str:
@@ -228,4 +271,25 @@ def _needs_arch(content: object, path: Path) -> str:
     return (
         f"{shown} is a state dict{inside} with {count} ({some(list(state), 2)}), without the network: "
         "give --arch pkg.mod:callable or path/file.py:callable that builds it"
+    )
+
+
+def tensors(request: LoadRequest) -> tuple[Param, ...]:
+    """The tensors of the state dicts in a file, under the keys they have there. Raises InputError, RefusedError."""
+    path = request.path or request.weights
+    if path is None:
+        return ()
+    if preflight.check_file(path, trust=request.trust) == "safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:  # reads the header alone
+            entries = [(key, file.get_slice(key)) for key in file.offset_keys()]
+            return tuple(Param(key, tuple(e.get_shape()), _TYPES.get(e.get_dtype(), "?")) for key, e in entries)
+    granted = {} if request.trust else allowed.consented(request.imports, request.allow)
+    content, _ = _read(path, request, granted)
+    return tuple(
+        layers.param(f"{where}.{key}" if where else key, tensor)
+        for where, state in candidates(content)
+        for key, tensor in state.items()
+        if isinstance(tensor, torch.Tensor)
     )

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import importlib.metadata
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from tracer.adapter import Array, InputSpec, LoadedModel, NotRecorded, Sink
-from tracer.errors import InputError, ModelError, TracerError
+from tracer.adapter import Array, InputSpec, LoadedModel, NotRecorded, Run, Sink
+from tracer.errors import InputError, LossError, ModelError, TracerError
 from tracer.graph import Param, Structure
 from tracer.names import display
 from tracer.text import described, one_line, some
-from tracer_torch import failing, layers, running
+from tracer_torch import failing, gradients, layers, running
 from tracer_torch.engine import Recorder
 from tracer_torch.events import Event, Key, finished
-from tracer_torch.signature import signature, time_major
+from tracer_torch.gradients import Gradients
+from tracer_torch.signature import optional, signature, time_major
 from tracer_torch.tensors import to_array
 
 Fingerprint = tuple[tuple[str, tuple[int, ...], str], ...]
+_Known = tuple[Structure, dict[Key, str], str]
+_MOST_KNOWN = 16
+"""Structures that are kept: one for each shape of input that is asked for in turn."""
+_NOT_RUN = "it did not run in this pass"
 
 
 class TorchModel(LoadedModel):
@@ -37,7 +45,11 @@ class TorchModel(LoadedModel):
         if late is not None:
             said += (f"'{display(late, 80)}' has batch_first=False: it takes time as the first axis, batch as second",)
         self.notes = notes + said
-        self._known: dict[Fingerprint, tuple[Structure, dict[Key, str], str]] = {}
+        self._known: dict[tuple[Run, Fingerprint], _Known] = {}
+        self._plain: set[tuple[Run, Fingerprint]] = set()
+        waiting = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in _tensors(self.module))
+        self._lazy = self.module if waiting else None
+        self._copied = waiting
 
     def versions(self) -> dict[str, str]:
         found = {"torch": str(torch.__version__), "numpy": np.__version__}
@@ -52,31 +64,68 @@ class TorchModel(LoadedModel):
     def signature(self) -> tuple[InputSpec, ...]:
         return signature(self.module)
 
+    def optional(self) -> tuple[InputSpec, ...]:
+        return optional(self.module)
+
     def structure(self, inputs: Mapping[str, Array]) -> Structure:
         structure, _, fault = self._structure(inputs)
         return replace(structure, fault=fault)
 
-    def _structure(self, inputs: Mapping[str, Array]) -> tuple[Structure, dict[Key, str], str]:
+    def _structure(self, inputs: Mapping[str, Array]) -> _Known:
         """The structure, the names of its events, and what the model raised by a fault of its own ("" if nothing)."""
-        mark = _fingerprint(inputs)
-        if mark not in self._known:
-            recorder = Recorder(self.module, describe=True)
-            fault = ""
-            try:
-                running.run(self.module, inputs, recorder)
-            except TracerError:
-                raise
-            except Exception as error:
-                fault = failing.blame(recorder, error)
-                if failing.by_input(recorder, error):
-                    given = ", ".join(f"{display(n)} {tuple(a.shape)} {a.dtype}" for n, a in inputs.items())
-                    raise InputError(f"the model does not take {given}: {fault}") from error
-            self._known = {mark: (*_conclude(recorder, fault), fault)}
-        return self._known[mark]
+        mark = self.run, _fingerprint(inputs)
+        if mark in self._known:
+            return self._known[mark]
+        self._initialise(inputs)
+        try:
+            known, refusal = self._run_once(inputs), None
+        except LossError:
+            raise
+        except InputError as error:
+            known, refusal = None, error
+        if self.run.loss is not None and (known is None or known[2]):
+            # Some forwards do what autograd forbids with an input that requires gradients.
+            with contextlib.suppress(InputError):
+                again = self._run_once(inputs, plain=True)
+                if not again[2]:
+                    known = again
+                    self._plain.add(mark)
+        if known is None:
+            assert refusal is not None
+            raise refusal
+        while len(self._known) >= _MOST_KNOWN:
+            self._plain.discard(oldest := next(iter(self._known)))
+            del self._known[oldest]
+        self._known[mark] = known
+        return known
+
+    def _run_once(self, inputs: Mapping[str, Array], *, plain: bool = False) -> _Known:
+        recorder = Recorder(self.module, describe=True)
+        fault = ""
+        try:
+            with running.run(self.module, inputs, recorder, self.run, plain=plain) as result:
+                if self.run.loss is not None:
+                    gradients.loss(self.run.loss, result)  # a wrong one is said before anything is recorded
+                del result
+        except TracerError:
+            raise
+        except Exception as error:
+            fault = failing.blame(recorder, error)
+            if failing.by_input(recorder, error):
+                given = ", ".join(f"{display(n)} {tuple(a.shape)} {a.dtype}" for n, a in inputs.items())
+                raise InputError(f"the model does not take {given}: {fault}") from error
+        finally:
+            recorder.failed = None  # its traceback holds the recorder, and every tensor of the pass
+        structure, names = _conclude(recorder, self.run, fault, self._copied)
+        if plain:
+            note = "no gradients of the inputs: the model does not run with inputs that require them"
+            structure = replace(structure, notes=(*structure.notes, note))
+        return structure, names, fault
 
     def capture(self, inputs: Mapping[str, Array], sink: Sink) -> None:
         structure, names, fault = self._structure(inputs)
-        due = {node.name for node in structure.stored()}
+        due = {node.name for node in structure.stored() if sink.wants(node.name)}
+        places = Gradients() if self.run.loss is not None else None
 
         def emit(event: Event, tensor: torch.Tensor) -> None:
             name = names.get(event.key)
@@ -92,23 +141,60 @@ class TorchModel(LoadedModel):
                 sink(name, value, owned=owned)
             except Exception as error:
                 failures.append(error)
+            if places is not None:
+                try:
+                    places.note(name, tensor)
+                except Exception as error:
+                    places.absent(name, described(error, 120))
 
         failures: list[Exception] = []
         recorder = Recorder(self.module, describe=False, emit=emit)
+        with contextlib.ExitStack() as stack:
+            try:
+                plain = (self.run, _fingerprint(inputs)) in self._plain
+                once = running.run(self.module, inputs, recorder, self.run, places, plain=plain)
+                result = stack.enter_context(once)
+            except TracerError:
+                raise
+            except Exception as error:
+                raise ModelError(f"the model raised {failing.blame(recorder, error)}") from error
+            finally:
+                recorder.failed = None
+            if failures:
+                # A sink is not to raise; if it does all the same the model still runs to its end.
+                raise failures[0]
+            if fault:
+                raise ModelError(
+                    f"the model raised {fault} when it was first run, but not again: only what ran before it"
+                )
+            for node in structure.stored():
+                if node.name in due:
+                    sink(node.name, NotRecorded(_NOT_RUN), owned=True)
+                    if places is not None:
+                        places.absent(node.name, _NOT_RUN)
+            if places is not None and self.run.loss is not None:
+                places.hand_over(gradients.loss(self.run.loss, result), self.module, recorder.owned, sink)
+            del result
+
+    def _initialise(self, inputs: Mapping[str, Array]) -> None:
+        """Give lazy modules their weights, in a copy of the model: its own stay without. Raises InputError."""
+        if self._lazy is None:
+            return
         try:
-            running.run(self.module, inputs, recorder)
-        except TracerError:
-            raise
+            # Tensors without values cannot be copied, but replaced by others of their kind.
+            fresh: dict[int, Any] = {
+                id(tensor): cast(Any, type(tensor))(tensor.requires_grad, tensor.device, tensor.dtype)
+                for tensor in _tensors(self._lazy)
+                if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+            }
+            self.module = copy.deepcopy(self._lazy, fresh)
         except Exception as error:
-            raise ModelError(f"the model raised {failing.blame(recorder, error)}") from error
-        if failures:
-            # A sink is not to raise; if it does all the same the model still runs to its end.
-            raise failures[0]
-        if fault:
-            raise ModelError(f"the model raised {fault} when it was first run, but not again: only what ran before it")
-        for node in structure.stored():
-            if node.name in due:
-                sink(node.name, NotRecorded("it did not run in this pass"), owned=True)
+            raise InputError(
+                f"run the model once, its lazy modules have no weights yet ({described(error)})"
+            ) from error
+        with contextlib.suppress(Exception):  # what it raises it raises again when it is recorded
+            running.initialise(self.module, inputs)
+            self._lazy = None
 
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:
         with torch.no_grad():
@@ -125,7 +211,7 @@ def _unwrapped(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     notes: list[str] = []
     while True:
         inner = module._modules.get("_orig_mod")
-        if inner is not None and type(module).__name__ == "OptimizedModule":
+        if inner is not None and layers.is_compiled(module):
             notes.append("compiled by torch.compile: its Python was recorded, not the compiled code")
             module = inner
         elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -135,22 +221,32 @@ def _unwrapped(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
             return module, tuple(notes)
 
 
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
+
+
 def _fingerprint(inputs: Mapping[str, Array]) -> Fingerprint:
     return tuple((name, tuple(array.shape), str(array.dtype)) for name, array in inputs.items())
 
 
-def _conclude(recorder: Recorder, fault: str) -> tuple[Structure, dict[Key, str]]:
+def _conclude(recorder: Recorder, how: Run, fault: str, lazy: bool) -> tuple[Structure, dict[Key, str]]:
     notes = [f"not everything was recorded ({one_line(fault, 120)})" for fault in dict.fromkeys(recorder.faults)]
     if recorder.unseen:
         where = [path or "the top level" for path in dict.fromkeys(recorder.unseen)]
         notes.append(
             f"tensors of unknown origin (TorchScript, numpy, vmap, plain attributes) are read in {some(where)}: "
-            "some parents are missing there"
+            "they are recorded as 'unseen', what made them is not"
         )
+    if recorder.blind:
+        notes.append("what made an output is not visible (TorchScript, numpy, vmap, autograd.grad)")
     unused = [
         path
         for module, path in recorder.paths.items()
-        if path and path not in recorder.calls and layers.is_leaf(module) and any(True for _ in module.parameters())
+        if path
+        and path not in recorder.calls
+        and ".parametrizations." not in path
+        and layers.is_leaf(module)
+        and any(True for _ in module.parameters())
     ]
     leaves = [path for module, path in recorder.paths.items() if path and layers.is_leaf(module)]
     unused = [path for path in unused if not any(path.startswith(f"{leaf}.") for leaf in leaves)]
@@ -158,9 +254,29 @@ def _conclude(recorder: Recorder, fault: str) -> tuple[Structure, dict[Key, str]
         notes.append(f"the model raised {fault}: only what ran before is here")
     elif unused:
         notes.append(f"never called as modules: {some(unused)}")
+    if recorder.empty:
+        notes.append(f"returned no tensor: {some([f'{path} ({kind})' for path, kind in recorder.empty.items()])}")
+    if recorder.others and not fault:
+        what = "besides tensors the model returns" if recorder.outputs else "the model returns no tensor but"
+        notes.append(f"{what} {some(recorder.others, 5)}")
     scripted = [p for m, p in recorder.paths.items() if isinstance(m, torch.jit.ScriptModule)]
     if scripted:
         notes.append(f"TorchScript inside, not visible: {some(scripted)}")
-    if any(isinstance(module, nn.TransformerEncoderLayer) for module in recorder.paths):
-        notes.append("nn.TransformerEncoderLayer runs its ordinary code while recorded, not its fused fast path")
+    compiled = [layers.clean(name) for name, m in recorder.root.named_modules() if layers.is_compiled(m)]
+    if compiled:
+        notes.append(f"compiled by torch.compile, recorded through their Python: {some(compiled)}")
+    fused = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
+    fast = [c.__name__ for c in fused if how == Run() and any(isinstance(module, c) for module in recorder.paths)]
+    if fast:
+        notes.append(
+            f"nn.{fast[0]} runs its ordinary code while recorded, not its fused fast path: it rounds otherwise"
+        )
+    if recorder.drew and how.mode == "eval":
+        notes.append("it draws random numbers in evaluation: the same ones in each of its recordings")
+    if how.mode == "train" and recorder.frozen:
+        notes.append(f"kept in evaluation mode, as found: {some(recorder.frozen)}")
+    if lazy:
+        notes.append("lazy modules drew their weights in a copy of the model: the model itself is still without")
+    if recorder.lost:
+        notes.append(f"changed by its forward in a way that could not be undone: {some(recorder.lost)}")
     return finished(recorder.events, recorder.calls, recorder.outputs, recorder.owned, notes)

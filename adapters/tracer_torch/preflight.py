@@ -9,7 +9,7 @@ from tracer.errors import InputError, RefusedError
 from tracer.names import display
 from tracer.preflight import check_regular_file, sniff, zip_check
 
-_RETRACE = "hooks do not fire inside it: build the nn.Module in Python and give its weights with --arch"
+_RETRACE = "runs code while it is loaded: give the nn.Module it was made from, or --trust if this file may run code"
 _OTHERS = {
     "hdf5": "is an HDF5 file (Keras): record it with 'tracer record tf'",
     "tar": "is a tar archive; files of torch before 0.2 are not read: unpack or save it again",
@@ -18,31 +18,52 @@ _OTHERS = {
 }
 
 
-def check_file(path: Path) -> str:
-    """Say what ``path`` holds: ``zip``, ``pickle`` (old torch.save) or ``safetensors``.
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pt2", ".jit", ".ts", ".torchscript", ".bin")
+_MEMBERS = ("data.pkl", "constants.pkl", "archive_format", "serialized_exported_program.json")
+"""Members of a zip archive that only torch writes, below its own top folder."""
+_EXPORTED = ("archive_format", "serialized_exported_program.json")
+
+
+def claims(path: Path) -> bool:
+    """Whether a file is one of torch's or of safetensors, by its name or its first bytes."""
+    if path.suffix.lower() in _SUFFIXES:
+        return True
+    if not path.is_file():
+        return False
+    kind = sniff(path)
+    if kind == "zip" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(_inner(name) in _MEMBERS for name in archive.namelist())
+    return kind in ("pickle", "safetensors")
+
+
+def check_file(path: Path, *, trust: bool = False) -> str:
+    """Say what ``path`` holds: ``zip``, ``pickle`` (old torch.save), ``safetensors``, ``torchscript`` or ``exported``.
 
     Raises InputError for anything that is not a whole regular file of these, RefusedError for files that are
-    programs (TorchScript, torch.export, torch.package) or built to exhaust memory.
+    programs (TorchScript, torch.export: without ``trust``; torch.package) or built to exhaust memory.
     """
     check_regular_file(path)
     shown = display(str(path))
     kind = sniff(path)
     if kind == "zip":
-        _check_zip(path, shown)
-    elif path.suffix.lower() == ".safetensors" and kind != "safetensors":
+        return _check_zip(path, shown, trust)
+    if path.suffix.lower() == ".safetensors" and kind != "safetensors":
         raise InputError(f"{shown} is not a safetensors file, or it is truncated")
-    elif kind not in ("pickle", "safetensors"):
+    if kind not in ("pickle", "safetensors"):
         what = _OTHERS.get(kind, "is not a PyTorch file: expected a torch.save zip or pickle, or .safetensors")
         raise InputError(f"{shown} {what}")
     return kind
 
 
-def _check_zip(path: Path, shown: str) -> None:
+def _check_zip(path: Path, shown: str, trust: bool) -> str:
     zip_check(path)
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     names = [_inner(member.filename) for member in members]
-    _check_contents(set(names), {member.filename for member in members}, shown)
+    form = _form(set(names), {member.filename for member in members}, shown)
+    if form != "zip" and not trust:
+        raise RefusedError(f"{shown} is {_PROGRAMS[form]}, which {_RETRACE}")
     for name, member in zip(names, members, strict=True):
         if member.compress_type != zipfile.ZIP_STORED and name.startswith("data/"):
             # torch.save never compresses; torch.load would unpack whatever size is claimed.
@@ -50,8 +71,9 @@ def _check_zip(path: Path, shown: str) -> None:
                 f"{shown} holds compressed records ({member.file_size:,} bytes out of "
                 f"{member.compress_size:,}), which torch.save never writes: refused; save it again with torch.save"
             )
-    if "data.pkl" not in names:
+    if form != "exported" and "data.pkl" not in names:
         raise InputError(f"{shown} is a zip archive but not a torch.save file (no data.pkl)")
+    return form
 
 
 def _inner(name: str) -> str:
@@ -59,17 +81,26 @@ def _inner(name: str) -> str:
     return name.partition("/")[2] or name
 
 
-def _check_contents(inner: set[str], full: set[str], shown: str) -> None:
-    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
-        raise RefusedError(f"{shown} is TorchScript, which runs code while it is loaded, and {_RETRACE}")
-    exported = ("archive_format", "serialized_exported_program.json")
-    if any(name.endswith(exported) for name in full):
-        raise RefusedError(f"{shown} is a torch.export archive, which can run code while it is loaded, and {_RETRACE}")
+_PROGRAMS = {"torchscript": "TorchScript", "exported": "a torch.export archive"}
+
+
+def _form(inner: set[str], full: set[str], shown: str) -> str:
+    """Which kind of torch's archives the members make: ``zip`` is what torch.save writes."""
     if any(name.startswith(".data/") or "/.data/extern_modules" in name for name in full | inner) and any(
         name.endswith("extern_modules") for name in full
     ):
         raise RefusedError(f"{shown} is a torch.package archive: loading it runs the Python inside; not supported")
+    if any("/aotinductor/" in name for name in full):
+        raise InputError(
+            f"{shown} is an AOTInductor package, compiled code with nothing to see inside: give the nn.Module, or what "
+            "torch.export.save writes"
+        )
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        return "torchscript"
+    if any(name.endswith(_EXPORTED) for name in full):
+        return "exported"
     if any(name.endswith("model.weights.h5") for name in full):
         raise InputError(f"{shown} is a Keras file: record it with 'tracer record tf'")
     if full and all(name.endswith(".npy") for name in full):
         raise InputError(f"{shown} is a numpy .npz archive, not a model")
+    return "zip"

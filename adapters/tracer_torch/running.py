@@ -6,74 +6,44 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from tracer.adapter import Array
+from tracer.adapter import Array, Run
 from tracer.errors import InputError
 from tracer.names import display
 from tracer_torch import layers
 from tracer_torch.engine import FunctionWatch, Recorder
-from tracer_torch.tensors import from_array, version
-
-_LARGEST_SNAPSHOT = 512 << 20
-"""Bytes of buffers that are kept to undo what a forward does to them."""
+from tracer_torch.gradients import Gradients
+from tracer_torch.state import Before, drawn, same_draws
+from tracer_torch.tensors import from_array
 
 
 @contextlib.contextmanager
-def left_alone(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; modes, buffers and the random state are put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    states = [
-        _State(holder, name, tensor, version(tensor))
-        for module in model.modules()
-        # Plain tensor attributes too: caches, and the weight that weight_norm computes before each forward.
-        for holder in (module._buffers, vars(module))
-        for name, tensor in holder.items()
-        if isinstance(tensor, torch.Tensor)
-    ]
-    if sum(state.size for state in states) <= _LARGEST_SNAPSHOT:
-        for state in states:
-            state.values = state.tensor.detach().clone()
+def _left_alone(model: nn.Module, how: Run, recorder: Recorder) -> Iterator[None]:
+    """The mode that ``how`` wants, with gradients only where it has a loss; everything is put back.
+
+    In training mode a model of which some parts are in training and others are not keeps them so: its user froze
+    the latter.
+    """
+    before = Before(model)
+    recorder.writes = before.about_to_change
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model.eval()
+        with torch.inference_mode(False), torch.set_grad_enabled(how.loss is not None), same_draws(model):
+            if how.mode == "eval":
+                model.eval()
+            elif not any(module.training for module in model.modules()):
+                model.train()
+            recorder.frozen = [path for module, path in recorder.paths.items() if path and not module.training]
             yield
     finally:
-        for module, training in modes:
-            if module.training != training:
-                module.training = training
-        with torch.no_grad():
-            for state in states:
-                state.restore()
-
-
-@dataclass
-class _State:
-    """A tensor that a forward may change or replace, as it was before."""
-
-    holder: dict[str, Any]
-    name: str
-    tensor: torch.Tensor
-    version: int
-    values: torch.Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        return 0 if self.tensor.is_sparse else self.tensor.nbytes
-
-    def restore(self) -> None:
-        if self.values is not None and version(self.tensor) != self.version:
-            self.tensor.copy_(self.values)
-        if self.holder.get(self.name) is not self.tensor:
-            self.holder[self.name] = self.tensor
+        recorder.lost = before.restore()
 
 
 @contextlib.contextmanager
-def _hooked(recorder: Recorder) -> Iterator[None]:
+def _hooked(recorder: Recorder, gradients: Gradients | None) -> Iterator[None]:
     handles: list[Any] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -83,7 +53,9 @@ def _hooked(recorder: Recorder) -> Iterator[None]:
         _guarded(recorder, lambda: recorder.leave(module, output))
 
     try:
-        inside: set[nn.Module] = set()
+        inside = layers.computing(recorder.root)
+        # Of a compiled module and its wrapper only the module.
+        inside |= {module for module in recorder.root.modules() if layers.is_compiled(module)}
         for module in recorder.root.modules():
             if module in inside or (module is recorder.root and not layers.is_leaf(module)):
                 continue
@@ -93,6 +65,8 @@ def _hooked(recorder: Recorder) -> Iterator[None]:
                 continue
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
+        if gradients is not None:
+            handles += gradients.watch(recorder.root, lambda action: _guarded(recorder, action))
         yield
     finally:
         for handle in handles:
@@ -120,20 +94,58 @@ def _eager() -> Iterator[None]:
         yield
 
 
-def run(model: nn.Module, inputs: Mapping[str, Array], recorder: Recorder) -> None:
-    """One forward pass of ``model`` on ``inputs`` under ``recorder``.
+@contextlib.contextmanager
+def run(
+    model: nn.Module,
+    inputs: Mapping[str, Array],
+    recorder: Recorder,
+    how: Run,
+    gradients: Gradients | None = None,
+    *,
+    plain: bool = False,
+) -> Iterator[object]:
+    """One forward pass of ``model`` on ``inputs`` under ``recorder``; gives what it returned.
 
+    Where ``how`` has a loss the inputs require gradients, unless they are to be ``plain``.
+
+    The pass is over when the body runs, but the model is put back only after it.
     Raises InputError for inputs the forward has no parameter for; what the model raises passes through.
     """
     parameter = next((p for p in model.parameters() if not p.is_meta), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    tensors = {name: from_array(name, array, device) for name, array in inputs.items()}
-    args, kwargs = arguments(model, tensors)
-    with left_alone(model), _eager():
+    with _left_alone(model, how, recorder), _eager():
+        tensors = {name: from_array(name, array, device) for name, array in inputs.items()}
+        if how.loss is not None and not plain:
+            # Not the leaves themselves: those may not be changed in place.
+            tensors = {name: _with_gradient(tensor) for name, tensor in tensors.items()}
+        args, kwargs = arguments(model, tensors)
         recorder.begin(tensors)
-        with _hooked(recorder), FunctionWatch(recorder):
+        if gradients is not None:
+            recorder.reads = gradients.read
+        before = drawn()
+        with _hooked(recorder, gradients), FunctionWatch(recorder):
             result = model(*args, **kwargs)
+        recorder.drew = drawn() != before
         recorder.finish(result)
+        del tensors, args, kwargs
+        yield result
+
+
+def initialise(model: nn.Module, inputs: Mapping[str, Array]) -> None:
+    """Run ``model`` once for its lazy modules. Raises InputError, and what the model raises."""
+    modes = [(module, module.training) for module in model.modules()]
+    args, kwargs = arguments(
+        model, {name: from_array(name, array, torch.device("cpu")) for name, array in inputs.items()}
+    )
+    with torch.inference_mode(False), torch.no_grad(), same_draws(model):
+        model.eval()(*args, **kwargs)
+    for module, training in modes:
+        module.training = training
+
+
+def _with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    differentiable = tensor.is_floating_point() or tensor.is_complex()
+    return tensor.requires_grad_().clone() if differentiable else tensor
 
 
 def forward_parameters(model: nn.Module) -> list[inspect.Parameter]:

@@ -39,6 +39,14 @@ def globals_of(path: Path, form: str) -> tuple[set[str], int]:
         raise Unreadable("it is truncated or damaged") from error
 
 
+def globals_in(pickle: bytes) -> set[str]:
+    """The same of one pickle. Raises Unreadable."""
+    try:
+        return _scan(io.BytesIO(pickle), 1)[0]
+    except Exception as error:
+        raise Unreadable("it is truncated or damaged") from error
+
+
 def _scan(file: IO[bytes], pickles: int) -> tuple[set[str], int]:
     found: set[str] = set()
     protocol = 0

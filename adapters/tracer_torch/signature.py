@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from torch import nn
 
 from tracer.adapter import InputSpec
@@ -22,10 +24,26 @@ def signature(model: nn.Module) -> tuple[InputSpec, ...]:
     names = [p.name for p in required or parameters[:1]] or ["input"]
     if len(names) > 1:
         return tuple(InputSpec(name, None) for name in names)
-    return (_first(model, names[0]),)
+    return (first(model, names[0]),)
 
 
-def _first(model: nn.Module, name: str) -> InputSpec:
+def optional(model: nn.Module) -> tuple[InputSpec, ...]:
+    """The further tensors that forward takes where they are given (``attention_mask=None``)."""
+    stated = {spec.name for spec in signature(model)}
+    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(
+        InputSpec(p.name, None)
+        for p in forward_parameters(model)
+        if p.name not in stated and p.kind in positional and p.default is None and _may_be_tensor(p.annotation)
+    )
+
+
+def _may_be_tensor(annotation: object) -> bool:
+    return annotation is inspect.Parameter.empty or "Tensor" in str(annotation)
+
+
+def first(model: nn.Module, name: str) -> InputSpec:
+    """The only input, as the first layer with weights would take it."""
     for module in model.modules():
         if not layers.is_leaf(module):
             continue
@@ -65,6 +83,6 @@ def time_major(model: nn.Module) -> str | None:
     """The path of the first layer with weights when it is a recurrent one that wants time before the batch."""
     for path, module in model.named_modules():
         if layers.is_leaf(module) and next(module.parameters(), None) is not None:
-            wants = isinstance(module, nn.RNNBase | nn.MultiheadAttention) and not module.batch_first
+            wants = isinstance(module, nn.RNNBase | nn.MultiheadAttention) and not getattr(module, "batch_first", True)
             return layers.clean(path) if wants else None
     return None

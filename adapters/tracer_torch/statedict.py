@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +14,8 @@ from tracer.errors import InputError, RefusedError
 from tracer.names import display
 from tracer.text import one_line, some
 
-StateDict = Mapping[str, torch.Tensor]
+StateDict = Mapping[str, Any]
+"""Tensors by their names; packed weights of quantized layers as tuples of them."""
 
 _USUAL_KEYS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "net_state_dict", "weights", "params",
@@ -26,6 +28,29 @@ _BOMB = 64 << 20
 _DEEPEST = 3
 
 
+def _is_packed(key: str) -> bool:
+    """Whether a key is of a quantized layer's packed parameters, which need not be tensors."""
+    return "._packed_params." in f".{key}"
+
+
+class _Found(dict[str, Any]):
+    """A state dict with what torch notes beside it: the version of each module's format, by its path."""
+
+    versions: Any = None
+
+
+def _with_versions(best: dict[str, Any], state: StateDict, names: Mapping[str, str]) -> dict[str, Any]:
+    """``best`` as torch wants it for quantized layers, whose older formats are told apart by version alone."""
+    versions = getattr(state, "versions", None)
+    if not isinstance(versions, Mapping) or not any(_is_packed(key) for key in best):
+        return best
+    new, old = next(iter(names.items()))
+    prefix = old.removesuffix(new)
+    out: Any = collections.OrderedDict(best)
+    out._metadata = {str(key).removeprefix(prefix): value for key, value in versions.items()}
+    return out  # type: ignore[no-any-return]
+
+
 def is_state_dict(value: object) -> bool:
     """Whether ``value`` maps names to tensors (bookkeeping entries aside)."""
     if not isinstance(value, Mapping) or not value:
@@ -36,7 +61,7 @@ def is_state_dict(value: object) -> bool:
             return False
         if isinstance(item, torch.Tensor):
             tensors += 1
-        elif not key.endswith(_BOOKKEEPING):
+        elif not key.endswith(_BOOKKEEPING) and not _is_packed(key):
             return False
     return tensors > 0
 
@@ -50,7 +75,9 @@ def candidates(
         return
     seen.add(id(content))
     if is_state_dict(content):
-        yield where, {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        found = _Found({k: v for k, v in content.items() if isinstance(v, torch.Tensor) or _is_packed(k)})
+        found.versions = getattr(content, "_metadata", None)
+        yield where, found
         return
     if depth >= _DEEPEST:
         return
@@ -88,13 +115,14 @@ def load_into(model: torch.nn.Module, found: list[tuple[str, StateDict]], shown:
     Raises InputError when keys are missing, unexpected or of another shape.
     """
     wanted = set(model.state_dict())
-    best: dict[str, torch.Tensor] = {}
+    best: dict[str, Any] = {}
     unused: list[str] = []
     overlap, where = -1, ""
     for key, state in found:
         names = fitted(state, wanted)
         if len(wanted & set(names)) > overlap:
             best, overlap, where = {name: state[old] for name, old in names.items()}, len(wanted & set(names)), key
+            best = _with_versions(best, state, names)
             used = set(names.values())
             unused = [old for old in state if old not in used and not old.endswith(_BOOKKEEPING)]
     failure: Exception | None = None
@@ -120,18 +148,25 @@ def load_into(model: torch.nn.Module, found: list[tuple[str, StateDict]], shown:
         count = "1 tensor" if len(unused) == 1 else f"{len(unused)} tensors"
         notes.append(f"{count} of {shown} not used, as the architecture has no such part: {some(unused, 2)}")
     own = model.state_dict()
-    changed = {(str(v.dtype), str(own[k].dtype)) for k, v in best.items() if k in own and v.dtype != own[k].dtype}
+    changed = {(str(v.dtype), str(own[k].dtype)) for k, v in best.items() if _differ(v, own.get(k))}
     notes += [f"weights converted from {a} to {b} as the architecture wants" for a, b in sorted(changed)]
     return iter(notes)
 
 
-def _problems(own: Mapping[str, Any], given: Mapping[str, torch.Tensor]) -> list[str]:
+def _differ(value: Any, own: Any) -> bool:
+    both = isinstance(value, torch.Tensor) and isinstance(own, torch.Tensor)
+    return both and value.dtype != own.dtype
+
+
+def _problems(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     missing = [key for key in own if key not in given and not key.endswith(_BOOKKEEPING)]
     unexpected = [key for key in given if key not in own and not key.endswith(_BOOKKEEPING)]
     shaped = [
         f"{key} (file {tuple(given[key].shape)}, model {tuple(own[key].shape)})"
         for key in own
-        if key in given and isinstance(own[key], torch.Tensor) and own[key].shape != given[key].shape
+        if isinstance(own[key], torch.Tensor)
+        and isinstance(given.get(key), torch.Tensor)
+        and own[key].shape != given[key].shape
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shaped))
     return [f"{len(names)} {word} ({some(names)})" for word, names in kinds if names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +15,7 @@ from tracer.errors import InputError
 from tracer.names import display
 
 _DEEPEST = 8
+_MOST_OBJECTS = 10_000
 _BITS: dict[torch.dtype, tuple[torch.dtype, Any]] = {torch.bfloat16: (torch.uint16, ml_dtypes.bfloat16)}
 for _name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"):
     if hasattr(torch, _name) and hasattr(ml_dtypes, _name):
@@ -27,6 +28,14 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape of ``tensor``; nothing for nested ones, which have none."""
+    try:
+        return tuple(int(size) for size in tensor.shape)
+    except (RuntimeError, AttributeError):
+        return ()
+
+
 def walk(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors in a module's output with their path (``[1][0]``, ``[logits]``), in order.
 
@@ -34,17 +43,67 @@ def walk(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, t
     """
     if isinstance(value, torch.Tensor):
         yield path, value
-    elif depth >= _DEEPEST:
-        return
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
+    elif depth < _DEEPEST:
+        for key, item in _parts(value) or ():
             yield from walk(item, f"{path}[{key}]", depth + 1)
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from walk(item, f"{path}[{index}]", depth + 1)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for spec in dataclasses.fields(value):
-            yield from walk(getattr(value, spec.name, None), f"{path}[{spec.name}]", depth + 1)
+
+
+@dataclasses.dataclass
+class Returned:
+    """What a module returned: its tensors as :func:`walk` gives them, and the places and types of all else but None.
+
+    Objects of classes that :func:`walk` does not know are looked into as well, but for those in ``passed`` (by id):
+    a cache that is handed through a hundred modules is not the output of each.
+    """
+
+    value: dataclasses.InitVar[object]
+    passed: Set[int] = frozenset()
+    tensors: list[tuple[str, torch.Tensor]] = dataclasses.field(default_factory=list)
+    others: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self, value: object) -> None:
+        self._seen: set[int] = set(self.passed)
+        self._look(value, "", 0)
+
+    def _look(self, value: object, path: str, depth: int) -> None:
+        if isinstance(value, torch.Tensor):
+            self.tensors.append((path, value))
+            return
+        parts = _parts(value)
+        attributes = _attributes(value) if parts is None and id(value) not in self._seen else None
+        found, before = len(self.tensors), len(self.others)
+        if depth < _DEEPEST and len(self._seen) < _MOST_OBJECTS:
+            self._seen.add(id(value))
+            for key, part in parts or attributes or ():
+                self._look(part, f"{path}[{key}]", depth + 1)
+        if attributes:
+            del self.others[before:]
+        if parts is None and value is not None and len(self.tensors) == found:
+            self.others.append(f"{path} {type(value).__name__}".strip())
+
+
+def _parts(value: object) -> list[tuple[object, object]] | None:
+    """The items of a container with their keys; None for what is none."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(spec.name, getattr(value, spec.name, None)) for spec in dataclasses.fields(value)]
+    return None
+
+
+def _attributes(value: object) -> list[tuple[object, object]] | None:
+    """What an object of some class of its own holds; None for modules, functions, classes and torch's settings."""
+    if isinstance(value, torch.nn.Module | type) or callable(value) or type(value).__module__ in ("builtins", "torch"):
+        return None
+    slots = [name for cls in type(value).__mro__ for name in _names(getattr(cls, "__slots__", ()))]
+    held = {name: getattr(value, name) for name in slots if not name.startswith("__") and hasattr(value, name)}
+    return list({**held, **getattr(value, "__dict__", {})}.items())
+
+
+def _names(slots: object) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots) if isinstance(slots, tuple | list) else ()
 
 
 def unfit(tensor: torch.Tensor) -> str | None:
@@ -53,13 +112,13 @@ def unfit(tensor: torch.Tensor) -> str | None:
         return "nested tensor"
     if tensor.is_meta:
         return "meta tensor (no values)"
-    if tensor.is_quantized:
-        return "quantized tensor"
     if tensor.layout != torch.strided:
         kind = "sparse" if "sparse" in str(tensor.layout) else str(tensor.layout).removeprefix("torch.")
         return f"{kind} tensor"
     if isinstance(tensor, torch._subclasses.FakeTensor):
         return "fake tensor (no values)"
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "tensor inside a torch.func transform (vmap, grad)"
     if tensor.is_floating_point() and tensor.dtype not in _BITS and tensor.element_size() < 2:
         return f"dtype {dtype_name(tensor.dtype)}"
     return None
@@ -68,13 +127,16 @@ def unfit(tensor: torch.Tensor) -> str | None:
 def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
     """The values of ``tensor`` as they are, and whether nobody else holds their memory.
 
-    The array may be a view of the tensor's memory (not contiguous, not owned).
+    Quantized values come as the numbers they stand for. The array may be a view of the tensor's memory (not
+    contiguous, not owned).
     """
     reason = unfit(tensor)
     if reason is not None:
         return NotRecorded(reason), True
     plain = tensor.detach()
     owned = False
+    if plain.is_quantized:
+        plain, owned = plain.dequantize(), True
     if plain.is_conj() or plain.is_neg():
         plain, owned = plain.resolve_conj().resolve_neg(), True
     if plain.device.type != "cpu":
@@ -85,7 +147,8 @@ def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
             return np.asarray(plain.numpy()), owned
         return plain.view(bits[0]).numpy().view(bits[1]), owned
     except Exception as error:
-        return NotRecorded(f"dtype {dtype_name(plain.dtype)} ({type(error).__name__})"), True
+        what = f"dtype {dtype_name(plain.dtype)}" if type(plain) is torch.Tensor else type(plain).__name__
+        return NotRecorded(f"{what} ({type(error).__name__})"), True
 
 
 def from_array(name: str, array: Array, device: torch.device) -> torch.Tensor:
