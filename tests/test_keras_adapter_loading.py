@@ -344,7 +344,9 @@ def test_masked_models_load(library: Any, suffix: str, tmp_path: Path) -> None:
     made.save(path)
     loaded = load(path)
     names = [node.name for node in loaded.structure({"x": np.ones((2, 6), "float32")})]
-    assert names[:4] == ["x", "rs", "mask", "lstm"]
+    # Keras 3 computes the mask in operations of its own, before the layer that it is for.
+    assert [name for name in names if name in ("x", "rs", "mask", "lstm")] == ["x", "rs", "mask", "lstm"]
+    assert names[-1] == "lstm"
 
 
 # -- what a file may name --------------------------------------------------------------------------------------------

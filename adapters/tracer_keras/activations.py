@@ -14,15 +14,18 @@ Probed = tuple[Any, Any, Any]
 _UNSPLIT = frozenset({"attention", "lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
 
 
-def probe_activation(layer: Any, kind: str) -> tuple[Callable[[], None], list[Probed]]:
-    """Replace ``layer.activation`` by one that keeps what passes through it.
+def probe_activation(
+    layer: Any, kind: str, watch: Callable[[Any], None] | None = None
+) -> tuple[Callable[[], None], list[Probed]]:
+    """Replace ``layer.activation`` by one that keeps what passes through it, and lets ``watch`` see what goes in.
 
     Returns what puts the original back, and the list that fills. Layers that apply their activation per step, or
     are nothing but an activation, are left alone.
     """
     seen: list[Probed] = []
     attributes = getattr(layer, "__dict__", {})
-    activation = attributes.get("activation")
+    # On torch a layer is a module, which keeps other layers in a drawer of their own.
+    activation = attributes.get("activation") or attributes.get("_modules", {}).get("activation")
     if (
         not callable(activation)
         or type(layer).__name__ == "Activation"
@@ -34,6 +37,8 @@ def probe_activation(layer: Any, kind: str) -> tuple[Callable[[], None], list[Pr
         return (lambda: None), seen
 
     def probe(*args: Any, **kwargs: Any) -> Any:
+        if args and watch is not None:
+            watch(args[0])
         output = activation(*args, **kwargs)
         if args:
             seen.append((args[0], output, activation))
@@ -43,5 +48,8 @@ def probe_activation(layer: Any, kind: str) -> tuple[Callable[[], None], list[Pr
     # AutoGraph would otherwise translate the probe instead of calling it.
     probe.autograph_info__ = {}  # type: ignore[attr-defined]
     # Past __setattr__: Keras would track the replacement, and locks layers once they are built.
+    own = "activation" in attributes
     attributes["activation"] = probe
+    if not own:
+        return functools.partial(attributes.__delitem__, "activation"), seen
     return functools.partial(attributes.__setitem__, "activation", activation), seen

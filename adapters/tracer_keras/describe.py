@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tracer.graph import Layout, Param
 from tracer_keras.flavour import Flavour
-from tracer_keras.tree import weights_of
+from tracer_keras.tree import Paths, weights_of
 from tracer_keras.vocabulary import LAYER_KINDS, activation_kind, op_kind, snake, words
 
 _RENAMED = {
@@ -157,12 +158,36 @@ def layout_of(layer: Any, kind: str, rank: int | None) -> Layout | None:
     return None
 
 
-def param(name: str, weight: Any) -> Param:
-    """The description of one variable."""
+def param(name: str, weight: Any, layer: Any = None) -> Param:
+    """The description of one variable of ``layer``; tf_keras freezes the layer, not the variable."""
     dtype = getattr(weight.dtype, "name", None) or str(weight.dtype)
-    return Param(name, tuple(int(d) for d in weight.shape), dtype, bool(getattr(weight, "trainable", True)))
+    trainable = bool(getattr(weight, "trainable", True))
+    if trainable and layer is not None:
+        trainable = any(weight is other for other in layer.trainable_weights)
+    return Param(name, tuple(int(d) for d in weight.shape), dtype, trainable)
+
+
+def inside(layer: Any) -> list[Any]:
+    """A layer and the layers that it wraps: cells, both directions."""
+    names = ("cell", "cells", "layer", "forward_layer", "backward_layer")
+    found = [getattr(layer, name, None) for name in names]
+    return [layer, *(deeper for item in found if item is not None for one in _listed(item) for deeper in inside(one))]
+
+
+def _listed(item: Any) -> list[Any]:
+    return list(item) if isinstance(item, (list, tuple)) else [item]
 
 
 def params_of(layer: Any, flavour: Flavour) -> tuple[Param, ...]:
     """The parameters and buffers that belong to ``layer``'s node."""
-    return tuple(param(name, weight) for name, weight in weights_of(layer, flavour))
+    return tuple(param(name, weight, layer) for name, weight in weights_of(layer, flavour))
+
+
+def weights(paths: Paths) -> Iterator[tuple[str, Param, Any]]:
+    """Every weight once: the path of the first layer that has it, its description, and itself."""
+    seen: set[int] = set()
+    for path, layer in paths.layers():
+        for name, weight in weights_of(layer, paths.flavour):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield path, param(name, weight, layer), weight

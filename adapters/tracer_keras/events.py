@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from tracer.graph import Layout, Node, Param, Role, Structure
 
 _FRAMEWORK = tuple(f"{os.sep}{name}{os.sep}" for name in ("keras", "tf_keras", "tensorflow", "tracer_keras"))
+_FRAMEWORK += tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("torch", "jax", "jaxlib", "numpy"))
 
 
 @dataclass(eq=False)
@@ -18,7 +19,8 @@ class Event:
     """One tensor seen: a node before it has its final name.
 
     ``base`` is the layer's path, ``call`` how often it had been called before, ``suffix`` what tells its several
-    tensors apart. ``value`` is the tensor, symbolic while a function is traced.
+    tensors apart. ``value`` is the tensor, symbolic while a function is traced. ``needs`` are events whose tensors it
+    reads without being their child: masks.
     """
 
     base: str
@@ -37,6 +39,7 @@ class Event:
     layout: Layout | None = None
     alias: Event | None = None
     merged: Event | None = None
+    needs: tuple[Event, ...] = ()
 
     def key(self) -> tuple[str, int, str]:
         """What identifies the event in another run of the same model."""
@@ -59,13 +62,21 @@ class Event:
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested outputs with their places: ``""`` for a single one, ``[1]``, ``[key]``, ``[0][h]``."""
+    return ((place, leaf) for place, leaf in leaves(value, path) if leaf is not None)
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The same with those that are None."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from flatten(item, f"{path}[{key}]")
+            yield from leaves(item, f"{path}[{key}]")
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from flatten(item, f"{path}[{index}]")
-    elif value is not None:
+            yield from leaves(item, f"{path}[{index}]")
+    elif is_dataclass(value) and not isinstance(value, type):
+        for spec in fields(value):
+            yield from leaves(getattr(value, spec.name), f"{path}[{spec.name}]")
+    else:
         yield path, value
 
 
@@ -118,7 +129,7 @@ def topological(events: list[Event], outputs: Iterable[Event], depth_first: bool
                 continue
             done.add(id(event))
             stack.append((event, True))
-            needed = [*event.parents, *([event.alias] if event.alias is not None else [])]
+            needed = [*event.parents, *event.needs, *([event.alias] if event.alias is not None else [])]
             stack.extend((need.final(), False) for need in reversed(needed))
     return order
 

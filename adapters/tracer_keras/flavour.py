@@ -14,6 +14,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from tracer_keras import backend as backends
+
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "AUTOGRAPH_VERBOSITY": "0"}
 
 
@@ -60,13 +62,13 @@ class Flavour:
 
     @cached_property
     def module(self) -> ModuleType:
-        """The library, imported with TensorFlow as its backend unless it was imported before."""
-        tensorflow()
-        if self.name == "keras" and "keras" not in sys.modules:
-            # A keras.json or KERAS_BACKEND that names another backend would compute with that one.
-            os.environ["KERAS_BACKEND"] = "tensorflow"
+        """The library. Raises InputError or MissingFrameworkError when Keras's backend cannot be had."""
+        if self.on_tensorflow:
+            tensorflow()
         if self.name in sys.modules:
             return sys.modules[self.name]
+        if not self.legacy:
+            backends.check()
         with warnings.catch_warnings(), _silent_stderr():
             warnings.simplefilter("ignore")
             return import_module(self.name)
@@ -76,8 +78,23 @@ class Flavour:
         return str(self.module.__version__)
 
     @property
+    def title(self) -> str:
+        """Name and version, with the backend where it is not TensorFlow: ``keras 3.15.1 on torch 2.13.0``."""
+        on = "" if self.on_tensorflow else f" on {self.backend.name} {self.backend.version}"
+        return f"{self.name} {self.version}{on}"
+
+    @property
     def legacy(self) -> bool:
         return self.name == "tf_keras"
+
+    @property
+    def on_tensorflow(self) -> bool:
+        return self.legacy or backends.chosen() == backends.TENSORFLOW
+
+    @cached_property
+    def backend(self) -> backends.Backend:
+        """The backend, where it is not TensorFlow. Raises InputError for one that tracer does not know."""
+        return backends.of(backends.chosen())
 
     @cached_property
     def layer_class(self) -> Any:
@@ -142,6 +159,12 @@ class Flavour:
             yield
         finally:
             state.set_global_attribute("object_name_uids", before)
+
+
+def raw_variable(weight: Any) -> Any:
+    """TensorFlow's variable inside a Keras weight, past what casts it in mixed precision."""
+    inner = getattr(weight, "_value", weight)
+    return getattr(inner, "_variable", inner) if type(inner).__name__ == "AutoCastVariable" else inner
 
 
 KERAS = Flavour("keras")

@@ -11,16 +11,17 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tracer.adapter import LoadRequest
-from tracer.errors import InputError, TracerError
+from tracer.errors import InputError, NoModelError, TracerError
 from tracer.text import first_line
-from tracer_keras import custom, hdf5, preflight, trust
+from tracer_keras import custom, era, hdf5, legacy, operations, preflight, trust
+from tracer_keras.eager import keras_model
 from tracer_keras.flavour import KERAS, TF_KERAS, Flavour
 from tracer_keras.model import KerasModel
 
@@ -43,8 +44,16 @@ class Found:
     def flavour(self) -> Flavour:
         """The library to load it with: the file's own version decides, whatever could also read it."""
         if self.version:
-            return TF_KERAS if self.version.split(".", 1)[0] in ("0", "1", "2") else KERAS
-        return KERAS if "'module'" in repr(self.config)[:200_000] else TF_KERAS
+            return TF_KERAS if era.is_keras_2(self.version) else KERAS
+        return KERAS if era.evidence(self.config)[0] == 3 else TF_KERAS
+
+    @property
+    def made(self) -> str:
+        """Who made the file, in words."""
+        if self.version:
+            return f"file made by Keras {self.version}"
+        major, what = era.evidence(self.config)
+        return f"file names no Keras version; {what}, as in Keras {major}"
 
 
 def load(request: LoadRequest) -> KerasModel:
@@ -67,40 +76,45 @@ def _load(request: LoadRequest) -> KerasModel:
     found = read(request.path)
     if found.config is None:
         if request.weights is None:
-            raise InputError(
+            raise NoModelError(
                 f"{request.path} holds weights only: give the model.json with --weights {request.path}, "
                 f"or --arch pkg.mod:callable"
             )
-        raise InputError(f"{request.path} holds weights only: give the model.json first, the weights with --weights")
-    if found.format == "json" and request.weights is None:
-        raise InputError(f"{request.path} holds no weights: give them with --weights FILE")
+        raise NoModelError(f"{request.path} holds weights only: give the model.json first, the weights with --weights")
+    if era.evidence(found.config)[0] == 1:
+        raise InputError(
+            f"{request.path} was made by Keras 1, whose architectures no Keras of today reads: build the model with "
+            f"--arch pkg.mod:callable and load the file with --weights"
+        )
     flavour = found.flavour
     _available(flavour, found)
-    if flavour.legacy and request.imports:
-        _legacy_tensorflow_keras()
-    objects = custom.objects(request, _registries(flavour))
+    with legacy.names() if flavour.legacy else nullcontext():
+        objects = custom.objects(request, registries(flavour))
     _same_library(flavour, objects, found)
     trust.check_graph(found.config, str(request.path))
     if not request.trust:
-        trust.check(found.config, str(request.path), objects.keys() | custom.registered(_registries(flavour)), flavour)
+        trust.check(found.config, str(request.path), objects.keys() | custom.registered(registries(flavour)), flavour)
         _check_weights(request)
+    taken = {} if flavour.legacy else operations.functions(found.config, flavour.module)
+    taken = {name: function for name, function in taken.items() if name not in objects}
     with flavour.fresh_names():
-        model = _model(found, flavour, objects, request.trust)
+        model = _model(found, flavour, {**taken, **objects}, request.trust)
     if request.weights is not None:
         _load_weights(model, request.weights, flavour)
+    elif found.format == "json" and (model.weights or not getattr(model, "built", True)):
+        raise InputError(f"{request.path} holds no weights: give them with --weights FILE")
     if not isinstance(model, flavour.layer_class):
         raise InputError(f"{request.path} holds a {type(model).__name__}, not a model")
-    made = f" (file made by Keras {found.version})" if found.version else " (file names no Keras version)"
-    return KerasModel(model, flavour, f"{flavour.name} {flavour.version}{made}")
+    notes = [f"the file's function '{name}' is taken for keras.ops.{name}; --import your own" for name in taken]
+    if flavour.legacy and (request.imports or request.allow):
+        notes.append(legacy.note())
+    return keras_model(model, flavour, f"{flavour.title} ({found.made})", tuple(notes))
 
 
 def _from_code(request: LoadRequest) -> KerasModel:
     weights = request.weights or request.path
-    legacy = weights is not None and _version(weights) is not None and Found(
-        weights, "hdf5", _version(weights), None
-    ).flavour.legacy  # fmt: skip
-    if legacy:
-        _legacy_tensorflow_keras()
+    if "tensorflow" not in sys.modules:
+        os.environ.update(era.environment(request))
     custom.objects(request, [])
     flavours = [flavour for flavour in (KERAS, TF_KERAS) if flavour.name in sys.modules] or [KERAS]
     with flavours[0].fresh_names():
@@ -112,8 +126,7 @@ def _from_code(request: LoadRequest) -> KerasModel:
         if not request.trust:
             _check_weights(LoadRequest(None, weights))
         _load_weights(model, weights, flavour)
-    made = f" (built by {request.arch})"
-    return KerasModel(model, flavour, f"{flavour.name} {flavour.version}{made}")
+    return keras_model(model, flavour, f"{flavour.title} (built by {request.arch})")
 
 
 # -- reading what a file says of itself --------------------------------------------------------------------------
@@ -154,13 +167,6 @@ def _uncompiled(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     return {key: value for key, value in config.items() if key not in ("compile_config", "training_config")}
-
-
-def _version(path: Path) -> str | None:
-    try:
-        return read(path).version
-    except TracerError:
-        return None
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
@@ -228,12 +234,6 @@ def _available(flavour: Flavour, found: Found) -> None:
         )
 
 
-def _legacy_tensorflow_keras() -> None:
-    """Let ``tf.keras`` in the user's own modules mean tf_keras, as it did when the model was made."""
-    if "tensorflow" not in sys.modules:
-        os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
-
 def _same_library(flavour: Flavour, objects: dict[str, Any], found: Found) -> None:
     """Refuse custom layers of the other Keras: they would fail deep inside this one."""
     other = sys.modules.get("keras" if flavour.legacy else "tf_keras")
@@ -247,7 +247,8 @@ def _same_library(flavour: Flavour, objects: dict[str, Any], found: Found) -> No
             )
 
 
-def _registries(flavour: Flavour) -> list[Any]:
+def registries(flavour: Flavour) -> list[Any]:
+    """Where the user's code may have registered classes with the library."""
     module = flavour.module
     return [module.saving.get_custom_objects()] if module is not None else []
 
@@ -261,21 +262,23 @@ def _model(found: Found, flavour: Flavour, objects: dict[str, Any], trusted: boo
         scope = import_module("keras.src.saving.serialization_lib").SafeModeScope(False)
         with scope:
             return module.models.model_from_json(text, custom_objects=objects)
-    suffix = {"zip": ".keras", "hdf5": ".h5"}[found.format]
-    if suffix == ".h5" and not flavour.legacy:
-        objects = {**_operations(module), **objects}
-    with _named(found.path, suffix) as path:
-        return module.models.load_model(path, custom_objects=objects, compile=False, safe_mode=not trusted)
+    with _named(found.path, {"zip": ".keras", "hdf5": ".h5"}[found.format]) as path:
+        config = found.config
+        if not flavour.legacy and found.format == "hdf5":
+            config = operations.located(config, module, objects)
+        if config == found.config:
+            return module.models.load_model(path, custom_objects=objects, compile=False, safe_mode=not trusted)
+        model = _from_config(config, objects, trusted)
+        model.load_weights(path)
+        return model
 
 
-def _operations(module: Any) -> dict[str, Any]:
-    """Keras 3's operations: it writes them into .h5 files (for masks, say) but looks only for layers there."""
-    return {
-        key: value
-        for name in ("numpy", "nn", "math", "core", "image", "linalg")
-        for key, value in vars(import_module(f"keras.src.ops.{name}")).items()
-        if isinstance(value, type) and issubclass(value, module.Operation) and not hasattr(module.layers, key)
-    }
+def _from_config(config: Any, objects: dict[str, Any], trusted: bool) -> Any:
+    """A Keras 3 model of an .h5 file's architecture, made as Keras makes it."""
+    options: Any = import_module("keras.src.legacy.saving.saving_options")
+    library: Any = import_module("keras.src.saving.serialization_lib")
+    with options.keras_option_scope(use_legacy_config=True), library.SafeModeScope(not trusted):
+        return import_module("keras.src.legacy.saving.saving_utils").model_from_config(config, custom_objects=objects)
 
 
 @contextmanager

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tracer.adapter import Array, InputSpec, LoadedModel, NotRecorded, Sink
-from tracer.errors import InputError, ModelError
-from tracer.graph import Node, Param, Structure
-from tracer_keras import runner
-from tracer_keras.describe import param
-from tracer_keras.events import Event
+from tracer.adapter import Array, InputSpec, LoadedModel, Sink
+from tracer.errors import InputError, ModelError, TracerError
+from tracer.graph import Param, Structure
+from tracer_keras import losses, runner
+from tracer_keras.describe import weights
 from tracer_keras.flavour import Flavour, tensorflow
+from tracer_keras.handover import Handover
 from tracer_keras.signature import Signature, shown
-from tracer_keras.tree import Paths, is_leaf, weights_of
+from tracer_keras.state import Keeper, changed_by
+from tracer_keras.tree import Paths, is_leaf
 
 
 class KerasModel(LoadedModel):
@@ -25,18 +27,19 @@ class KerasModel(LoadedModel):
     framework: ClassVar[str] = "tensorflow"
 
     def __init__(self, model: Any, flavour: Flavour, loader: str, notes: tuple[str, ...] = ()) -> None:
-        _on_tensorflow(flavour)
         if not isinstance(model, flavour.model_class) and is_leaf(model, flavour):
             # A single library layer has no inside; as the only layer of a model it is a node.
-            model = flavour.sequential_class([model])
+            with flavour.fresh_names():
+                model = flavour.sequential_class([model])
         self.model = model
         self._paths: Paths | None = None
         self.flavour = flavour
         self.loader = loader
         self.notes = notes
         # Building may rename inputs; the names a user has seen stay.
-        self._signature = Signature.of(model, flavour)
-        self._plans: dict[tuple[tuple[str, tuple[int, ...], str], ...], runner.Plan] = {}
+        self._signature = self._stated = Signature.of(model, flavour)
+        self._plans: dict[tuple[Any, ...], runner.Plan] = {}
+        self._keeper: Keeper | None = None
 
     def versions(self) -> dict[str, str]:
         return {
@@ -46,7 +49,10 @@ class KerasModel(LoadedModel):
         }
 
     def signature(self) -> tuple[InputSpec, ...]:
-        return self._signature.specs
+        return self._stated.specs
+
+    def optional(self) -> tuple[InputSpec, ...]:
+        return self._stated.optional
 
     def structure(self, inputs: Mapping[str, Array]) -> Structure:
         plan = self._plan(inputs)
@@ -55,28 +61,36 @@ class KerasModel(LoadedModel):
     # -- running -----------------------------------------------------------------------------------------------
 
     def _call(self) -> runner.Call:
-        return runner.Call(self.model, self.flavour, self._signature.pack, self._signature.names)
+        return runner.Call(self.model, self.flavour, self._signature.pack, self._signature.names, self.run)
 
     def _plan(self, inputs: Mapping[str, Array]) -> runner.Plan:
+        self._signature = self._stated.given(inputs)
         arrays = self._signature.check(inputs)
-        key = tuple((name, array.shape, str(array.dtype)) for name, array in arrays.items())
-        if key not in self._plans:
-            self._plans[key] = self._dry_run(arrays)
-            self._paths = self._plans[key].paths
-        return self._plans[key]
+        key = (self.run, *((name, array.shape, str(array.dtype)) for name, array in arrays.items()))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._dry_run(arrays)
+            self._paths = plan.paths
+        return plan
+
+    def _unchanged(self, plan: runner.Plan | None = None, *, eager: bool = False) -> AbstractContextManager[Keeper]:
+        if self._keeper is None or self._keeper.training != self._call().training:
+            self._keeper = Keeper(self.model, self.flavour, self._call().training)
+        changed = () if plan is None or plan.function is None else changed_by(plan.function.graph)
+        return self._keeper.unchanged(changed, eager=eager)
 
     def _dry_run(self, arrays: Mapping[str, Array]) -> runner.Plan:
-        tf = tensorflow()
         call = self._call()
+        if self.run.loss is not None:
+            losses.check(self.run.loss)
         tensors = self._signature.tensors(arrays)
         if not self._built():
             # Variables cannot be made inside a traced function.
             plan = self._eager(call, tensors)
             if plan.failed is not None:
                 return self._failed(plan, arrays)
-        specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]
         try:
-            plan = runner.trace(call, specs)
+            plan = self._traced(call, tensors)
         except Exception:
             # Control flow on values, or a fault of the model: an eager run tells which.
             plan = self._eager(call, tensors)
@@ -88,9 +102,13 @@ class KerasModel(LoadedModel):
             self._measure(plan, tensors)
         return self._with_input_types(plan, arrays)
 
+    def _traced(self, call: runner.Call, tensors: list[Any]) -> runner.Plan:
+        with self._unchanged():
+            return runner.trace(call, [tensorflow().TensorSpec(t.shape, t.dtype) for t in tensors])
+
     def _eager(self, call: runner.Call, tensors: list[Any]) -> runner.Plan:
-        with runner.unchanged(self.model, self.flavour):
-            return runner.run_eagerly(call, tensors)
+        with self._unchanged(eager=True) as keeper:
+            return runner.run_eagerly(call, tensors, meet=keeper.meet)
 
     def _failed(self, plan: runner.Plan, arrays: Mapping[str, Array]) -> runner.Plan:
         seen = [node for node in plan.structure.nodes if node.role != "input"]
@@ -108,12 +126,15 @@ class KerasModel(LoadedModel):
 
     def _measure(self, plan: runner.Plan, tensors: list[Any]) -> None:
         """Run once to learn the shapes that depend on values."""
-        with runner.unchanged(self.model, self.flavour):
-            try:
-                values = plan.run(tensors)
-            except Exception:  # the capture will say it with the layer's name
-                return
-        runner.with_shapes(plan, {n: tuple(v.shape) for n, v in zip(plan.order, values, strict=True)})
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def take(what: tuple[str, Any], value: Array) -> None:
+            if what[0] == "value":
+                shapes[what[1]] = value.shape
+
+        with self._unchanged(plan), suppress(Exception):  # the capture will say it with the layer's name
+            plan.run(tensors, take)
+        runner.with_shapes(plan, shapes)
 
     def _with_input_types(self, plan: runner.Plan, arrays: Mapping[str, Array]) -> runner.Plan:
         """Inputs are recorded as given, though the model may want them in another type."""
@@ -128,67 +149,32 @@ class KerasModel(LoadedModel):
         plan = self._plan(inputs)
         arrays = self._signature.check(inputs)
         tensors = self._signature.tensors(arrays)
-        with runner.unchanged(self.model, self.flavour):
-            values = None
-            if plan.function is not None:
+        call = self._call()
+        handover = Handover(plan, arrays, sink)
+        flat: Mapping[Any, str] | None = None
+        if plan.function is not None:
+            again = plan if plan.fresh or not call.training else self._traced(call, tensors)
+            with self._unchanged(again):
                 try:
-                    values = plan.run(tensors)
+                    again.run(tensors, handover.take)
+                    flat = again.flat
+                except TracerError:  # of the sink's
+                    raise
                 except Exception:  # which layer it was only an eager run can tell
-                    values = None
-            if values is None:
-                self._capture_eagerly(plan, arrays, tensors, sink)
-                return
-        by_name = dict(zip(plan.order, values, strict=True))
-        del values
-        for node in plan.structure.stored():
-            if node.role == "input":
-                sink(node.name, arrays[node.name])
-            else:
-                _hand_over(sink, node, by_name.pop(node.name, None), plan.skipped.get(node.name))
-
-    def _capture_eagerly(self, plan: runner.Plan, arrays: Mapping[str, Array], tensors: list[Any], sink: Sink) -> None:
-        """Run layer by layer, each tensor handed over at once, so that what ran before a fault is kept."""
-        stored = {node.name: node for node in plan.structure.stored()}
-
-        def emit(event: Event) -> None:
-            node = stored.pop(plan.names.get(event.key(), ""), None)
-            if node is None:
-                return
-            if node.role == "input":
-                sink(node.name, arrays[node.name])
-            else:
-                _hand_over(sink, node, event.value)
-
-        outcome = runner.run_eagerly(self._call(), tensors, emit)
-        failed = outcome.failed or plan.failed
-        if failed is not None:
-            raise ModelError(failed)
-        for name in stored:
-            sink(name, NotRecorded("not seen when the model ran eagerly"))
+                    flat = None
+        if flat is None:
+            with self._unchanged(eager=True) as keeper:
+                outcome = runner.run_eagerly(call, tensors, handover.event, meet=keeper.meet, take=handover.take)
+            failed = outcome.failed or plan.failed
+            if failed is not None:
+                raise ModelError(failed)
+            flat = outcome.flat
+        handover.finish(flat)
 
     # -- parameters --------------------------------------------------------------------------------------------
 
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:
         # The run also found layers that no container tracks.
         paths = self._paths or Paths(self.model, self.flavour)
-        seen: set[int] = set()
-        for path, layer in paths.layers():
-            for name, weight in weights_of(layer, self.flavour):
-                if id(weight) not in seen:
-                    seen.add(id(weight))
-                    yield path, param(name, weight), np.asarray(weight.numpy())
-
-
-def _on_tensorflow(flavour: Flavour) -> None:
-    if not flavour.legacy:
-        backend = str(flavour.module.backend.backend())
-        if backend != "tensorflow":
-            raise InputError(f"Keras runs on {backend} here: start with KERAS_BACKEND=tensorflow")
-
-
-def _hand_over(sink: Sink, node: Node, value: Any, skipped: str | None = None) -> None:
-    why = skipped or ("no tensor was made" if value is None else runner.reason(value))
-    if why is not None:
-        sink(node.name, NotRecorded(why))
-        return
-    sink(node.name, runner.array(value), owned=True)
+        for path, described, weight in weights(paths):
+            yield path, described, np.asarray(weight.numpy())

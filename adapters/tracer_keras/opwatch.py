@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracer.graph import Param
 from tracer_keras.describe import param
+from tracer_keras.flavour import raw_variable
 from tracer_keras.tree import is_leaf, weights_of
 from tracer_keras.vocabulary import op_kind, snake
 
@@ -104,10 +105,9 @@ class OpWatch:
             if is_leaf(layer, flavour):
                 continue
             for name, weight in weights_of(layer, flavour):
-                variable = weight if flavour.legacy else getattr(weight, "_value", weight)
-                handle = getattr(variable, "handle", None)
+                handle = getattr(raw_variable(weight), "handle", None)
                 if handle is not None:
-                    found[id(handle)] = (path, param(name, weight))
+                    found[id(handle)] = (path, param(name, weight, layer))
         return found
 
     def _config(self, kind: str, inputs: list[Any], attrs: Any) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from tracer.errors import InputError, RefusedError
 from tracer.names import display
 from tracer.preflight import check_regular_file, sniff, zip_check
 from tracer.text import described
+from tracer_keras.graphs.files import is_graph
+from tracer_keras.graphs.files import preflight as graphs_preflight
 
 Format = Literal["hdf5", "zip", "json"]
 
@@ -22,9 +24,29 @@ def preflight(request: LoadRequest) -> None:
     """Check every file of ``request``. Raises InputError or RefusedError, in one line."""
     if request.path is None and request.arch is None:
         raise InputError("no model: give a model file, or --arch pkg.mod:callable")
+    if request.arch is None and request.path is not None and (is_graph(request.path) or request.path.is_dir()):
+        graphs_preflight(request)
+        return
+    if request.inputs or request.outputs:
+        raise InputError("--inputs and --outputs are for graphs: a SavedModel's folder, or a frozen .pb")
     for path in (request.path, request.weights):
         if path is not None:
             check(path)
+
+
+def claims(path: Path) -> bool:
+    """Whether a file is a graph, HDF5, a .keras archive or a model's JSON, by its name or its first bytes."""
+    if is_graph(path):
+        return True
+    if path.suffix.lower() in (".keras", ".h5", ".hdf5"):
+        return True
+    if not path.is_file():
+        return False
+    kind = sniff(path)
+    if kind == "zip" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    return kind == "hdf5" or path.suffix.lower() == ".json"
 
 
 def check(path: Path) -> Format:

@@ -49,6 +49,8 @@ class Recorder:
         paths: the model's layer paths.
         graph: the function graph being traced; None for an eager run.
         emit: called with each event as soon as it is final (eager runs).
+        meet: called with each layer before it runs.
+        watch: called with each tensor before anything reads it.
     """
 
     def __init__(
@@ -58,22 +60,33 @@ class Recorder:
         paths: Paths,
         graph: Any = None,
         emit: Callable[[Event], None] | None = None,
+        *,
+        meet: Callable[[Any], None] | None = None,
+        watch: Callable[[Any], None] | None = None,
     ) -> None:
         self.root = root
         self.flavour = flavour
         self.paths = paths
         self.emit = emit
+        self.meet = meet
+        self.watch = watch
         self.events: list[Event] = []
         self.calls: dict[str, int] = {}
         self.notes: list[str] = []
         self.failed: tuple[str, str] | None = None
-        self.tensors = Tensors(graph)
+        self.tensors = self._new_tensors(graph)
         self.frames: list[Frame] = []
         self.hidden = 0
         self._emitted = 0
         self._thread = threading.get_ident()
         self._undo: list[Callable[[], None]] = []
-        self._ops = OpWatch(self)
+        self._ops = self._new_watch()
+
+    def _new_tensors(self, graph: Any) -> Tensors:
+        return Tensors(graph)
+
+    def _new_watch(self) -> OpWatch:
+        return OpWatch(self)
 
     # -- patching ----------------------------------------------------------------------------------------------
 
@@ -169,6 +182,8 @@ class Recorder:
             return original(layer, *args, **kwargs)
         if self._symbolic(args, kwargs):
             return self._hide(functools.partial(original, layer), args, kwargs)
+        if self.meet is not None:
+            self.meet(layer)
         for frame in self.frames:
             frame.opened = True
         if is_leaf(layer, self.flavour):
@@ -192,8 +207,9 @@ class Recorder:
         # Keras 3 passes masks along by itself; they are no input that a port has to provide.
         given = {key: value for key, value in kwargs.items() if key != "mask"}
         parents = self.tensors.parents((args, given))
+        masks = self.tensors.parents(kwargs.get("mask"))
         kind = describe.kind_of(layer, self.flavour)
-        restore, probed = probe_activation(layer, kind)
+        restore, probed = probe_activation(layer, kind, self.watch)
         try:
             outputs = self._hide(functools.partial(original, layer), args, kwargs)
         except BaseException:
@@ -202,7 +218,7 @@ class Recorder:
         finally:
             restore()
         split = probed[0] if len(probed) == 1 and self._is_output(probed[0][1], outputs) else None
-        self._record(layer, path, number, kind, role, scope, parents, outputs, split)
+        self._record(layer, path, number, kind, role, scope, parents, outputs, split, masks)
         return outputs
 
     def _container(self, original: Any, layer: Any, args: Any, kwargs: Any, path: str, custom: bool) -> Any:
@@ -256,15 +272,17 @@ class Recorder:
         parents: tuple[Event, ...],
         outputs: Any,
         split: Probed | None,
+        masks: tuple[Event, ...] = (),
     ) -> Event | None:
         flavour = self.flavour
-        rank = getattr(getattr(next((p.value for p in parents), None), "shape", None), "rank", None)
+        rank = _rank(next((p.value for p in parents), None))
         common: dict[str, Any] = {
             "call": number,
             "owner": path,
             "scope": scope,
             "source": user_source(),
             "layout": describe.layout_of(layer, kind, rank),
+            "needs": masks,
         }
         config = describe.config_of(layer, kind, flavour)
         label = describe.label_of(layer, flavour)
@@ -321,6 +339,8 @@ class Recorder:
 
     def append(self, event: Event) -> None:
         """Take ``event`` as the node of its tensor."""
+        if self.watch is not None and event.alias is None:
+            self.watch(event.value)
         self.tensors.register(event)
         self.events.append(event)
         self.flush()
@@ -333,3 +353,13 @@ class Recorder:
             event = self.events[self._emitted]
             self._emitted += 1
             self.emit(event)
+            if self.watch is None:
+                event.value = self.tensors.handed_over(event.value)
+
+
+def _rank(value: Any) -> int | None:
+    """The number of dimensions; None where it is open."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return len(shape)
+    return getattr(shape, "rank", None)

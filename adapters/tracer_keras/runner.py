@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
-from tracer.adapter import Array
+from tracer.adapter import Array, Run
+from tracer.errors import LossError
 from tracer.graph import Structure
-from tracer_keras import describe
-from tracer_keras.events import Event, build, flatten
-from tracer_keras.flavour import Flavour, tensorflow
+from tracer.text import described, some
+from tracer_keras import describe, losses, state
+from tracer_keras.describe import weights
+from tracer_keras.events import Event, build, flatten, leaves
+from tracer_keras.flavour import Flavour, raw_variable, tensorflow
+from tracer_keras.outlet import Outlet, Take
 from tracer_keras.recorder import Recorder
 from tracer_keras.tree import Paths, is_leaf
 
@@ -24,27 +29,36 @@ Key = tuple[str, int, str]
 class Plan:
     """A structure together with the way to compute its tensors.
 
-    ``function`` returns the tensors of ``order`` for the input tensors; None when the model only runs eagerly.
-    ``failed`` is where and why a model raised during the dry run; the structure then ends there. ``skipped`` says
-    of nodes whose tensors cannot be stored why.
+    ``function`` computes them for the input tensors and lets them out through ``outlet``; None when the model only
+    runs eagerly. ``failed`` is where and why a model raised during the dry run; the structure then ends there.
+    ``skipped`` says of nodes whose tensors cannot be stored why, ``flat`` the same of gradients, by node name or by a
+    weight's owner and name. ``fresh`` is false once the function ran: operations that draw go on from there.
     """
 
     structure: Structure
     names: dict[Key, str]
-    order: list[str]
     function: Any = None
+    outlet: Outlet | None = None
     failed: str | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    flat: Mapping[losses.Of, str] = field(default_factory=dict)
     paths: Paths | None = None
+    fresh: bool = True
 
     def note(self, sentence: str) -> None:
         """Add a note to the structure."""
         self.structure = replace(self.structure, notes=(*self.structure.notes, sentence))
 
-    def run(self, tensors: list[Any]) -> list[Any]:
-        """The tensors of ``order``. Raises whatever the model raises."""
+    def run(self, tensors: list[Any], take: Take) -> None:
+        """Let ``take`` have ``(what, key)`` and value of every tensor.
+
+        ``what`` is ``value`` or ``gradient``, the key a node's name or a weight's owner and name. Raises whatever the
+        model raises.
+        """
+        assert self.outlet is not None
+        self.fresh = False
         with _as_written():
-            return list(self.function(*tensors))
+            self.outlet.run(self.function, tensors, take)
 
 
 @dataclass(frozen=True)
@@ -55,19 +69,25 @@ class Call:
     flavour: Flavour
     pack: Callable[[list[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
     input_names: tuple[str, ...]
+    run: Run = field(default_factory=Run)
+
+    @property
+    def training(self) -> bool:
+        return self.run.mode == "train"
 
     def __call__(self, tensors: list[Any]) -> Any:
-        """The model in evaluation mode."""
+        """The model in the mode of ``run``, called as Keras's own ``predict`` or ``fit`` would."""
         args, kwargs = self.pack(tensors)
-        if self._takes_training():
-            kwargs = {**kwargs, "training": False}
+        if self.takes_training():
+            kwargs = {**kwargs, "training": self.training}
         with warnings.catch_warnings(), self._autograph():
             warnings.simplefilter("ignore")
             return self.model(*args, **kwargs)
 
-    def _takes_training(self) -> bool:
+    def takes_training(self) -> bool:
+        """Whether the model can be told the mode; otherwise its layers run as they do by themselves."""
         if self.flavour.legacy:
-            return bool(getattr(self.model, "_expects_training_arg", False))
+            return self.training or bool(getattr(self.model, "_expects_training_arg", False))
         signature = getattr(self.model, "_call_signature", None)
         return signature is None or "training" in signature.parameters or self.flavour.is_functional(self.model)
 
@@ -85,25 +105,41 @@ class Call:
 def trace(call: Call, specs: list[Any]) -> Plan:
     """Trace the model once for these input specifications. Raises whatever the model raises."""
     tf = tensorflow()
-    kept: list[tuple[Recorder, Any]] = []
+    kept: list[Plan] = []
 
-    def body(*tensors: Any) -> list[Any]:
+    def body(*tensors: Any) -> None:
         kept.clear()
         graph = tf.compat.v1.get_default_graph()
         recorder = Recorder(call.model, call.flavour, Paths(call.model, call.flavour), graph)
         _inputs(recorder, call, list(tensors))
         with recorder:
             outputs = call(list(tensors))
-        kept.append((recorder, outputs))
-        return [event.value for event in _returned(recorder)]
+        plan, values = _plan(recorder, call, outputs)
+        plan.outlet = Outlet(graph)
+        found = losses.Found([], {})
+        if call.run.loss is not None:
+            found = losses.in_graph(losses.scalar(call.run.loss, outputs), _targets(plan, recorder, values), graph)
+            plan.flat = found.reasons
+        order = [node for node in plan.structure.stored() if node.role != "input" and node.name not in plan.skipped]
+        plan.outlet.add([(("value", node.name), values[node.name]) for node in order])
+        plan.outlet.add([(("gradient", key), gradient) for key, gradient in found.gradients])
+        kept.append(plan)
 
     function = tf.function(body, autograph=False, jit_compile=False).get_concrete_function(*specs)
-    recorder, outputs = kept[0]
-    plan = _plan(recorder, call, outputs)
-    keys = [event.key() for event in _returned(recorder)]
-    plan.order = [plan.names[key] for key in keys]
+    [plan] = kept
     plan.function = function
     return plan
+
+
+def _targets(plan: Plan, recorder: Recorder, values: Mapping[str, Any]) -> losses.Targets:
+    """What gradients are wanted of: the stored tensors and the trainable weights."""
+    stored = {node.name: values[node.name] for node in plan.structure.stored()}
+    reasons = {name: plan.skipped.get(name) or losses.undifferentiable(value) for name, value in stored.items()}
+    return losses.Targets(
+        {name: value for name, value in stored.items() if reasons[name] is None},
+        {(path, p.name): raw_variable(weight) for path, p, weight in weights(recorder.paths) if p.trainable},
+        {name: why for name, why in reasons.items() if why is not None},
+    )
 
 
 @contextmanager
@@ -118,25 +154,62 @@ def _as_written() -> Iterator[None]:
         options.set_experimental_options({"disable_meta_optimizer": before})
 
 
-def _returned(recorder: Recorder) -> list[Event]:
-    """The events whose tensors a traced function hands out."""
-    return [e for e in recorder.events if e.alias is None and e.role != "input" and reason(e.value) is None]
+def run_eagerly(
+    call: Call,
+    tensors: list[Any],
+    emit: Callable[[Event], None] | None = None,
+    *,
+    meet: Callable[[Any], None] | None = None,
+    take: Take | None = None,
+) -> Plan:
+    """Run the model layer by layer; an exception of the model ends the plan and stands in ``failed``.
 
-
-def run_eagerly(call: Call, tensors: list[Any], emit: Callable[[Event], None] | None = None) -> Plan:
-    """Run the model layer by layer; an exception of the model ends the plan and stands in ``failed``."""
-    recorder = Recorder(call.model, call.flavour, Paths(call.model, call.flavour), None, emit)
-    _inputs(recorder, call, tensors)
+    Args:
+        emit: gets each value as soon as it is final.
+        meet: gets each layer before it runs.
+        take: gets the gradients afterwards, as in :meth:`Plan.run`.
+    """
+    tf = tensorflow()
+    tape = tf.GradientTape() if call.run.loss is not None else None
+    recorder = Recorder(
+        call.model, call.flavour, Paths(call.model, call.flavour), None, emit or (lambda event: None),
+        meet=meet, watch=None if tape is None else partial(_watch, tape),
+    )  # fmt: skip
     outputs: Any = None
     failed = None
-    with recorder:
-        try:
-            outputs = call(tensors)
-        except Exception as error:
-            failed = _failure(recorder, error)
-    plan = _plan(recorder, call, outputs)
-    plan.failed = failed
+    with tape or nullcontext():
+        _inputs(recorder, call, tensors)
+        with recorder:
+            try:
+                outputs = call(tensors)
+            except Exception as error:
+                failed = _failure(recorder, error)
+        plan, values = _plan(recorder, call, outputs)
+        plan.failed = failed
+        if tape is None or failed is not None:
+            return plan
+        loss = _loss(call, outputs)
+    found = losses.on_tape(tape, loss, _targets(plan, recorder, values))
+    plan.flat = found.reasons
+    if take is not None:
+        for key, gradient in found.gradients:
+            take(("gradient", key), array(gradient))
     return plan
+
+
+def _loss(call: Call, outputs: Any) -> Any:
+    assert call.run.loss is not None
+    try:
+        return losses.scalar(call.run.loss, outputs)
+    except LossError:
+        raise
+    except Exception as error:
+        raise LossError(f"{losses.FLAG} {call.run.loss} raised {described(error)}") from error
+
+
+def _watch(tape: Any, value: Any) -> None:
+    if isinstance(value, tensorflow().Tensor) and losses.undifferentiable(value) is None:
+        tape.watch(value)
 
 
 def _inputs(recorder: Recorder, call: Call, tensors: list[Any]) -> None:
@@ -145,15 +218,38 @@ def _inputs(recorder: Recorder, call: Call, tensors: list[Any]) -> None:
         recorder.append(Event(name, "input", "Input", "input", tensor, owner=name))
 
 
-def _plan(recorder: Recorder, call: Call, outputs: Any) -> Plan:
+def _plan(recorder: Recorder, call: Call, outputs: Any) -> tuple[Plan, dict[str, Any]]:
+    """The plan, and the tensors of its nodes by name."""
+    _outputs(recorder, outputs)
     events = recorder.events
     _unclaimed(recorder)
     ends = [recorder.tensors.at(leaf) for _, leaf in flatten(outputs) if recorder.tensors.is_tensor(leaf)]
     functional = call.flavour.is_functional(call.model)
     wanted = [event for event in ends if event is not None]
-    structure, names = build(events, recorder.calls, wanted, [*recorder.notes, *_notes(recorder)], functional)
+    structure, names = build(events, recorder.calls, wanted, _all_notes(recorder, call), functional)
     skipped = {names[event.key()]: why for event in events if (why := reason(event.value)) is not None}
-    return Plan(structure, names, [], skipped=skipped, paths=recorder.paths)
+    values = {names[event.key()]: _in_graph(recorder, event.value) for event in events}
+    return Plan(structure, names, skipped=skipped, paths=recorder.paths), values
+
+
+def _in_graph(recorder: Recorder, value: Any) -> Any:
+    """A constant of the model as a tensor of the function being traced."""
+    outside = recorder.tensors.graph is not None and reason(value) is None and not hasattr(value, "op")
+    return tensorflow().identity(value) if outside else value
+
+
+def _outputs(recorder: Recorder, outputs: Any) -> None:
+    """Make what the model returns beside the tensors of its layers nodes, and say what is no tensor at all."""
+    others = []
+    for place, leaf in leaves(outputs):
+        if not recorder.tensors.is_tensor(leaf):
+            others.append(f"{'None' if leaf is None else type(leaf).__name__}{f' at {place}' if place else ''}")
+        elif recorder.tensors.at(leaf) is None:
+            base = recorder.paths.reserve("output")
+            parents = recorder.tensors.parents(leaf)
+            recorder.append(Event(base, "other:output", "output", "op", leaf, place, parents=parents))
+    if others and recorder.failed is None:
+        recorder.notes.append(f"the model returns {some(others)}: no tensor, not recorded")
 
 
 def _unclaimed(recorder: Recorder) -> None:
@@ -167,12 +263,47 @@ def _unclaimed(recorder: Recorder) -> None:
             event.params = tuple(p for p in params if (event.owner, p.name) not in claimed)
 
 
+def _all_notes(recorder: Recorder, call: Call) -> list[str]:
+    return [*recorder.notes, *_notes(recorder), *(_training_notes(recorder, call) if call.training else ())]
+
+
+def _training_notes(recorder: Recorder, call: Call) -> Iterator[str]:
+    if not call.takes_training():
+        yield "the model's call takes no 'training': fit() would run its layers as in evaluation, and so does this"
+    layers = dict(recorder.paths.layers())
+    drawn = [e.base for e in recorder.events if e.kind == "dropout" and e.role == "layer" and e.alias is None]
+    recurrent = [
+        e.base
+        for e in recorder.events
+        if e.kind in ("lstm", "gru", "rnn") and any(_dropped(layer) for layer in describe.inside(layers.get(e.base)))
+    ]
+    if drawn or recurrent:
+        names = some(list(dict.fromkeys([*drawn, *recurrent])))
+        yield f"{names}: drawn at random, with fixed seeds; another framework draws other numbers"
+    if recurrent and call.flavour.legacy:
+        yield f"{some(list(dict.fromkeys(recurrent)))}: tf_keras draws in the loop, other numbers in every run"
+
+
+def _dropped(layer: Any) -> bool:
+    return bool(getattr(layer, "dropout", 0) or getattr(layer, "recurrent_dropout", 0))
+
+
 def _notes(recorder: Recorder) -> Iterator[str]:
     for word, what in (("lstm", "gates"), ("gru", "gates"), ("rnn", "steps"), ("attention", "heads")):
         names = list(dict.fromkeys(e.base for e in recorder.events if e.kind == word and e.role == "layer"))
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"{names[0]}{more}: {what} inside are not visible"
+    wrapped: dict[str, list[str]] = {}
+    layers = dict(recorder.paths.layers())
+    for path in dict.fromkeys(e.base for e in recorder.events if e.role == "layer"):
+        layer = layers.get(path)
+        if layer is not None and is_leaf(layer, recorder.flavour):
+            for inner in describe.inside(layer)[1:]:
+                if not is_leaf(inner, recorder.flavour):
+                    wrapped.setdefault(type(inner).__name__, []).append(path)
+    for name, paths in wrapped.items():
+        yield f"{some(list(dict.fromkeys(paths)))}: what the {name} inside does is not visible"
 
 
 def reason(value: Any) -> str | None:
@@ -216,17 +347,9 @@ def refused_input(plan: Plan) -> bool:
 
 @contextmanager
 def unchanged(model: Any, flavour: Flavour) -> Iterator[None]:
-    """Put every non-trainable variable (statistics, seeds, RNN states) back afterwards."""
-    variables: dict[int, Any] = {}
-    for layer in [model, *model._flatten_layers(include_self=False, recursive=True)]:
-        try:
-            own = getattr(layer, "non_trainable_variables", ())
-        except ValueError:  # tf_keras, of a Sequential without weights yet
-            own = ()
-        states = getattr(layer, "states", None)
-        for _, variable in flatten([list(own), states]):
-            if hasattr(variable, "assign"):
-                variables[id(variable)] = variable
+    """Put every non-trainable variable (statistics, seeds, RNN states) back afterwards, on any backend."""
+    layers = [model, *model._flatten_layers(include_self=False, recursive=True)]
+    variables = {id(variable): variable for layer in layers for variable in state.variables_of(layer)}
     before = [(variable, _numpy(variable)) for variable in variables.values()]
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ class Signature:
             in the first argument, or one argument each.
         packing: what ``form`` needs: the input structure, or the argument names.
         stated: whether the model itself states shapes.
+        optional: further arguments of the call that are passed on where they are given.
     """
 
     specs: tuple[InputSpec, ...]
@@ -45,6 +46,7 @@ class Signature:
     form: Literal["structure", "arguments", "list", "mapping"]
     packing: Any
     stated: bool
+    optional: tuple[InputSpec, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,6 +58,19 @@ class Signature:
         if flavour.is_functional(model):
             return _functional(model, flavour)
         return _subclassed(model, flavour)
+
+    def given(self, inputs: Mapping[str, Array]) -> Signature:
+        """The signature with those of the optional inputs that are among ``inputs``."""
+        more = [
+            replace(spec, dtype=str(np.asarray(inputs[spec.name]).dtype))
+            for spec in self.optional
+            if spec.name in inputs
+        ]
+        if not more:
+            return self
+        names = (*self.packing, *(spec.name for spec in more))
+        dtypes = (*self.dtypes, *(None,) * len(more))
+        return replace(self, specs=(*self.specs, *more), dtypes=dtypes, packing=names)
 
     def pack(self, tensors: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the model's call."""
@@ -205,7 +220,7 @@ def _layout(consumers: list[Any], shape: tuple[int | None, ...], flavour: Flavou
 
 
 def _subclassed(model: Any, flavour: Flavour) -> Signature:
-    names = _arguments(model)
+    names, further = _arguments(model)
     shapes = _build_shapes(model, flavour)
     dtype = _input_dtype(model, flavour)
     first = names[0]
@@ -216,8 +231,24 @@ def _subclassed(model: Any, flavour: Flavour) -> Signature:
     if isinstance(known, (list, tuple)) and known and isinstance(known[0], (list, tuple)):
         specs = tuple(_spec(f"{first}_{i}", shape, dtype) for i, shape in enumerate(known))
         return Signature(specs, (None,) * len(specs), "list", None, True)
-    specs = tuple(_spec(name, known if name == first else shapes.get(f"{name}_shape"), dtype) for name in names)
-    return Signature(specs, (None,) * len(specs), "arguments", names, known is not None)
+    said = _said(model)
+    specs = tuple(
+        _spec(name, *said.get(name, (known if name == first else shapes.get(f"{name}_shape"), dtype))) for name in names
+    )
+    optional = tuple(InputSpec(name, None) for name in further)
+    return Signature(specs, (None,) * len(specs), "arguments", names, known is not None or first in said, optional)
+
+
+def _said(model: Any) -> dict[str, tuple[Any, str]]:
+    """Shapes and types by argument, of a model that states them as TensorSpecs (transformers does)."""
+    stated = getattr(model, "input_signature", None)
+    if not isinstance(stated, Mapping):
+        return {}
+    return {
+        str(name): (tuple(spec.shape), spec.dtype.name)
+        for name, spec in stated.items()
+        if isinstance(spec, tensorflow().TensorSpec) and spec.shape.rank is not None
+    }
 
 
 def _spec(name: str, shape: Any, dtype: str) -> InputSpec:
@@ -230,16 +261,17 @@ def _spec(name: str, shape: Any, dtype: str) -> InputSpec:
     return InputSpec(name, sizes, dtype, None, "channels_last" if len(sizes) >= 3 else None)
 
 
-def _arguments(model: Any) -> tuple[str, ...]:
-    """The call's arguments that must be tensors: the first, and further ones without a default."""
+def _arguments(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The call's arguments that must be tensors: the first, and further ones without a default; and those that may."""
     try:
         parameters = list(inspect.signature(model.call).parameters.values())
     except (TypeError, ValueError):
-        return ("inputs",)
+        return ("inputs",), ()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     usable = [p for p in parameters if p.name not in _CONTEXT and p.kind in kinds]
     names = [p.name for i, p in enumerate(usable) if i == 0 or p.default is inspect.Parameter.empty]
-    return tuple(names) or ("inputs",)
+    further = [p.name for p in usable if p.name not in names and p.default is None]
+    return tuple(names) or ("inputs",), tuple(further)
 
 
 def _build_shapes(model: Any, flavour: Flavour) -> dict[str, Any]:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from tracer_keras.events import Event, flatten
 from tracer_keras.flavour import tensorflow
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of an eager tensor that was handed over: its shape and type, as a tensor has them."""
+
+    shape: Any
+    dtype: Any
+    op = None
+
+
 class Tensors:
-    """The origins of tensors. Keeps every eager tensor it has seen, so that no identity is used twice."""
+    """The origins of tensors. Keeps no eager tensor alive: each has a number until it ends."""
 
     def __init__(self, graph: Any) -> None:
         self.tf = tensorflow()
@@ -18,7 +30,10 @@ class Tensors:
         self._exact: dict[Hashable, Event] = {}
         self._origin: dict[Hashable, tuple[Event, ...]] = {}
         self._same: dict[Hashable, Hashable] = {}
+        self._numbers: dict[int, int] = {}
+        self._ends: dict[int, Any] = {}
         self._kept: list[Any] = []
+        self._count = 0
 
     def in_graph(self) -> bool:
         """Whether operations made now go where the recorder looks (not into a loop body or another function)."""
@@ -49,8 +64,24 @@ class Tensors:
     def key(self, value: Any) -> Hashable:
         if self.graph is not None and self._symbolic(value):
             return value.name, id(value.graph)
-        self._kept.append(value)
-        return id(value)
+        identity = id(value)
+        if identity not in self._numbers:
+            self._count += 1
+            self._numbers[identity] = self._count
+            try:
+                self._ends[identity] = weakref.ref(value, functools.partial(self._forget, identity))
+            except TypeError:  # what cannot be watched is kept, so that its identity is not used twice
+                self._kept.append(value)
+        return self._numbers[identity]
+
+    def _forget(self, identity: int, _: object) -> None:
+        self._numbers.pop(identity, None)
+        self._ends.pop(identity, None)
+
+    def handed_over(self, value: Any) -> Any:
+        """What an event keeps of its tensor once nobody will read its values through the event."""
+        plain = self.graph is None and isinstance(value, self.tf.Tensor)
+        return Seen(value.shape, value.dtype) if plain else value
 
     def _canonical(self, value: Any) -> Hashable:
         key = self.key(value)

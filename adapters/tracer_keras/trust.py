@@ -179,6 +179,18 @@ def check(config: Any, label: str, known: Collection[str], flavour: Flavour) -> 
         judge.item(item, owner)
 
 
+def findings(config: Any, known: Collection[str], flavour: Flavour) -> tuple[str, ...]:
+    """Everything that :func:`check` would refuse the architecture for: the first reason for each layer."""
+    judge = _Judge("", known, Shipped.of(flavour))
+    found: dict[str, str] = {}
+    for item, owner in _walk(config, "the model"):
+        try:
+            judge.item(item, owner)
+        except RefusedError as error:
+            found.setdefault(owner, str(error).removeprefix(": "))
+    return tuple(found.values())
+
+
 def _walk(root: Any, owner: str) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Every mapping of the architecture with the layer around it, without recursion."""
     pending = [(root, owner)]

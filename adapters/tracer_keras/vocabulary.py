@@ -109,6 +109,8 @@ _OPERATIONS = {
     "div": "div divide realdiv truediv true_divide divnonan divide_no_nan __truediv__ __rtruediv__",
     "maximum": "maximum",
     "minimum": "minimum",
+    "clip": "clip clipbyvalue clip_by_value",
+    "power": "pow power __pow__ __rpow__",
     "matmul": "matmul batchmatmul batchmatmulv2 batchmatmulv3 __matmul__ einsum tensordot",
     "concat": "concat concatv2 concatenate",
     "stack": "stack pack",
