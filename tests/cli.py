@@ -25,9 +25,9 @@ def run(*arguments: object, cwd: Path, code: int | None = 0, **environment: str)
     return done
 
 
-def refused(*arguments: object, cwd: Path, code: int = 2, says: str) -> str:
+def refused(*arguments: object, cwd: Path, code: int = 2, says: str, **environment: str) -> str:
     """A command that fails as it should: one line on stderr that holds ``says``, nothing on stdout."""
-    done = run(*arguments, cwd=cwd, code=code)
+    done = run(*arguments, cwd=cwd, code=code, **environment)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("tracer: ")

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from tracer import inspection, recording
-from tracer.adapter import InputSpec
+from tracer.adapter import InputSpec, LoadRequest
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.graph import Node, Param, Structure
 from tracer.recording import Summary
@@ -42,7 +42,10 @@ _ADAPTERS = """
 from tracer.adapter import Adapter
 
 def _adapter(*modules):
-    made = type("Made", (Adapter,), {"extra": "fake", "requires": modules})
+    made = type("Made", (Adapter,), {
+        "framework": "fake", "formats": "none", "extra": "fake", "requires": modules,
+        "environment": lambda self, request: {}, "files": lambda self, request: (),
+    })
     made.__abstractmethods__ = frozenset()
     return made
 
@@ -94,7 +97,7 @@ def job(work: Path, **changes: Any) -> Job:
     values: dict[str, Any] = {
         "command": "record",
         "adapter": "fake",
-        "request": {"path": str(work / "model.h5")},
+        "request": protocol.request_to_json(LoadRequest(work / "model.h5")),
         "trace": str(work / "trace.zarr"),
     }
     return Job(**(values | changes))
@@ -514,7 +517,7 @@ def test_framework_runs_confined(work: Path, framework: str) -> None:
 
 
 SUMMARY: dict[str, Any] = asdict(
-    Summary("a", "pt", "torch.load", 3, 2, 3, {"x": "why"}, 1, 10, 0.5, "seed:0", {"x": [1, 2]}, notes=("a",))
+    Summary("a", "pt", "torch.load", 3, 2, 3, {"x": "why"}, 0, 0, 1, 10, 0.5, "seed:0", {"x": [1, 2]}, notes=("a",))
 )
 
 
@@ -566,10 +569,12 @@ class Small:
 
 
 INSPECTED: dict[str, Any] = {
+    "adapter": "x", "tensors": [], "runs_code": [], "refused": None,
     "framework": "fake", "loader": "fake", "versions": {"fake": "1"}, "notes": [],
     "signature": [{"name": "x", "shape": [None, 3], "dtype": "float32", "maximum": None, "layout": None}],
     "parameters": [{"owner": "d", "name": "k", "shape": [2, 3], "dtype": "float32", "trainable": True}],
-    "totals": {"parameters": 6, "trainable": 6}, "structure": None, "why_no_structure": "why",
+    "totals": {"parameters": 6, "trainable": 6, "parameter_bytes": 24, "activation_bytes": 0, "nodes": {}},
+    "structure": None, "why_no_structure": "why",
     "file": {"name": "m", "arch": None, "file": {"path": "/m", "bytes": 1, "sha256": "0" * 64}}, "saved": [],
 }  # fmt: skip
 
@@ -587,6 +592,7 @@ def test_inspect_result() -> None:
         {"structure": {"nodes": [[]]}, "why_no_structure": None}, {"why_no_structure": None}, {"file": {}},
         {"totals": {"parameters": "1", "trainable": 1}}, {"saved": [1]}, {"signature": [{}]}, {"parameters": None},
         {"signature": [{**INSPECTED["signature"][0], "shape": ["?"]}]}, {"more": 1},
+        {"tensors": [{}]}, {"refused": "why"}, {"runs_code": None},
     ],
 )  # fmt: skip
 def test_forged_inspect_result(change: dict[str, Any]) -> None:
@@ -797,10 +803,11 @@ def test_job_round_trip() -> None:
 
 
 def test_request_round_trip(tmp_path: Path) -> None:
-    from tracer.adapter import LoadRequest
 
     for arguments in ([1, "a"], {"width": 3}):
-        request = LoadRequest(tmp_path / "m", tmp_path / "w", "m:f", arguments, ("a.py",), ("b.C",), True)
+        request = LoadRequest(
+            tmp_path / "m", tmp_path / "w", "m:f", arguments, ("a.py",), ("b.C",), True, ("x",), ("y",)
+        )
         assert protocol.request_from_json(json.loads(json.dumps(protocol.request_to_json(request)))) == request
 
 

@@ -7,19 +7,21 @@ happens in :meth:`Adapter.load` and later.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.errors import InputError, MissingFrameworkError
+from tracer.errors import AdapterError, InputError, MissingFrameworkError
 from tracer.graph import Layout, Param, Structure
+from tracer.text import described
 
 Array = NDArray[Any]
 
@@ -36,6 +38,8 @@ class LoadRequest:
         imports: modules (``pkg.mod``) or files (``path/file.py``) whose classes may be used.
         allow: fully qualified classes a pickle may name.
         trust: the user's consent to run code from the file.
+        inputs: names of the tensors that a bare graph is fed, where it does not say them itself.
+        outputs: names of the tensors it is run up to; what they do not need is left out.
     """
 
     path: Path | None
@@ -45,6 +49,30 @@ class LoadRequest:
     imports: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     trust: bool = False
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+Mode = Literal["eval", "train"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a model is run while it is recorded.
+
+    Attributes:
+        mode: ``eval``, or ``train``: dropout draws, batch normalisation uses the batch's statistics.
+        loss: the scalar whose gradients are recorded; None records none. ``sum``, ``mean`` and ``square`` (half the
+            sum of squares) are taken over all elements of all floating outputs together; ``pkg.mod:callable`` or
+            ``path/file.py:callable`` is called with what the model returned and gives a scalar of the framework.
+    """
+
+    mode: Mode = "eval"
+    loss: str | None = None
+
+
+LOSSES = ("sum", "mean", "square")
+"""The values of :attr:`Run.loss` that every adapter with gradients knows."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +98,10 @@ class NotRecorded:
 
 
 class Sink(Protocol):
-    """Takes activations while the model runs."""
+    """Takes activations while the model runs, and gradients where :attr:`Run.loss` asks for them."""
+
+    def wants(self, name: str) -> bool:
+        """Whether the tensor of node ``name`` is to be handed over; others cost nothing when they are not copied."""
 
     def __call__(self, name: str, value: Array | NotRecorded, *, owned: bool = False) -> None:
         """Store ``value`` as node ``name``.
@@ -78,6 +109,15 @@ class Sink(Protocol):
         The array is copied before the call returns, unless ``owned`` says that nothing will change it later.
         Never raises for a fault of the writer: that would break the user's forward pass.
         """
+
+    def gradient(self, name: str, value: Array | NotRecorded, *, owned: bool = False) -> None:
+        """Store the loss's gradient with respect to the tensor of node ``name``, in any order, after all values.
+
+        It has the tensor's shape. NotRecorded where the loss does not depend on it or it cannot be differentiated.
+        """
+
+    def weight_gradient(self, owner: str, name: str, value: Array | NotRecorded, *, owned: bool = False) -> None:
+        """The same for a trainable parameter, by its owner and name as in :meth:`LoadedModel.parameters`."""
 
 
 class LoadedModel(ABC):
@@ -89,6 +129,8 @@ class LoadedModel(ABC):
     """What loaded it, with version: ``keras 3.15.1``, ``torch 2.13.0 weights_only``."""
     notes: tuple[str, ...] = ()
     """Sentences for the user about how it was loaded."""
+    run: Run = Run()
+    """How it runs; set before :meth:`structure` is first called, within what :class:`Adapter` says it can do."""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
@@ -98,19 +140,25 @@ class LoadedModel(ABC):
     def signature(self) -> tuple[InputSpec, ...]:
         """The inputs in call order, as far as the model states them."""
 
+    def optional(self) -> tuple[InputSpec, ...]:
+        """Further inputs that it takes where they are given by name, in call order."""
+        return ()
+
     @abstractmethod
     def structure(self, inputs: Mapping[str, Array]) -> Structure:
-        """The graph for these inputs (keys: names of :meth:`signature`), without storing values.
+        """The graph for these inputs (keys: names of :meth:`signature` and :meth:`optional`), without storing values.
 
-        Raises InputError when the model does not take them, in one line that says why.
+        It may be asked for several inputs in turn. Raises InputError when the model does not take them, in one line
+        that says why; a fault of the model's own ends the structure and stands in its ``fault``.
         """
 
     @abstractmethod
     def capture(self, inputs: Mapping[str, Array], sink: Sink) -> None:
-        """Run once in evaluation mode and hand every stored node's tensor to ``sink``, in order.
+        """Run once as :attr:`run` says and hand every stored node's tensor that ``sink`` wants to it, in order.
 
-        :meth:`structure` was called with the same inputs before. Raises ModelError when the model raises; whatever
-        ran before was handed over. The model is left as it was found.
+        :meth:`structure` was called with inputs of these shapes and types before. Raises ModelError when the model
+        raises; whatever ran before was handed over. The model is left as it was found: parameters, buffers, modes,
+        hooks, attributes, random state.
         """
 
     @abstractmethod
@@ -124,17 +172,54 @@ class Adapter(ABC):
     framework: ClassVar[str]
     requires: ClassVar[tuple[str, ...]]
     """Import names that must be importable (``torch``)."""
-    extra: ClassVar[str]
-    """The extra of this distribution that installs them."""
+    late: ClassVar[tuple[str, ...]] = ()
+    """Those of ``requires`` that start threads when imported: a confined worker imports them once it is confined."""
+    extra: ClassVar[str] = ""
+    """The extra of its distribution that installs them; empty where the distribution itself requires them."""
     settings_files: ClassVar[tuple[str, ...]] = ()
     """The framework's own settings, which a confined worker may read (``~`` stands for the home folder)."""
     formats: ClassVar[str]
     """What ``load`` takes, in words, for error messages."""
+    modes: ClassVar[tuple[Mode, ...]] = ("eval",)
+    """The modes of :class:`Run` that its models can run in."""
+    gradients: ClassVar[bool] = False
+    """Whether its models can give gradients."""
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Whether ``path`` looks like one of its files, by name or a cheap look; imports no framework."""
+        return False
+
+    def runs_code(self, request: LoadRequest) -> tuple[str, ...]:
+        """What in the files would run code on loading, a sentence each; found without loading them.
+
+        Raises InputError when they cannot be read.
+        """
+        return ()
+
+    def files(self, request: LoadRequest) -> tuple[Path, ...]:
+        """Files besides those of the request that the model is made of, for a confined worker to read.
+
+        Found without loading anything, and only where they lie in the model's own folder or below.
+        """
+        return ()
+
+    def tensors(self, request: LoadRequest) -> tuple[Param, ...]:
+        """The tensors that lie open in the files, by their names there: what can be said where :meth:`load` cannot.
+
+        At least those of files of weights alone. Nothing of the files runs; ``trainable`` says nothing. Raises
+        InputError or RefusedError.
+        """
+        return ()
 
     @classmethod
     @abstractmethod
     def owns(cls, model: object) -> bool:
         """Whether ``model`` is a live object of this framework; must not import the framework."""
+
+    def environment(self, request: LoadRequest) -> dict[str, str]:
+        """Variables that the framework must find when it is imported for these files; found without importing it."""
+        return {}
 
     @abstractmethod
     def preflight(self, request: LoadRequest) -> None:
@@ -142,7 +227,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def load(self, request: LoadRequest) -> LoadedModel:
-        """Load from files under the trust rules. Raises InputError or RefusedError, in one line."""
+        """Load from files under the trust rules.
+
+        Raises InputError or RefusedError, in one line; NoModelError where the files hold weights without a network.
+        """
 
     @abstractmethod
     def wrap(self, model: object) -> LoadedModel:
@@ -150,6 +238,8 @@ class Adapter(ABC):
 
 
 GROUP = "tracer.adapters"
+OURS = "tracer-nn"
+"""The distribution whose adapters keep their names, whatever else is installed."""
 
 
 def names() -> tuple[str, ...]:
@@ -157,43 +247,122 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
+def _home(point: EntryPoint) -> str:
+    """The distribution that an entry point belongs to."""
+    return point.dist.name if point.dist is not None else point.module
+
+
+def shadowed() -> dict[str, str]:
+    """Sentences about adapters that cannot be had because another has their name, by that distribution."""
+    ours = {point.name for point in entry_points(group=GROUP) if _home(point) == OURS}
+    return {
+        _home(point): f"its adapter '{point.name}' is not used: tracer has one of that name"
+        for point in entry_points(group=GROUP)
+        if point.name in ours and _home(point) != OURS
+    }
+
+
 def _point(name: str) -> EntryPoint:
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            return point
-    raise InputError(f"no adapter named '{name}'; installed: {', '.join(names()) or 'none'}")
+    """Raises InputError when there is none, AdapterError when several distributions use the name."""
+    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    points = [point for point in points if _home(point) == OURS] or points
+    if not points:
+        raise InputError(f"no adapter named '{name}'; installed: {', '.join(names()) or 'none'}")
+    homes = sorted({_home(point) for point in points})
+    if len(homes) > 1:
+        raise AdapterError(f"{' and '.join(homes)} both have an adapter named '{name}': uninstall one of them")
+    return points[0]
+
+
+def _class(name: str) -> tuple[type[Adapter], str]:
+    """The adapter class and its distribution. Raises InputError, AdapterError."""
+    point = _point(name)
+    home = _home(point)
+    try:
+        found = point.load()
+    except (Exception, SystemExit) as error:
+        raise AdapterError(f"adapter '{name}' of {home} cannot be imported: {described(error)}") from error
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        raise AdapterError(f"adapter '{name}' of {home} is broken: {point.value} is no subclass of Adapter")
+    lacking = [key for key in ("framework", "requires", "formats") if not hasattr(found, key)]
+    lacking += sorted(found.__abstractmethods__)
+    if lacking:
+        raise AdapterError(f"adapter '{name}' of {home} is broken: {point.value} does not say {', '.join(lacking)}")
+    return found, home
+
+
+def _installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return module in sys.modules or find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent package is missing, or is no package
+        return False
 
 
 def get(name: str, *, check: bool = True) -> Adapter:
     """The adapter ``name``.
 
-    Raises InputError if there is none, MissingFrameworkError if ``check`` and its framework is not installed.
+    Raises InputError if there is none, AdapterError if it is broken, MissingFrameworkError if ``check`` and its
+    framework is not installed.
     """
-    from importlib.util import find_spec
-
-    cls = _point(name).load()
-    if check:
-        missing = [module for module in cls.requires if module not in sys.modules and find_spec(module) is None]
-        if missing:
-            raise MissingFrameworkError(f"'{name}' needs {', '.join(missing)}: pip install 'tracer-nn[{cls.extra}]'")
-    adapter = cls()
-    assert isinstance(adapter, Adapter)
-    return adapter
+    cls, home = _class(name)
+    missing = [module for module in cls.requires if check and not _installed(module)]
+    if missing:
+        extra = f"[{cls.extra}]" if cls.extra else ""
+        install = f"'{home}{extra}'" if extra else home
+        raise MissingFrameworkError(f"'{name}' needs {', '.join(missing)}: pip install {install}")
+    try:
+        return cls()
+    except Exception as error:
+        raise AdapterError(f"adapter '{name}' of {home} is broken: {described(error)}") from error
 
 
 def for_object(model: object) -> tuple[str, Adapter]:
-    """The adapter that owns a live model object. Raises InputError when none does."""
+    """The adapter that owns a live model object.
+
+    Raises InputError when none does; adapters that are broken are passed over, and named then.
+    """
+    broken = []
     for name in names():
-        if _point(name).load().owns(model):
+        try:
+            owns = _class(name)[0].owns(model)
+        except Exception as error:
+            broken.append(str(error) if isinstance(error, AdapterError) else f"adapter '{name}': {described(error)}")
+            continue
+        if owns:
             return name, get(name)
-    raise InputError(f"no adapter knows objects of type {type(model).__module__}.{type(model).__qualname__}")
+    besides = f" ({'; '.join(broken)})" if broken else ""
+    raise InputError(f"no adapter knows objects of type {type(model).__module__}.{type(model).__qualname__}{besides}")
+
+
+def claiming(path: Path) -> tuple[str, ...]:
+    """The names of the adapters that claim a file; those that are broken are passed over."""
+    found = []
+    for name in names():
+        with contextlib.suppress(Exception):
+            if _class(name)[0].claims(path):
+                found.append(name)
+    return tuple(found)
 
 
 @dataclass
 class MemorySink:
-    """A sink that keeps everything: for tests and small models."""
+    """A sink that keeps everything, or only the nodes in ``only``: for tests and small models."""
 
     values: dict[str, Array | NotRecorded] = field(default_factory=dict)
+    gradients: dict[str, Array | NotRecorded] = field(default_factory=dict)
+    weight_gradients: dict[tuple[str, str], Array | NotRecorded] = field(default_factory=dict)
+    only: frozenset[str] | None = None
+
+    def wants(self, name: str) -> bool:
+        return self.only is None or name in self.only
+
+    def gradient(self, name: str, value: Array | NotRecorded, *, owned: bool = False) -> None:
+        self.gradients[name] = np.array(value) if isinstance(value, np.ndarray) else value
+
+    def weight_gradient(self, owner: str, name: str, value: Array | NotRecorded, *, owned: bool = False) -> None:
+        self.weight_gradients[owner, name] = np.array(value) if isinstance(value, np.ndarray) else value
 
     def __call__(self, name: str, value: Array | NotRecorded, *, owned: bool = False) -> None:
         self.values[name] = np.array(value) if isinstance(value, np.ndarray) else value

@@ -39,6 +39,14 @@ class RefusedError(InputError):
     """A file that would run code when loaded, or that is built to do harm."""
 
 
+class LossError(InputError):
+    """What ``--grad`` names is no loss of what the model returns; another input would not help."""
+
+
+class NoModelError(InputError):
+    """A file of weights that needs an architecture; what it holds can still be listed."""
+
+
 class ModelError(TracerError, RuntimeError):
     """The user's model raised while it ran; what was recorded before stays readable."""
 
@@ -53,3 +61,7 @@ class TraceError(TracerError, OSError):
 
 class MissingFrameworkError(TracerError, ImportError):
     """The framework an adapter needs is not installed."""
+
+
+class AdapterError(TracerError):
+    """An installed adapter that cannot be used: it does not import, is none, or its name is taken."""

@@ -97,7 +97,8 @@ def sniff(path: Path) -> Kind:
     try:
         head = _head(path)
         size = path.stat().st_size
-        if head[:8] != b"\x89HDF\r\n\x1a\n" and _hdf5_after_user_block(path, size):
+        # An archive may hold an HDF5 file at just such a place.
+        if head[:8] != b"\x89HDF\r\n\x1a\n" and head[:4] != b"PK\x03\x04" and _hdf5_after_user_block(path, size):
             return "hdf5"
     except OSError as error:
         raise InputError(f"cannot read {display(str(path))}: {error.strerror}") from error

@@ -75,21 +75,28 @@ def _same_file(module: ModuleType, path: Path) -> bool:
     return isinstance(file, str) and Path(file).resolve() == path
 
 
-def call(arch: str, arguments: Sequence[Any] | Mapping[str, Any], made: Callable[[Any], bool]) -> Any:
-    """What ``pkg.mod:callable`` or ``path/file.py:callable`` makes; the thing itself where ``made`` says it is one.
-
-    Raises InputError when it cannot be imported or called.
-    """
-    shown = display(arch)
-    where, colon, attribute = arch.rpartition(":")
+def find(reference: str, flag: str) -> Any:
+    """What ``pkg.mod:name`` or ``path/file.py:name`` names, given with ``flag``. Raises InputError where nothing."""
+    shown = display(reference)
+    where, colon, attribute = reference.rpartition(":")
     if not colon or not where or not attribute:
-        raise InputError(f"--arch '{shown}' is not of the form pkg.mod:callable or path/file.py:callable")
+        raise InputError(f"{flag} '{shown}' is not of the form pkg.mod:callable or path/file.py:callable")
     target: Any = import_module(where)
     for part in attribute.split("."):
         try:
             target = getattr(target, part)
         except AttributeError:
-            raise InputError(f"--arch '{shown}': {display(where)} has no '{display(part)}'") from None
+            raise InputError(f"{flag} '{shown}': {display(where)} has no '{display(part)}'") from None
+    return target
+
+
+def call(arch: str, arguments: Sequence[Any] | Mapping[str, Any], made: Callable[[Any], bool]) -> Any:
+    """What ``pkg.mod:callable`` or ``path/file.py:callable`` makes; the thing itself where ``made`` says it is one.
+
+    Raises InputError when it cannot be imported or called.
+    """
+    target = find(arch, "--arch")
+    shown = display(arch)
     if made(target):
         return target
     if not callable(target):

@@ -31,8 +31,6 @@ def info(*, as_json: bool) -> int:
             found[name] = f"ready: {adapter.formats}"
         except TracerError as error:
             found[name] = str(error)
-        except Exception as error:  # a broken third-party adapter must not hide the others
-            found[name] = f"broken: {type(error).__name__}: {error}"
     abi = landlock.supported()
     if as_json:
         settings.out().print(
@@ -42,6 +40,7 @@ def info(*, as_json: bool) -> int:
     lines = [f"python {platform.python_version()} on {platform.platform()}"]
     lines += [f"{name} {number or 'not installed'}" for name, number in packages.items()]
     lines += [f"adapter {name}: {state}" for name, state in found.items()]
+    lines += [f"{home}: {fault}" for home, fault in adapters.shadowed().items()]
     lines.append(f"Landlock ABI {abi}" if abi else "no Landlock: model files run without a sandbox")
     settings.out().print(Text("\n".join(lines)))
     return ExitCode.OK

@@ -11,7 +11,7 @@ _NAMES = frozenset({
 })  # fmt: skip
 _PREFIXES = (
     "LC_", "PYTHON", "KERAS_", "TF_", "TORCH_", "PYTORCH_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "CUDA_", "NVIDIA_",
-    "XDG_",
+    "XDG_", "JAX_",
 )  # fmt: skip
 # Binding threads to processors sets other threads' affinity, which the sandbox denies: the thread pool would fail.
 _BINDING = frozenset({"OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY"})

@@ -81,15 +81,33 @@ def _harden() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
+def _set_environment(job: Job) -> None:
+    """Set what the framework must find when it is imported for these files, unless the user has set it."""
+    from tracer import adapter
+
+    for name, value in adapter.get(job.adapter).environment(protocol.request_from_json(job.request)).items():
+        os.environ.setdefault(name, value)
+
+
 def _import_framework(name: str) -> None:
     """Import what the adapter needs. Raises TracerError in one line when the installation is broken."""
     from tracer import adapter
 
-    for module in adapter.get(name).requires:
+    found = adapter.get(name)
+    for module in found.requires:
+        if module in found.late:
+            continue
         try:
             importlib.import_module(module)
         except Exception as error:
             raise TracerError(f"importing {module} failed: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _parts(job: Job) -> list[str]:
+    """The further files that the model is made of."""
+    from tracer import adapter
+
+    return [str(path) for path in adapter.get(job.adapter).files(protocol.request_from_json(job.request))]
 
 
 def run(job: Job, commands: Mapping[str, str], emit: Emit, temporary: Path) -> dict[str, Any]:
@@ -101,13 +119,14 @@ def run(job: Job, commands: Mapping[str, str], emit: Emit, temporary: Path) -> d
     before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     emit(protocol.phase(protocol.IMPORTING))
+    _set_environment(job)
     _import_framework(job.adapter)
     if before is None:
         del os.environ["OPENBLAS_NUM_THREADS"]
     else:
         os.environ["OPENBLAS_NUM_THREADS"] = before
 
-    confinement, notices = sandbox.close(job, temporary)
+    confinement, notices = sandbox.close(replace(job, read=(*job.read, *_parts(job))), temporary)
     for text in notices:
         emit(protocol.notice(text))
     module, _, function = commands[job.command].partition(":")

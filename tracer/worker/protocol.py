@@ -142,6 +142,8 @@ def request_to_json(request: LoadRequest) -> dict[str, Any]:
         "imports": list(request.imports),
         "allow": list(request.allow),
         "trust": request.trust,
+        "inputs": list(request.inputs),
+        "outputs": list(request.outputs),
     }
 
 
@@ -157,6 +159,8 @@ def request_from_json(values: Mapping[str, Any]) -> LoadRequest:
         imports=tuple(values["imports"]),
         allow=tuple(values["allow"]),
         trust=values["trust"],
+        inputs=tuple(values["inputs"]),
+        outputs=tuple(values["outputs"]),
     )
 
 

@@ -31,6 +31,8 @@ class RecordResult(_Strict):
     saved: Count
     planned: Count
     skipped: dict[str, str]
+    gradients: Count
+    weight_gradients: Count
     weights: Count
     nbytes: Count
     seconds: Annotated[FiniteFloat, Field(ge=0)]
@@ -85,34 +87,51 @@ class Parameter(_Strict):
     trainable: bool
 
 
+class Tensor(_Strict):
+    """A tensor of a file of weights."""
+
+    name: str
+    shape: Shape
+    dtype: str
+
+
 class Totals(_Strict):
-    """Numbers of parameters."""
+    """Numbers and bytes of parameters (or of a weights file's tensors), bytes of what a run stores, nodes by role."""
 
     parameters: Count
     trainable: Count
+    parameter_bytes: Count
+    activation_bytes: Count
+    nodes: dict[str, Count]
 
 
 class InspectResult(_Strict):
     """What :func:`tracer.inspection.run_inspect` returns.
 
-    ``saved`` are the names of the parameters whose arrays are in the job's folder, see :mod:`tracer.inspection`.
+    ``loader`` is None when no model was loaded: ``refused`` says why, or it is None and ``tensors`` are those of a
+    file of weights. ``saved`` are the names of the parameters whose arrays are in the job's folder, see
+    :mod:`tracer.inspection`.
     """
 
+    adapter: str
     framework: str
-    loader: str
+    loader: str | None
     versions: dict[str, str]
     notes: list[str]
     signature: list[Input]
     parameters: list[Parameter]
+    tensors: list[Tensor]
     totals: Totals
     structure: dict[str, Any] | None
     why_no_structure: str | None
+    runs_code: list[str]
+    refused: str | None
     file: ModelFile
     saved: list[str]
 
     @model_validator(mode="after")
     def _agree(self) -> InspectResult:
-        if (self.structure is None) == (self.why_no_structure is None):
+        if (self.structure is None) == (self.why_no_structure is None) or (self.refused and self.loader is not None):
             raise ValueError("contradicts itself")
         if self.structure is not None:
             try:

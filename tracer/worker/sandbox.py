@@ -64,8 +64,8 @@ def _of_file(path: str) -> Iterator[str]:
 
 
 def own_code(job: Job) -> bool:
-    """Whether the user named code of their own (``arch``, ``imports``) for this job."""
-    return bool(job.request.get("arch") or job.request.get("imports"))
+    """Whether the user named code of their own (``arch``, ``imports``, a ``loss``) for this job."""
+    return bool(job.request.get("arch") or job.request.get("imports") or ":" in str(job.options.get("loss")))
 
 
 def readable(job: Job) -> list[Path]:
@@ -77,8 +77,8 @@ def readable(job: Job) -> list[Path]:
             places += _of_file(str(value))
     if own_code(job):
         places.append(os.getcwd())
-        arch = str(job.request.get("arch") or "").rpartition(":")[0]
-        for source in (arch, *job.request.get("imports", ())):
+        called = (str(what or "").rpartition(":")[0] for what in (job.request.get("arch"), job.options.get("loss")))
+        for source in (*called, *job.request.get("imports", ())):
             if source.endswith(".py"):
                 places.append(os.path.dirname(os.path.realpath(source)))
     return [Path(place) for place in dict.fromkeys(places)]
