@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import fnmatch
 import math
 import os
 import re
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +19,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from tracer import adapter as adapters
+from tracer import dtypes
 from tracer import inputs as inputs_
-from tracer.adapter import LoadedModel
-from tracer.errors import InputError, TraceError
+from tracer.adapter import Adapter, LoadedModel, LoadRequest
+from tracer.errors import InputError, NoModelError, RefusedError, TraceError
+from tracer.graph import Structure
 from tracer.names import display, encode
 from tracer.store import Trace
 
@@ -26,23 +32,42 @@ if TYPE_CHECKING:
 
 
 def run_inspect(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
-    """The worker's ``inspect`` command. Options: ``input_shape`` (list), ``save`` (a layer, for :func:`save_weights`).
+    """The worker's ``inspect`` command: :func:`inspect`, or :func:`unloaded` for what is refused or holds no model.
 
-    The arrays go to the folder that the job lets it write.
+    Options: ``input_shape`` (list), ``save`` (what :func:`save_weights` saves in the folder the job lets it write).
     """
     from tracer.recording import describe_files
     from tracer.worker import protocol
 
     request = protocol.request_from_json(job.request)
-    model = adapters.get(job.adapter).load(request)
-    for note in model.notes:
-        emit(protocol.notice(note))
+    adapter = adapters.get(job.adapter)
+    saving = job.options.get("save")
+    common = {"adapter": job.adapter, "framework": adapter.framework, "file": describe_files(request)}
+    try:
+        model = adapter.load(request)
+    except (NoModelError, RefusedError) as error:
+        if saving is not None:
+            raise
+        return {**common, **unloaded(adapter, request, error), "saved": []}
     emit(protocol.phase(protocol.INSPECTING))
     found = inspect(model, tuple(job.options.get("input_shape", ())))
     saved = []
-    if job.options.get("save") is not None:
-        saved = save_weights(model, str(job.options["save"]), Path(job.write[0]))
-    return {**found, "file": describe_files(request), "saved": saved}
+    if saving is not None:
+        saved = save_weights(model, str(saving), Path(job.write[0]))
+    return {
+        **common,
+        **found,
+        "tensors": [],
+        "runs_code": list(_code(adapter, request)),
+        "refused": None,
+        "saved": saved,
+    }
+
+
+def _code(adapter: Adapter, request: LoadRequest) -> tuple[str, ...]:
+    with contextlib.suppress(InputError):  # where it cannot be read, load says so
+        return adapter.runs_code(request)
+    return ()
 
 
 def inspect(model: LoadedModel, input_shape: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -59,39 +84,90 @@ def inspect(model: LoadedModel, input_shape: tuple[str, ...] = ()) -> dict[str, 
     except InputError as error:
         reason = str(error)
     return {
-        "framework": model.framework,
         "loader": model.loader,
         "versions": model.versions(),
         "notes": [*model.notes, *(structure.notes if structure is not None else ())],
         "signature": [asdict(spec) for spec in signature],
         "parameters": parameters,
-        "totals": {
-            "parameters": sum(math.prod(p["shape"]) for p in parameters),
-            "trainable": sum(math.prod(p["shape"]) for p in parameters if p["trainable"]),
-        },
+        "totals": _totals(parameters, structure),
         "structure": structure.to_json() if structure is not None else None,
         "why_no_structure": reason,
     }
 
 
+def unloaded(adapter: Adapter, request: LoadRequest, why: NoModelError | RefusedError) -> dict[str, Any]:
+    """The same for files that were not loaded: what in them would run code, and the tensors that lie open."""
+    tensors: list[dict[str, Any]] = []
+    with contextlib.suppress(InputError):  # ``why`` says what matters
+        tensors = [{"name": p.name, "shape": list(p.shape), "dtype": p.dtype} for p in adapter.tensors(request)]
+    return {
+        "loader": None,
+        "versions": {},
+        "notes": [],
+        "signature": [],
+        "parameters": [],
+        "tensors": tensors,
+        "totals": _totals(tensors, None),
+        "structure": None,
+        "why_no_structure": str(why),
+        "runs_code": list(_code(adapter, request)),
+        "refused": None if tensors and isinstance(why, NoModelError) else str(why),
+    }
+
+
+def _totals(parameters: list[dict[str, Any]], structure: Structure | None) -> dict[str, Any]:
+    """Numbers and bytes; an alias holds no bytes of its own, and what has no known shape or type counts none."""
+    nodes = structure.nodes if structure is not None else ()
+    sizes = [(math.prod(p["shape"]), p["dtype"], p.get("trainable", True)) for p in parameters]
+    stored = [(math.prod(n.shape), n.dtype) for n in nodes if n.alias_of is None and n.shape is not None]
+    return {
+        "parameters": sum(count for count, _, _ in sizes),
+        "trainable": sum(count for count, _, trainable in sizes if trainable),
+        "parameter_bytes": sum(count * _itemsize(dtype) for count, dtype, _ in sizes),
+        "activation_bytes": sum(count * _itemsize(dtype) for count, dtype in stored),
+        "nodes": dict(Counter(node.role for node in nodes)),
+    }
+
+
+def _itemsize(dtype: str | None) -> int:
+    try:
+        return dtypes.by_name(dtype or "?").itemsize
+    except InputError:
+        return 0
+
+
 def save_weights(model: LoadedModel, layer: str, folder: Path) -> list[str]:
-    """Save a layer's parameters in ``folder`` as ``0.npy``, ``1.npy`` …: their names in this order.
+    """Save the parameters of a layer, a container or all layers that a glob fits, as ``0.npy``, ``1.npy`` ….
 
-    Raises InputError when the layer has no parameters, TraceError when they cannot be written.
+    Returns their names in this order: those of the parameters, with the layer's before them where there are several.
+    Raises InputError when no such layer has parameters, TraceError when they cannot be written.
     """
-    values = [(p, value) for owner, p, value in model.parameters() if owner == layer]
-    if not values:
-        import difflib
-
-        owners = sorted({owner for owner, _, _ in model.parameters()})
+    owners = list(dict.fromkeys(owner for owner, _, _ in model.parameters()))
+    chosen = _chosen(layer, owners)
+    if not chosen:
         near = difflib.get_close_matches(layer, owners, 3) or owners[:3]
         raise InputError(f"no layer '{display(layer)}' with weights; there is {', '.join(map(display, near))}")
-    for index, (param, value) in enumerate(values):
-        try:
-            np.save(folder / f"{index}.npy", value, allow_pickle=False)
-        except OSError as error:
-            raise TraceError(f"cannot write {display(param.name)}: {error.strerror}") from error
-    return [param.name for param, _ in values]
+    names: list[str] = []
+    for owner, param, value in model.parameters():
+        if owner in chosen:
+            try:
+                np.save(folder / f"{len(names)}.npy", value, allow_pickle=False)
+            except OSError as error:
+                raise TraceError(f"cannot write {display(param.name)}: {error.strerror}") from error
+            names.append(param.name if len(chosen) == 1 else f"{owner}.{param.name}".replace("/", "."))
+    return names
+
+
+_SUFFIX = re.compile(r"(#\d+|\[\d+\]|/preactivation)+$")
+"""What a node's name has more than its layer's."""
+
+
+def _chosen(layer: str, owners: Sequence[str]) -> set[str]:
+    for name in (layer, _SUFFIX.sub("", layer)):
+        if name in owners:
+            return {name}
+    inside = {owner for owner in owners if owner.startswith((f"{layer}/", f"{layer}."))}
+    return inside or set(fnmatch.filter(owners, layer))
 
 
 def keep_weights(folder: Path, names: Sequence[str], target: Path) -> list[str]:
