@@ -27,9 +27,9 @@ from tracer.errors import InputError, TraceError, TracerError
 from tracer.graph import Node, Param, Structure
 from tracer.names import encode
 from tracer.store import RecordingWriter, Trace, zarr3
+from tracer.store.moving import finish_rekeys, rekey, rename
 from tracer.store.summary import summarize
 from tracer.store.trace import lock
-from tracer.store.writer import finish_rekeys, rekey, rename
 
 DTYPES = ["bool", "int8", "uint16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare import Diff, Tolerance
@@ -27,8 +28,16 @@ def record(
     layout: str = "auto",
     weights: bool = True,
     force: bool = False,
+    samples: int | None = None,
+    batch: int | None = None,
+    mode: Literal["eval", "train"] = "eval",
+    loss: str | None = None,
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    statistics_only: bool = False,
+    precision: str | None = None,
 ) -> Recording:
-    """Record one evaluation-mode run of a live model (a ``torch.nn.Module`` or a Keras model).
+    """Record one run of a live model (a ``torch.nn.Module``, a Keras model …).
 
     The forward pass runs at least twice: once to see the graph, once to record it. Mode, buffers and hooks are put
     back; what a forward pass of the user's changes elsewhere (its own parameters, files) is not.
@@ -42,13 +51,24 @@ def record(
         layout: ``auto``, ``same``, ``NHWC->NCHW`` or ``NCHW->NHWC``: how the input's axes move for this model.
         weights: whether parameters and buffers are recorded too.
         force: replace a recording of this name.
+        samples: how many samples are generated, or taken of the input.
+        batch: run so many samples at a time; the tensors are joined along the axis that follows the batch size.
+        mode: ``train`` records in training mode.
+        loss: record gradients of ``sum``, ``mean`` or ``square`` of the outputs, or of ``pkg.mod:callable(outputs)``.
+        layers, exclude: record only some nodes: globs over names, paths, or ``op:conv*``.
+        statistics_only: keep statistics of each activation instead of its values.
+        precision: ``float32``, ``float16`` or ``bfloat16``: round activations before they are stored.
 
     Raises:
-        InputError: the input does not fit, or the name is taken.
+        InputError: the input or an option does not fit, or the name is taken.
         ModelError: the model raised; what ran before is kept in the recording.
         TraceError: the trace cannot be written.
     """
-    return record_object(model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force)
+    return record_object(
+        model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force, samples=samples,
+        batch=batch, mode=mode, loss=loss, layers=tuple(layers), exclude=tuple(exclude),
+        statistics_only=statistics_only, precision=precision,
+    )  # fmt: skip
 
 
 def diff(
@@ -58,15 +78,19 @@ def diff(
     atol: float = 1e-5,
     rtol: float = 1e-5,
     map: MappingFile | str | os.PathLike[str] | None = None,
+    of: Literal["values", "gradients"] = "values",
 ) -> Diff:
     """Compare two recordings: ``str(d)`` is what the command prints, ``bool(d)`` says that nothing diverged.
 
-    Raises InputError when they were made on different inputs or the mapping file does not fit.
+    ``of="gradients"`` compares the recorded gradients of the loss with respect to the activations instead.
+
+    Raises InputError when they were made on different inputs, the mapping file does not fit, or there are no
+    gradients.
     """
     from tracer.alignment.mapping import load
 
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
-    return _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping)
+    return _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping, of=of)
 
 
 __all__ = ["diff", "open", "record"]

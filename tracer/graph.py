@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
-Role = Literal["input", "layer", "op", "activation", "container", "item"]
+Role = Literal["input", "layer", "op", "activation", "container", "item", "inner"]
 """What a node is.
 
 ``input``       a model input;
@@ -20,7 +20,8 @@ Role = Literal["input", "layer", "op", "activation", "container", "item"]
 ``op``          a functional operation outside any leaf module;
 ``activation``  a tensor inside a layer, before its fused activation;
 ``container``   a module that only holds others (its output is usually the tensor of one of them);
-``item``        a further output of the node that is its parent.
+``item``        a further output of the node that is its parent;
+``inner``       one of several operations that a layer is made of: recorded, but not compared.
 """
 Layout = Literal["channels_last", "channels_first"]
 

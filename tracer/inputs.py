@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tracer import dtypes
 from tracer.adapter import InputSpec, LoadedModel
-from tracer.errors import InputError
+from tracer.batches import Batches
+from tracer.errors import InputError, LossError
 from tracer.graph import Layout, Structure
 from tracer.names import display
 from tracer.store import Trace
@@ -26,6 +27,8 @@ Array = NDArray[Any]
 LAYOUTS = ("auto", "same", "NHWC->NCHW", "NCHW->NHWC")
 """Values of ``--layout``; the two moves hold for any number of spatial axes (NWC, NDHWC)."""
 _LARGEST = 8 << 30
+_ALL = 1 << 62
+"""A batch size that no input reaches."""
 _OWN_INPUT = "; this is the trace's own input: another model wants another --trace, or --input-shape"
 
 
@@ -38,7 +41,8 @@ class Prepared:
         saved: what is saved there, by the names of the first recording.
         fitted: what this model is fed, by its own names.
         axes: for each fitted input, the axis of the saved array that each of its axes is.
-        structure: what the model's graph is for this input.
+        structure: what the model's graph is for this input, or for its first batch.
+        batches: what the model is run on, one after the other; usually one that holds all samples.
         attributes: of the saved arrays (``layout``, ``source``).
     """
 
@@ -47,6 +51,7 @@ class Prepared:
     fitted: dict[str, Array]
     axes: dict[str, tuple[int, ...]]
     structure: Structure
+    batches: Batches
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -112,10 +117,13 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return out
 
 
-def generate(specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
+def generate(
+    specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], seed: int, samples: int | None = None
+) -> dict[str, Array]:
     """Seeded inputs that fit a signature: standard normal floats, integers in the legal range.
 
-    The batch is at least 2 and unlike every other dimension, so that no axis can be mistaken for it. Raises
+    Without ``samples`` the batch is at least 2 and unlike every other dimension, so that no axis can be mistaken for
+    it. Raises
     InputError where the signature leaves a length open, saying which ``--input-shape`` is wanted.
     """
     rng = np.random.default_rng(seed)
@@ -123,11 +131,13 @@ def generate(specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], 
     for index, spec in enumerate(specs):
         given = shapes.get(spec.name, shapes.get(str(index)))
         resolved.append((spec, given if given is not None else _closed_shape(spec, len(specs) > 1)))
-    if not any(key in shapes for key in (*(s.name for s in specs), *map(str, range(len(specs))))):
+    if samples is not None:
+        resolved = [(spec, (samples, *shape[1:]) if shape else shape) for spec, shape in resolved]
+    elif not any(key in shapes for key in (*(s.name for s in specs), *map(str, range(len(specs))))):
         others = {d for _, shape in resolved for d in shape[1:]}
         batch = next(b for b in range(2, 100) if b not in others)
         resolved = [
-            (spec, (batch, *shape[1:]) if spec.shape is None or spec.shape[0] is None else shape)
+            (spec, (batch, *shape[1:]) if spec.shape is None or spec.shape[:1] == (None,) else shape)
             for spec, shape in resolved
         ]
     out: dict[str, Array] = {}
@@ -224,7 +234,7 @@ def _choices(
         fitted, axes = {}, {}
         for (name, values), spec, order in zip(saved.items(), targets, combination, strict=True):
             target = spec.name if spec is not None else name
-            fitted[target] = _as_wanted(np.ascontiguousarray(values.transpose(order)), spec)
+            fitted[target] = _as_wanted(np.asarray(values.transpose(order), order="C"), spec)
             axes[target] = order
         if specs and len(specs) == len(saved):
             fitted = {spec.name: fitted[spec.name] for spec in specs}
@@ -249,15 +259,19 @@ def prepare(
     layout: str = "auto",
     arrays: Mapping[str, Array] | None = None,
     input_id: str | None = None,
+    samples: int | None = None,
+    batch: int | None = None,
 ) -> Prepared:
     """The input for ``model``, whose structure is determined on the way.
 
     Taken from ``arrays``, from ``source`` (a file or ``seed:N``), from the trace's earlier recordings
-    (``input_id``), or generated. Where the axes are not certain the model is tried on the likeliest first.
+    (``input_id``), or generated. Where the axes are not certain the model is tried on the likeliest first. Of a given
+    input the first ``samples`` are taken, and run ``batch`` at a time (a model of one fixed batch size: that many).
 
     Raises InputError when nothing fits, with the model's own reason.
     """
-    specs = model.signature()
+    specs, optional = model.signature(), model.optional()
+    specs = (*specs, *(spec for spec in optional if any(text.startswith(f"{spec.name}=") for text in shapes)))
     attributes: dict[str, dict[str, Any]] = {}
     layouts: dict[str, Layout | None] = {}
     if layout not in LAYOUTS:
@@ -273,10 +287,17 @@ def prepare(
         origin = "reused"
     else:
         seed = _seed(source)
-        saved, origin = generate(specs, parse_shapes(shapes), seed), f"seed:{seed}"
+        saved, origin = generate(specs, parse_shapes(shapes), seed, samples), f"seed:{seed}"
         layouts = {spec.name: spec.layout for spec in specs}
+    given = [spec for spec in (*model.signature(), *optional) if spec.name in saved]
+    if len(given) == len(saved) > len(specs):
+        specs = tuple(given)
     if "" in saved:
         saved = {(specs[0].name if specs else "input"): saved[""], **{k: v for k, v in saved.items() if k}}
+    if samples is not None:
+        cut = _first(saved, samples)
+        origin = "cut" if origin == "reused" and cut is not saved else origin
+        saved = cut
     if origin != "reused":
         known = identity_of(saved)
         if trace.has_inputs(known):  # the same values again, for the other model
@@ -292,15 +313,18 @@ def prepare(
         fault = f"the input has {len(saved)} arrays ({have}), the model takes {len(specs)} ({want})"
         raise InputError(fault + (_OWN_INPUT if own else ""))
     first_error: InputError | None = None
-    found: tuple[dict[str, Array], dict[str, tuple[int, ...]], Structure] | None = None
+    found: tuple[dict[str, Array], dict[str, tuple[int, ...]], Structure, Batches] | None = None
     for fitted, axes in _choices(saved, layouts, specs, layout):
+        batches = Batches(fitted, batch or _fixed_batch(specs, fitted) or _ALL)
         try:
-            structure = model.structure(fitted)
+            structure = model.structure(batches.cut(0, batches.size))
+        except LossError:
+            raise
         except InputError as error:
             first_error = first_error or error
             continue
         if found is None or not structure.fault:
-            found = (fitted, axes, structure)
+            found = (fitted, axes, structure, batches)
         if not structure.fault:  # a model that raises may do so because of the axes: the others are tried as well
             break
     if found is not None:
@@ -312,6 +336,25 @@ def prepare(
     if own:
         raise InputError(f"{first_error}{_OWN_INPUT}") from first_error
     raise first_error
+
+
+def _first(saved: dict[str, Array], samples: int) -> dict[str, Array]:
+    """The first ``samples`` of every array that has as many along its first axis as the first array has."""
+    first = next(iter(saved.values()))
+    have = first.shape[0] if first.ndim else 0
+    if have == samples:
+        return saved
+    if have < samples:
+        raise InputError(f"--samples {samples}: the input has {have}")
+    return {n: np.ascontiguousarray(a[:samples]) if a.ndim and a.shape[0] == have else a for n, a in saved.items()}
+
+
+def _fixed_batch(specs: Sequence[InputSpec], fitted: Mapping[str, Array]) -> int | None:
+    """The batch size that the signature fixes, where the input holds a multiple of it."""
+    values = next(iter(fitted.values()))
+    fixed = specs[0].shape[0] if specs and specs[0].shape else None
+    usable = fixed and values.ndim and values.shape[0] > fixed and values.shape[0] % fixed == 0
+    return fixed if usable else None
 
 
 def _seed(source: str | None) -> int:

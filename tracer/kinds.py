@@ -60,6 +60,13 @@ LAYOUT_ONLY = frozenset(
 )
 """Kinds whose output holds values of their input unchanged (in evaluation), perhaps elsewhere."""
 
+COMBINING = frozenset(
+    "add sub mul div average maximum minimum matmul dot concat stack "  # noqa: SIM905
+    "pad crop upsample resize clip power".split()
+)
+KNOWN = WEIGHTED | NORMALISATIONS | ACTIVATIONS | POOLS | LAYOUT_ONLY | COMBINING | {"item"}
+"""The whole vocabulary; ``item`` is a further output of whatever operation."""
+
 FAMILIES: tuple[frozenset[str], ...] = (
     frozenset({"conv1d", "conv2d", "conv3d", "dense", "depthwise_conv1d", "depthwise_conv2d"}),
     frozenset({"depthwise_conv1d", "separable_conv1d", "conv1d"}),
@@ -72,6 +79,7 @@ FAMILIES: tuple[frozenset[str], ...] = (
     frozenset({"add", "sub", "mul", "div", "average", "maximum", "minimum"}),
     frozenset({"lstm", "gru", "rnn"}),
     frozenset({"identity", "dropout"}),
+    frozenset({"clip", "relu", "relu6", "hard_tanh"}),
     frozenset({"slice", "crop", "split"}),
 )
 

@@ -7,21 +7,24 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer import adapter as adapters
 from tracer import inputs as inputs_
-from tracer.adapter import Array, LoadedModel, LoadRequest
+from tracer.adapter import LOSSES, Adapter, Array, LoadedModel, LoadRequest, Mode, NotRecorded, Run
 from tracer.alignment import Alignment, align
+from tracer.batches import Batches, Plan, plan
 from tracer.errors import InputError, TracerError
 from tracer.graph import Structure
 from tracer.kinds import parameter_role
 from tracer.names import display
 from tracer.store import Recording, RecordingWriter, Trace
-from tracer.store.writer import DEFAULT_MEMORY, finish_rekeys, rekey, rename
+from tracer.store.moving import finish_rekeys, rekey, rename
+from tracer.store.writer import DEFAULT_MEMORY, Storage
+from tracer.wanted import wanted
 from tracer.worker.protocol import PREPARING, RECORDING
 
 if TYPE_CHECKING:
@@ -29,15 +32,31 @@ if TYPE_CHECKING:
 
 _PROGRESS_EVERY = 0.1
 _HASH_BLOCK = 1 << 22
+_NO_GRADIENT = 1e-5
+"""Gradients below this, relative to those of the outputs themselves, are rounding."""
 _RUNNING = threading.RLock()
 """Held while a model runs: hooks of two recordings in one process would see each other's tensors."""
+
+
+PRECISIONS = ("float32", "float16", "bfloat16")
+"""What activations can be rounded to before they are stored."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What the user said about the recording (not about the model file).
 
-    ``reference`` names the recording to align to; by default the trace's oldest complete one.
+    Attributes:
+        input: ``.npy``, ``.npz`` or ``seed:N``.
+        samples: how many samples are generated, or taken of the input; None for what there is.
+        batch: how many samples run at a time; None for all at once.
+        mode, loss: as in :class:`tracer.adapter.Run`.
+        layers, exclude: patterns of :func:`tracer.wanted.wanted`.
+        statistics_only, precision: as in :class:`tracer.store.writer.Storage`.
+        weights: whether parameters are saved.
+        force: replace a recording of this name.
+        memory: bytes of copies that may wait for the disk.
+        reference: the recording to align to; by default the trace's oldest complete one.
     """
 
     name: str
@@ -48,6 +67,32 @@ class Options:
     force: bool = False
     memory: int = DEFAULT_MEMORY
     reference: str | None = None
+    samples: int | None = None
+    batch: int | None = None
+    mode: Mode = "eval"
+    loss: str | None = None
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    statistics_only: bool = False
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what contradicts itself or is no such thing."""
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise InputError(f"--precision is one of {', '.join(PRECISIONS)}, not '{display(self.precision)}'")
+        if self.precision is not None and self.statistics_only:
+            raise InputError("--precision is for values, and --stats-only keeps none")
+        if self.mode not in ("eval", "train"):
+            raise InputError(f"--mode is eval or train, not '{display(self.mode)}'")
+        if self.loss is not None and self.loss not in LOSSES and ":" not in self.loss:
+            raise InputError(
+                f"--grad takes {', '.join(LOSSES)} or pkg.mod:callable (the loss of what the model returns), "
+                f"not '{display(self.loss)}'"
+            )
+        if any(count is not None and count < 1 for count in (self.samples, self.batch)):
+            raise InputError("--samples and --batch want at least 1")
+        if self.loss is not None and self.batch is not None:
+            raise InputError("--grad needs the whole input in one run: leave --batch out")
 
 
 @dataclass(frozen=True)
@@ -61,6 +106,8 @@ class Summary:
     saved: int
     planned: int
     skipped: dict[str, str]
+    gradients: int
+    weight_gradients: int
     weights: int
     nbytes: int
     seconds: float
@@ -84,7 +131,9 @@ def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     assert job.trace is not None
     trace = Trace.at(job.trace)
     check_name(trace, options)
-    model = adapters.get(job.adapter).load(request)
+    adapter = adapters.get(job.adapter)
+    check_run(adapter, job.adapter, options)
+    model = adapter.load(request)
     for note in model.notes:
         emit(protocol.notice(note))
     described = {**describe_files(request), "trust": request.trust, "sandbox": job.confinement}
@@ -116,6 +165,14 @@ def check_name(trace: Trace, options: Options) -> None:
             f"recording '{display(options.name)}' exists already in {display(str(trace.root))}: "
             "--force replaces it, --name NAME keeps both"
         )
+
+
+def check_run(adapter: Adapter, name: str, options: Options) -> None:
+    """Raises InputError when an adapter's models cannot be run as the options want."""
+    if options.mode not in adapter.modes:
+        raise InputError(f"'{name}' records in {' or '.join(adapter.modes)} mode only")
+    if options.loss is not None and not adapter.gradients:
+        raise InputError(f"'{name}' cannot give gradients: leave --grad out")
 
 
 def describe_files(request: LoadRequest) -> dict[str, Any]:
@@ -155,6 +212,7 @@ def record(
     finish_rekeys(trace)
     reference = _reference(trace, options)
     phase(PREPARING)
+    model.run = Run(options.mode, options.loss)
     with _RUNNING:
         prepared = inputs_.prepare(
             model,
@@ -164,12 +222,19 @@ def record(
             layout=options.layout,
             arrays=arrays,
             input_id=_input_of(reference, trace, options),
+            samples=options.samples,
+            batch=options.batch,
         )
-    structure = prepared.structure
+        planned = _planned(model, prepared, options)
+    structure = planned.structure
     alignment = align(reference, structure) if reference is not None else None
     keys = alignment.keys() if alignment is not None else {node.name: node.name for node in structure.stored()}
+    storage = Storage(
+        wanted(structure, keys, options.layers, options.exclude), options.statistics_only, options.precision,
+        len(prepared.batches), planned.joined,
+    )  # fmt: skip
     keys = _stored_keys(structure, keys)
-    total = sum(1 for _ in structure.stored())
+    total = sum(1 for node in structure.stored() if storage.only is None or node.name in storage.only)
     attributes = {
         "framework": model.framework,
         "versions": {**model.versions(), "python": platform.python_version(), "tracer": version("tracer-nn")},
@@ -179,7 +244,8 @@ def record(
         "model": {"name": "?", **(model_attributes or {})},
         "input": prepared.input_id,
         "input_axes": {name: list(axes) for name, axes in prepared.axes.items()},
-        "mode": "eval",
+        "mode": options.mode,
+        **_how(options, prepared.batches),
         "reference": None if reference is None else reference.name,
         "alignment": None if alignment is None else alignment.to_json(),
     }
@@ -189,7 +255,7 @@ def record(
         name = _aside(trace, name)
     phase(RECORDING)
     writer = RecordingWriter(
-        trace, name, structure, attributes, keys,
+        trace, name, structure, attributes, keys, storage=storage,
         memory=options.memory, progress=lambda done: progress(min(done, total), total),
     )  # fmt: skip
     try:
@@ -198,10 +264,15 @@ def record(
                 trace.save_inputs(prepared.input_id, prepared.saved, prepared.attributes)
             except OSError as error:
                 raise writer.failure(error) from error
-            model.capture(prepared.fitted, writer)
-            if options.weights:
+            for node, why in planned.unfit.items():
+                writer(node, NotRecorded(why))
+            if options.weights or options.loss:
                 phase("saving the weights")
-                _save_weights(model, writer, structure, reference, alignment)
+                _save_weights(model, writer, structure, reference, alignment, storage, save=options.weights)
+                phase(RECORDING)
+            for batch in prepared.batches:
+                model.capture(batch, writer)
+                writer.next_batch()
     except TracerError as error:
         if name != options.name:
             what = f"the earlier '{display(options.name)}' is as it was, what ran is in '{display(name)}'"
@@ -210,7 +281,7 @@ def record(
     if name != options.name:
         rename(trace, name, options.name)
     recording = trace.recording(options.name)
-    notes = list(structure.notes)
+    notes = [*structure.notes, *_said(recording, options)]
     if reference is not None and reference.input_id != recording.input_id:
         notes.append(f"made on another input than '{reference.name}': the two cannot be compared")
     if reference is not None:
@@ -222,9 +293,11 @@ def record(
         framework=model.framework,
         loader=model.loader,
         nodes=len(structure),
-        saved=len(recording.activations),
+        saved=len(recording.summaries),
         planned=recording.planned,
         skipped=dict(recording.skipped),
+        gradients=len(recording.gradients) or len(recording.attributes.get("gradient_statistics", ())),
+        weight_gradients=len(recording.weight_gradients),
         weights=len(recording.weights),
         nbytes=recording.nbytes,
         seconds=float(recording.attributes.get("seconds", 0.0)),
@@ -235,6 +308,55 @@ def record(
         notes=(*model.notes, *notes),
         model_notes=len(model.notes),
     )
+
+
+def _planned(model: LoadedModel, prepared: inputs_.Prepared, options: Options) -> Plan:
+    """The structure of the whole recording. Raises InputError when the model cannot be run in these batches."""
+    if len(prepared.batches) == 1:
+        return Plan(prepared.structure, {}, {})
+    if options.loss is not None:
+        raise InputError(f"--grad needs one run, and the model takes {prepared.batches.size} samples at a time")
+    return plan(model, prepared.batches, prepared.structure)
+
+
+def _how(options: Options, batches: Batches) -> dict[str, Any]:
+    """Attributes that say how the recording was made, where that was not the usual way."""
+    found: dict[str, Any] = {
+        "loss": options.loss,
+        "batches": len(batches) if len(batches) > 1 else None,
+        "layers": list(options.layers),
+        "exclude": list(options.exclude),
+        "statistics_only": options.statistics_only,
+        "precision": options.precision,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _said(recording: Recording, options: Options) -> list[str]:
+    """Sentences about how the recording was made that its reader must know."""
+    said = []
+    if options.mode == "train":
+        said.append("recorded in training mode: normalisation used the batch's statistics, dropout was drawn")
+    if _vanishing(recording):
+        said.append(
+            f"the gradients of {options.loss} are all but zero before the outputs (the sum of a softmax is constant): "
+            "--grad square says more"
+        )
+    wide = recording.attributes.get("kept_wide", ())
+    if wide:
+        said.append(f"{len(wide)} tensors overflow {options.precision} and were kept as they are, first {wide[0]}")
+    return said
+
+
+def _vanishing(recording: Recording) -> bool:
+    """Whether no gradient but the outputs' own is worth comparing."""
+    outputs = {recording.resolve(name) for name in recording.structure.outputs}
+    sizes = {
+        name: max(abs(g.summary.get("min", 0.0)), abs(g.summary.get("max", 0.0)))
+        for name, g in recording.gradients.items()
+    }
+    before = [size for name, size in sizes.items() if name not in outputs]
+    return bool(before) and max(before) < _NO_GRADIENT * max(sizes.values())
 
 
 def _reference(trace: Trace, options: Options) -> Recording | None:
@@ -279,44 +401,53 @@ def _save_weights(
     structure: Structure,
     reference: Recording | None,
     alignment: Alignment | None,
+    storage: Storage,
+    *,
+    save: bool,
 ) -> None:
-    """Weights under the aligned layer's name, and under the reference's name for the same role where it has one."""
+    """Weights under the aligned layer's name, and under the reference's name for the same role where it has one.
+
+    Where only some layers are recorded, those of the others are left out. Without ``save`` the writer only learns
+    where their gradients belong.
+    """
+    only = None
+    if storage.only is not None:
+        only = {node.owner for node in structure if (node.alias_of or node.name) in storage.only}
     owners: dict[str, tuple[str, dict[str, str]]] = {}
     for node in structure:
         if not node.params:
             continue
-        own = node.owner or node.name
         pair = alignment.by_candidate.get(node.name) if alignment is not None else None
         if pair is None or reference is None:
-            owners.setdefault(own, (own, {}))
+            owners.setdefault(node.owner, (node.owner or node.name, {}))
             continue
         twin = reference.structure.by_name[pair.aligned]
         names = {parameter_role(twin.kind, p.name): p.name for p in twin.params}
         renamed = {p.name: names.get(parameter_role(node.kind, p.name), p.name) for p in node.params}
-        owners[own] = (twin.owner or twin.name, renamed)
+        owners[node.owner] = (twin.owner or twin.name, renamed)
+    places = {}
     for owner, param, value in model.parameters():
+        if only is not None and owner not in only:
+            continue
         layer, renamed = owners.get(owner, (owner, {}))
-        writer.put_weights(owner, param, value, (layer, renamed.get(param.name, param.name)))
+        places[owner, param.name] = (layer, renamed.get(param.name, param.name))
+        if save:
+            writer.put_weights(owner, param, value, places[owner, param.name])
+    writer.weight_keys(places)
 
 
 def record_object(
-    model: object,
-    inputs: Any,
-    *,
-    name: str | None = None,
-    trace: str | Path = "trace.zarr",
-    layout: str = "auto",
-    weights: bool = True,
-    force: bool = False,
+    model: object, inputs: Any, *, name: str | None = None, trace: str | Path = "trace.zarr", **options: Any
 ) -> Recording:
-    """Record a live model; see :func:`tracer.record`."""
+    """Record a live model; see :func:`tracer.record`. ``options`` are fields of :class:`Options`."""
     if name is not None and not isinstance(name, str):
         raise InputError(f"a recording's name is text, not {type(name).__name__}")
     entry, adapter = adapters.for_object(model)
     opened = Trace.at(trace)
-    options = Options(name or entry, layout=layout, weights=weights, force=force)
-    if name is None and opened.has(options.name) and not force:
-        options = Options(_free(opened, entry), layout=layout, weights=weights)
+    chosen = Options(name or entry, **options)
+    if name is None and opened.has(chosen.name) and not chosen.force:
+        chosen = replace(chosen, name=_free(opened, entry))
+    check_run(adapter, entry, chosen)
     loaded = adapter.wrap(model)
     arrays: dict[str, Array] | None
     if inputs is None:
@@ -332,11 +463,11 @@ def record_object(
     record(
         loaded,
         opened,
-        options,
+        chosen,
         arrays=arrays,
         model_attributes={"name": type(model).__qualname__.rpartition("<locals>.")[2]},
     )
-    return opened.recording(options.name)
+    return opened.recording(chosen.name)
 
 
 def _array(value: Any) -> Array:

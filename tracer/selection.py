@@ -23,7 +23,7 @@ def choose(
     else:
         chosen = _newest(trace, reference, complete)
     for recording in chosen:
-        if complete and not recording.activations:
+        if complete and not recording.summaries:
             why = recording.attributes.get("error")
             raise TraceError(
                 f"recording '{display(recording.name)}' holds no activations ({recording.state}"
@@ -33,7 +33,7 @@ def choose(
 
 
 def _newest(trace: Trace, reference: str | None, complete: bool) -> tuple[Recording, Recording]:
-    usable = [r for r in trace.recordings() if r.activations or not complete]
+    usable = [r for r in trace.recordings() if r.summaries or not complete]
     by_name = {r.name: r for r in usable}
     if reference is not None:
         first = trace.recording(reference)

@@ -114,7 +114,7 @@ class _Side:
 def _side(source: Recording | Structure) -> _Side:
     if isinstance(source, Structure):
         return _Side(source, {}, None)
-    return _Side(source.structure, {n: s.summary for n, s in source.activations.items()}, source)
+    return _Side(source.structure, source.summaries, source)
 
 
 def align(

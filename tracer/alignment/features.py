@@ -42,8 +42,8 @@ class Features:
 
 
 def pairable(node: Node) -> bool:
-    """Whether a node is paired at all: not containers, nor outputs that a module only passes on."""
-    return node.role != "container" and not (node.role == "item" and node.alias_of)
+    """Whether a node is paired at all: not containers, parts of a layer, nor outputs that a module only passes on."""
+    return node.role not in ("container", "inner") and not (node.role == "item" and node.alias_of)
 
 
 def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
@@ -152,3 +152,37 @@ def same_content(a: Summary | None, b: Summary | None) -> float | None:
     """:func:`agreement` of two tensors; None when it is not known."""
     value = float(agreement(np.array(moments(a)), np.array([moments(b)]))[0])
     return None if math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far two tensors lie apart at least, by numbers that do not depend on the order of their elements.
+
+    Attributes:
+        least: a lower bound of the largest absolute difference.
+        relative: the same, relative to the first tensor's root mean square.
+        which: the number that shows it.
+        values: that number on both sides.
+    """
+
+    least: float
+    relative: float
+    which: str
+    values: tuple[float, float]
+
+
+def least_apart(a: Summary, b: Summary) -> Apart | None:
+    """A lower bound for the difference of two tensors of which only the numbers are known; None where it says nothing.
+
+    The mean, the extremes and the root mean square of two tensors differ by no more than their largest elementwise
+    difference does, however the elements are ordered.
+    """
+    if a.get("size") != b.get("size") or not a.get("size"):
+        return None
+    found = [(abs(float(b[k]) - float(a[k])), k) for k in ("mean", "rms", "min", "max") if k in a and k in b]
+    if not found:
+        return None
+    least, which = max(found)
+    rms = float(a.get("rms", 0.0))
+    relative = least / rms if rms > 0 else (0.0 if least == 0 else math.inf)
+    return Apart(least, relative, which, (float(a[which]), float(b[which])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -43,6 +43,14 @@ AllowOption = Annotated[
     typer.Option("--allow", help="A class a pickle may name, pkg.mod.Class."),
 ]
 TrustOption = Annotated[bool, typer.Option("--trust", help="Load even what runs code from the model file.")]
+InputsOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--inputs", help="Names of the tensors that a bare graph is fed, comma-separated."),
+]
+OutputsOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--outputs", help="Names of the tensors that a bare graph is run up to, comma-separated."),
+]
 ShapeOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--input-shape", help="Shape of the generated input, batch first: 2,500,12 or NAME=2,500,12."),
@@ -57,7 +65,9 @@ LoadTimeOption = Annotated[float, typer.Option("--load-timeout", help="Seconds t
 
 @app.command()
 def record(
-    adapter: Annotated[str, typer.Argument(help="Framework: tf (Keras/TensorFlow) or pt (PyTorch).")],
+    adapter: Annotated[
+        str, typer.Argument(help="Adapter: tf (Keras, TensorFlow), pt (PyTorch), onnx … (tracer info lists them).")
+    ],
     model: ModelArgument = None,
     weights: WeightsOption = None,
     arch: ArchOption = None,
@@ -72,6 +82,42 @@ def record(
     layout: Annotated[
         str, typer.Option("--layout", help="How the input's axes move: auto, same, NHWC->NCHW, NCHW->NHWC.")
     ] = "auto",
+    samples: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--samples", help="How many samples: generated, or the first of a given input.", min=1),
+    ] = None,
+    batch: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--batch", help="Run so many samples at a time (default: all at once).", min=1),
+    ] = None,
+    mode: Annotated[
+        Literal["eval", "train"], typer.Option("--mode", help="train: dropout draws, batch statistics.")
+    ] = "eval",
+    grad: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--grad",
+            metavar="[LOSS]",
+            help="Gradients too: of the outputs' sum (the default), mean, square, or of pkg.mod:callable(outputs).",
+        ),
+    ] = None,
+    layers: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--layers", help="Record only these: a glob over names, a path, or op:conv* (repeatable)."),
+    ] = None,
+    exclude: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--exclude", help="Leave these out: as --layers (repeatable)."),
+    ] = None,
+    stats_only: Annotated[
+        bool, typer.Option("--stats-only", help="Keep statistics of each activation instead of its values.")
+    ] = False,
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--precision", help="Round activations to float32, float16 or bfloat16 before they are stored."),
+    ] = None,
+    inputs: InputsOption = None,
+    outputs: OutputsOption = None,
     reference: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--reference", help="Recording to align to (default: the trace's first)."),
@@ -89,15 +135,19 @@ def record(
 ) -> int:
     """Run a model once and record every activation."""
     from tracer.cli import recording
+    from tracer.recording import Options
 
     loading = recording.Loading(
         adapter, model, weights, arch, arch_args, tuple(imports or ()), tuple(allow or ()), trust,
-        sandbox, load_timeout, memory_limit,
+        sandbox, load_timeout, memory_limit, recording.named(inputs), recording.named(outputs),
     )  # fmt: skip
-    return recording.record(
-        loading, name=name, trace=trace, input=input, input_shape=tuple(input_shape or ()), layout=layout,
-        reference=reference, force=force, weights=save_weights, memory=memory, as_json=json,
+    options = Options(
+        name=adapter if name is None else name, input=recording.absolute(input), input_shape=tuple(input_shape or ()),
+        layout=layout, weights=save_weights, force=force, memory=memory << 20, reference=reference, samples=samples,
+        batch=batch, mode=mode, loss=recording.absolute_loss(grad), layers=tuple(layers or ()),
+        exclude=tuple(exclude or ()), statistics_only=stats_only, precision=precision,
     )  # fmt: skip
+    return recording.record(loading, options, trace=trace, as_json=json)
 
 
 @app.command()
@@ -111,6 +161,8 @@ def inspect(
     arch: ArchOption = None,
     arch_args: ArchArgsOption = "[]",
     input_shape: ShapeOption = None,
+    inputs: InputsOption = None,
+    outputs: OutputsOption = None,
     imports: ImportOption = None,
     allow: AllowOption = None,
     trust: TrustOption = False,
@@ -121,16 +173,26 @@ def inspect(
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
     sandbox: SandboxOption = True,
+    depth: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--depth", help="Levels of containers to show (default: all).", min=1),
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Whole names and configurations, however long.")] = False,
+    ascii: AsciiOption = False,
     json: JsonOption = False,
 ) -> int:
-    """Print a model's layers, configuration, shapes and parameters."""
+    """Print a model's layers, configuration, shapes and parameters, and what would run code on loading."""
     from tracer.cli import inspecting, recording
 
     loading = recording.Loading(
         adapter or inspecting.guess_adapter(model, arch), model, weights, arch, arch_args, tuple(imports or ()),
         tuple(allow or ()), trust, sandbox, load_timeout, memory_limit,
+        recording.named(inputs), recording.named(outputs),
     )  # fmt: skip
-    return inspecting.inspect(loading, input_shape=tuple(input_shape or ()), save=save_weights, as_json=json)
+    return inspecting.inspect(
+        loading, input_shape=tuple(input_shape or ()), save=save_weights, as_json=json, depth=depth, wide=wide,
+        ascii_only=ascii,
+    )  # fmt: skip
 
 
 @app.command()
@@ -149,6 +211,9 @@ def diff(
     atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
     rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
     map: MapOption = None,
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Compare the gradients that were recorded with --grad.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when layers have no twin.")] = False,
     all: Annotated[bool, typer.Option("--all", help="Print the table of all pairs.")] = False,
     json: JsonOption = False,
@@ -158,8 +223,8 @@ def diff(
     from tracer.cli import reading
 
     return reading.diff(
-        trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, strict=strict, everything=all,
-        as_json=json, ascii_only=ascii,
+        trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, gradients=gradients, strict=strict,
+        everything=all, as_json=json, ascii_only=ascii,
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import traceback
 from typing import NoReturn, cast
@@ -15,7 +17,23 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     # Accepted anywhere on the line: people add it to the end of the command that failed.
     debug = "--debug" in arguments
-    sys.exit(run([a for a in arguments if a != "--debug"], debug=debug))
+    sys.exit(run(_with_loss([a for a in arguments if a != "--debug"]), debug=debug))
+
+
+def _with_loss(arguments: list[str]) -> list[str]:
+    """``--grad`` without a loss stands for ``--grad sum``, whatever follows it."""
+    if "--grad" not in arguments:
+        return arguments
+    from tracer import adapter
+
+    out = list(arguments)
+    for index, argument in enumerate(arguments):
+        following = arguments[index + 1] if index + 1 < len(arguments) else "-"
+        # A word that is no file is a loss mistyped: it gets its own message.
+        word = following.isidentifier() and following not in adapter.names() and not os.path.exists(following)
+        if argument == "--grad" and not word and not re.fullmatch(r"[^-].*:\w+", following):
+            out[index] = "--grad=sum"
+    return out
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:

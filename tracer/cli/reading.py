@@ -33,16 +33,19 @@ def runs(path: Path, *, as_json: bool) -> int:
         settings.say(f"{display(str(path))} holds no recordings yet: tracer record tf MODEL")
         return ExitCode.OK
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("name", "framework", "model", "loader", "activations", "input", "size", "recorded", "state"):
+    special = any(_how(r) for r in recordings)
+    titles = ("name", "framework", "model", "loader", "activations", "input", "size", "recorded", "state")
+    for title in (*titles, *(("how",) if special else ())):
         table.add_column(title, justify="right" if title in ("activations", "size") else "left")
     for r in recordings:
-        saved = f"{len(r.activations)}/{r.planned}"
+        saved = f"{len(r.summaries)}/{r.planned}"
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(r.created))
         why = str(r.attributes.get("error") or "the writer is gone").removeprefix("damaged: ")
         state = r.state if r.state == "complete" else f"{r.state}: {why}"
         cells = (r.name, r.framework, r.model, str(r.attributes.get("loader", "?")), saved, r.input_id)
         more = (words.bytes_text(r.nbytes), when, "recording …" if r.state == "recording" else state)
-        table.add_row(*(Text(display(cell, 60)) for cell in (*cells, *more)))
+        last = (_how(r),) if special else ()
+        table.add_row(*(Text(display(cell, 60)) for cell in (*cells, *more, *last)))
     settings.out().print(table)
     settings.hint(
         f"tracer diff{settings.trace_option(path)}"
@@ -52,13 +55,29 @@ def runs(path: Path, *, as_json: bool) -> int:
     return ExitCode.PARTIAL if any(r.state == "damaged" for r in recordings) else ExitCode.OK
 
 
+def _how(r: Recording) -> str:
+    """How a recording was made, where that was not the usual way."""
+    own = r.attributes
+    parts = [
+        "training mode" if own.get("mode") == "train" else "",
+        f"gradients of {own['loss']}" if own.get("loss") else "",
+        f"{own['batches']} batches" if own.get("batches") else "",
+        "statistics only" if own.get("statistics_only") else "",
+        str(own["precision"]) if own.get("precision") else "",
+        "some layers" if own.get("layers") or own.get("exclude") else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def _described(r: Recording) -> dict[str, object]:
     keys = ("framework", "versions", "loader", "model", "input", "mode", "reference", "created", "seconds", "notes")
+    more = ("loss", "batches", "statistics_only", "precision", "layers", "exclude")
     return {
         "name": r.name,
         "state": r.state,
-        **{key: r.attributes.get(key) for key in keys},
-        "activations": len(r.activations),
+        **{key: r.attributes.get(key) for key in (*keys, *more)},
+        "activations": len(r.summaries),
+        "gradients": len(r.gradients),
         "planned": r.planned,
         "skipped": dict(r.skipped),
         "bytes": r.nbytes,
@@ -74,6 +93,7 @@ def diff(
     atol: float,
     rtol: float,
     mapping: Path | None,
+    gradients: bool,
     strict: bool,
     everything: bool,
     as_json: bool,
@@ -82,7 +102,10 @@ def diff(
     """Compare and print; the exit code is the verdict."""
     ours, theirs = choose(Trace.open(path), reference, candidate)
     with settings.progress("comparing") as progress:
-        result = compare(ours, theirs, Tolerance(atol, rtol), mapping=_mapping(mapping), progress=progress)
+        result = compare(
+            ours, theirs, Tolerance(atol, rtol), mapping=_mapping(mapping),
+            of="gradients" if gradients else "values", progress=progress,
+        )  # fmt: skip
     code = result.exit_code(strict=strict)
     if as_json:
         settings.out().print(json.dumps(result.to_json(), allow_nan=False))
@@ -92,7 +115,7 @@ def diff(
     plain = settings.ascii_only(ascii_only)
     for recording in (ours, theirs):
         if recording.state != "complete":
-            saved = f"{len(recording.activations)} of {recording.planned} activations saved"
+            saved = f"{len(recording.summaries)} of {recording.planned} activations saved"
             settings.say(f"note: recording '{display(recording.name)}' is {recording.state} ({saved})")
     settings.out().print(text.summary(result, ascii_only=plain), end="")
     if everything:

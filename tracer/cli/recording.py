@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from tracer.adapter import LoadRequest
 from tracer.cli import settings
 from tracer.errors import ExitCode, InputError
 from tracer.names import display
-from tracer.recording import Options, check_name
+from tracer.recording import Options, check_name, check_run
 from tracer.report.words import bytes_text, shape_text
 from tracer.store import Trace
 from tracer.worker import protocol, supervise
@@ -38,6 +39,8 @@ class Loading:
     sandbox: bool
     load_timeout: float
     memory_limit: float | None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     def request(self) -> LoadRequest:
         """Raises InputError when nothing names a model, or --arch-args is no JSON list or object."""
@@ -49,15 +52,23 @@ class Loading:
             raise InputError(f"--arch-args is no JSON: {display(str(error))}") from error
         if not isinstance(arguments, list | dict):
             raise InputError("--arch-args wants a JSON list or object")
-        return LoadRequest(self.model, self.weights, self.arch, arguments, self.imports, self.allow, self.trust)
+        return LoadRequest(
+            self.model, self.weights, self.arch, arguments, self.imports, self.allow, self.trust,
+            self.inputs, self.outputs,
+        )  # fmt: skip
 
     def run(
-        self, command: str, label: str, options: dict[str, Any], *, read: tuple[str, ...] = (), **more: Any
-    ) -> dict[str, Any]:
-        """Run a command in the worker, with progress. Raises TracerError, KeyboardInterrupt."""
+        self, command: str, label: str, options: dict[str, Any], *, read: tuple[str, ...] = (),
+        despite: tuple[type[InputError], ...] = (), **more: Any
+    ) -> dict[str, Any]:  # fmt: skip
+        """Run a command in the worker, with progress; ``despite`` are the faults of the files that do not keep it.
+
+        Raises TracerError, KeyboardInterrupt.
+        """
         request = self.request()
         adapter = adapters.get(self.adapter)
-        adapter.preflight(request)
+        with contextlib.suppress(*despite):
+            adapter.preflight(request)
         settings_files = (os.path.expanduser(name) for name in adapter.settings_files)
         job = protocol.Job(
             command=command,  # type: ignore[arg-type]
@@ -116,34 +127,18 @@ class _Narration:
             self._show(event["done"], event["total"])
 
 
-def record(
-    loading: Loading,
-    *,
-    name: str | None,
-    trace: Path,
-    input: str | None,
-    input_shape: tuple[str, ...],
-    layout: str,
-    reference: str | None,
-    force: bool,
-    weights: bool,
-    memory: int,
-    as_json: bool,
-) -> int:
+def record(loading: Loading, options: Options, *, trace: Path, as_json: bool) -> int:
     """Record a model file. Raises TracerError in one line; the trace's other recordings are never touched."""
     from tracer.inputs import LAYOUTS
 
-    options = Options(
-        name=loading.adapter if name is None else name, input=_absolute(input), input_shape=input_shape, layout=layout,
-        weights=weights, force=force, memory=memory << 20, reference=reference,
-    )  # fmt: skip
-    if layout not in LAYOUTS:
-        raise InputError(f"--layout is one of {', '.join(LAYOUTS)}, not '{display(layout)}'")
+    if options.layout not in LAYOUTS:
+        raise InputError(f"--layout is one of {', '.join(LAYOUTS)}, not '{display(options.layout)}'")
     loading.request()
+    check_run(adapters.get(loading.adapter), loading.adapter, options)
     opened = Trace.at(trace)
     check_name(opened, options)
-    if reference is not None:
-        opened.recording(reference)
+    if options.reference is not None:
+        opened.recording(options.reference)
     readable = () if options.input is None or options.input.startswith("seed:") else (options.input,)
     if readable:
         from tracer.preflight import check_regular_file
@@ -160,7 +155,19 @@ def record(
     return ExitCode.OK
 
 
-def _absolute(source: str | None) -> str | None:
+def named(names: str | None) -> tuple[str, ...]:
+    """Comma-separated names."""
+    return tuple(part.strip() for part in (names or "").split(",") if part.strip())
+
+
+def absolute_loss(loss: str | None) -> str | None:
+    """``file.py:callable`` with the file's whole path: the worker has a directory of its own."""
+    where, colon, what = (loss or "").rpartition(":")
+    return f"{Path(where).absolute()}{colon}{what}" if where.endswith(".py") else loss
+
+
+def absolute(source: str | None) -> str | None:
+    """An input file's whole path; ``seed:N`` stays as it is."""
     return source if source is None or source.startswith("seed:") else str(Path(source).absolute())
 
 
@@ -175,6 +182,8 @@ def _say(result: dict[str, Any], trace: Path) -> None:
         f"({result['nodes']} nodes), {bytes_text(result['nbytes'])} in {result['seconds']:.1f} s "
         f"→ {display(str(trace))}\n  by {display(result['loader'])}; input {display(result['input_id'])} {shapes}"
     )
+    if result["gradients"] or result["weight_gradients"]:
+        line += f"; gradients of {result['gradients']} activations and {result['weight_gradients']} weights"
     settings.out().print(Text(line))
     if result["pairs"] is not None:
         settings.out().print(Text(f"aligned to '{display(result['reference'])}': {result['pairs']} pairs"))

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tracer import dtypes
 from tracer.alignment import Alignment, Pair, align
 from tracer.alignment import axes as axes_
 from tracer.alignment.engine import IGNORED
-from tracer.alignment.features import same_content
+from tracer.alignment.features import least_apart, same_content
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare.configuration import differences
-from tracer.compare.judging import judged, tolerance_for
+from tracer.compare.judging import Of, judged, tolerance_for
 from tracer.compare.pair import PairDiff
 from tracer.compare.stats import compare
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.errors import ExitCode, InputError, TraceError
-from tracer.store import Recording
+from tracer.graph import Node
+from tracer.store import Recording, Stored
 
 SCHEMA = "tracer-diff/1"
 
 
 @dataclass(frozen=True)
 class Diff:
-    """Everything ``tracer diff`` knows. ``bool(d)`` is true when nothing diverged."""
+    """Everything ``tracer diff`` knows. ``bool(d)`` is true when nothing diverged.
+
+    ``pairs`` are in the reference's running order; where gradients are compared in the opposite one, from the loss
+    to the inputs, as errors travel there.
+    """
 
     reference: Recording
     candidate: Recording
@@ -36,6 +43,7 @@ class Diff:
     pairs: tuple[PairDiff, ...]
     alignment: Alignment
     mapping: MappingFile | None = None
+    of: Of = "values"
 
     @cached_property
     def counts(self) -> Counter[Verdict]:
@@ -43,7 +51,7 @@ class Diff:
 
     @cached_property
     def first(self) -> PairDiff | None:
-        """The first divergence in the reference's running order."""
+        """The first divergence in the order of ``pairs``."""
         return next((pair for pair in self.pairs if pair.verdict is Verdict.DIVERGED), None)
 
     @property
@@ -62,6 +70,11 @@ class Diff:
         return tuple(p for p in self.pairs if p.verdict in agree and differences(p.node, p.candidate_node))
 
     @property
+    def broken(self) -> tuple[PairDiff, ...]:
+        """Pairs that could not be compared, but for those that were left out on request."""
+        return tuple(p for p in self.pairs if p.verdict is Verdict.NOT_COMPARABLE and not p.left_out)
+
+    @property
     def unmatched(self) -> int:
         """Nodes without a twin on both sides, but for those that the mapping file ignores."""
         sides = (self.alignment.unmatched_reference, self.alignment.unmatched_candidate)
@@ -75,7 +88,7 @@ class Diff:
             return ExitCode.DIVERGED
         if any(recording.state != "complete" for recording in (self.reference, self.candidate)):
             return ExitCode.PARTIAL
-        if any(pair.verdict is Verdict.NOT_COMPARABLE for pair in self.pairs):
+        if self.broken:
             return ExitCode.PARTIAL
         return ExitCode.UNMATCHED if strict and self.unmatched else ExitCode.OK
 
@@ -90,7 +103,9 @@ class Diff:
     def at(self, tolerance: Tolerance) -> Diff:
         """The same comparison judged by another tolerance, from the statistics alone."""
         return replace(
-            self, tolerance=tolerance, pairs=judged(self.pairs, tolerance, self.reference, self.candidate, self.mapping)
+            self,
+            tolerance=tolerance,
+            pairs=judged(self.pairs, tolerance, self.reference, self.candidate, self.mapping, self.of),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +114,7 @@ class Diff:
             "schema": SCHEMA,
             "reference": self.reference.name,
             "candidate": self.candidate.name,
+            "of": self.of,
             "tolerance": {"atol": self.tolerance.atol, "rtol": self.tolerance.rtol},
             "verdict": str(self.verdict),
             "pairs": [pair.to_json() for pair in self.pairs],
@@ -117,13 +133,15 @@ def diff(
     tolerance: Tolerance | None = None,
     *,
     mapping: MappingFile | None = None,
+    of: Of = "values",
     progress: Callable[[int, int], None] | None = None,
 ) -> Diff:
-    """Compare two recordings of one input.
+    """Compare two recordings of one input: their activations, or the gradients of the loss with respect to them.
 
     Damaged or missing tensors make their pair ``not-comparable``; the others are compared.
 
-    Raises InputError when the recordings were made on different inputs or ``mapping`` does not fit them.
+    Raises InputError when the recordings were made on different inputs, when ``mapping`` does not fit them, and when
+    gradients are wanted that were not recorded or are of different losses.
     """
     tolerance = tolerance or Tolerance()
     if reference.input_id != candidate.input_id:
@@ -131,35 +149,62 @@ def diff(
             f"recordings '{reference.name}' and '{candidate.name}' were made on different inputs "
             f"({reference.input_id} and {candidate.input_id}): record one of them again on the other's"
         )
+    if of == "gradients":
+        _check_losses(reference, candidate)
     alignment = align(reference, candidate, mapping)
+    pairs = alignment.pairs if of == "values" else tuple(_with_gradients(alignment.pairs, reference, candidate))
     found = []
-    for done, pair in enumerate(alignment.pairs):
+    for done, pair in enumerate(pairs):
         if progress is not None:
-            progress(done, len(alignment.pairs))
-        found.append(_compare(pair, reference, candidate, tolerance, mapping))
-    return Diff(
-        reference, candidate, tolerance, judged(found, tolerance, reference, candidate, mapping), alignment, mapping
-    )
+            progress(done, len(pairs))
+        found.append(_compare(pair, reference, candidate, tolerance, mapping, of))
+    done_ = judged(found, tolerance, reference, candidate, mapping, of)
+    return Diff(reference, candidate, tolerance, done_, alignment, mapping, of)
+
+
+def _check_losses(reference: Recording, candidate: Recording) -> None:
+    losses = []
+    for recording in (reference, candidate):
+        if not recording.attributes.get("loss"):
+            raise InputError(f"recording '{recording.name}' has no gradients: record it again with --grad")
+        losses.append(str(recording.attributes["loss"]))
+    if losses[0] != losses[1] and ":" not in "".join(losses):  # a loss of the user's own has a twin of its own
+        raise InputError(f"the gradients are of different losses: {losses[0]} and {losses[1]}")
+
+
+def _with_gradients(pairs: Sequence[Pair], reference: Recording, candidate: Recording) -> Iterator[Pair]:
+    """The pairs one of whose sides has a gradient, from the loss to the inputs."""
+    for pair in reversed(pairs):
+        sides = ((reference, pair.reference[-1]), (candidate, pair.candidate[-1]))
+        if any(recording.resolve(name) in recording.gradients for recording, name in sides):
+            yield pair
 
 
 def _compare(
-    pair: Pair, reference: Recording, candidate: Recording, tolerance: Tolerance, mapping: MappingFile | None
+    pair: Pair,
+    reference: Recording,
+    candidate: Recording,
+    tolerance: Tolerance,
+    mapping: MappingFile | None,
+    of: Of,
 ) -> PairDiff:
     """A pair with its statistics, or with the reason why there are none; the verdict comes later."""
     node = reference.structure.by_name[pair.reference[-1]]
     other = candidate.structure.by_name[pair.candidate[-1]]
     stats, obstacle, saved, rearranged = None, "", True, False
     for recording, name in ((reference, node.name), (candidate, other.name)):
-        if recording.stored(name) is None:
-            why = recording.skipped.get(recording.resolve(name), "it was not saved")
-            obstacle, saved = f"{name} of '{recording.name}' was not recorded: {why}", False
+        if _stored(recording, name, of) is None:
+            why = recording.why_missing(name) if of == "values" else recording.why_no_gradient(name)
+            what = name if of == "values" else f"the gradient of {name}"
+            obstacle, saved = f"{what} of '{recording.name}' was not recorded: {why}", False
     if not obstacle and pair.axes is None:
         obstacle = f"{_shape(node.shape)} against {_shape(other.shape)}: no order of the axes makes these shapes equal"
-    a, b = reference.stored(node.name), candidate.stored(other.name)
-    content = same_content(a.summary, b.summary) if a is not None and b is not None else None
+    a, b = _summary(reference, node.name, of), _summary(candidate, other.name, of)
+    content = same_content(a, b)
+    apart = None if saved or a is None or b is None else least_apart(a, b)
     if saved:
         try:
-            ours, theirs = reference.read(node.name), candidate.read(other.name)
+            ours, theirs = _read(reference, node.name, of), _read(candidate, other.name, of)
             own, _ = tolerance_for(pair.aligned, tolerance, mapping)
             if pair.axes is not None:
                 stats = compare(ours, axes_.apply(theirs, pair.axes), own.atol, own.rtol)
@@ -171,8 +216,32 @@ def _compare(
             obstacle, saved = str(error), False
     return PairDiff(
         pair, node, other, node.shape, stats, Verdict.NOT_COMPARABLE, obstacle, None, 0.0, tolerance,
-        content=content, obstacle=obstacle, saved=saved, rearranged=rearranged,
+        content=content, obstacle=obstacle, saved=saved, rearranged=rearranged, apart=apart,
+        left_out=reference.left_out(node.name) or candidate.left_out(other.name),
+        coarsest=max((n.dtype for n in (node, other) if n.dtype), key=dtypes.epsilon, default="float32"),
+        stored_rounding=max(_storing(reference, node, of), _storing(candidate, other, of)),
     )  # fmt: skip
+
+
+def _stored(recording: Recording, name: str, of: Of) -> Stored | None:
+    return recording.stored(name) if of == "values" else recording.gradients.get(recording.resolve(name))
+
+
+def _summary(recording: Recording, name: str, of: Of) -> Mapping[str, float | int] | None:
+    if of == "values":
+        return recording.summary(name)
+    stored = _stored(recording, name, of)
+    return stored.summary if stored is not None else None
+
+
+def _read(recording: Recording, name: str, of: Of) -> NDArray[Any]:
+    return recording.read(name) if of == "values" else recording.read_gradient(name)
+
+
+def _storing(recording: Recording, node: Node, of: Of) -> float:
+    """Relative rounding that was added when a tensor was stored at less than its own precision."""
+    stored = _stored(recording, node.name, of)
+    return dtypes.epsilon(stored.dtype) if stored is not None and stored.dtype != node.dtype else 0.0
 
 
 def _shape(shape: Sequence[int] | None) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from tracer import dtypes, kinds
-from tracer.alignment.features import TRANSPARENT
+from tracer.alignment.features import TRANSPARENT, Apart, pairable
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare.configuration import differences
 from tracer.compare.pair import PairDiff
-from tracer.compare.verdict import Tolerance, Verdict, judge, rounding_floor
+from tracer.compare.verdict import GROWTH, Tolerance, Verdict, judge, rounding_floor
 from tracer.graph import Node, Structure
 from tracer.names import display
 from tracer.store import Recording
+
+Of = Literal["values", "gradients"]
+"""What is compared of a pair: activations, or the loss's gradients with respect to them."""
 
 _OFF = (Verdict.DIVERGED, Verdict.INHERITED)
 _DEEP = 100
@@ -37,19 +41,24 @@ def judged(
     reference: Recording,
     candidate: Recording,
     mapping: MappingFile | None,
+    of: Of = "values",
 ) -> tuple[PairDiff, ...]:
-    """The pairs with verdicts and reasons."""
-    judge_ = _Judge(pairs, tolerance, reference, candidate, mapping)
+    """The pairs with verdicts and reasons; they come in the order in which errors travel."""
+    judge_ = _Judge(pairs, tolerance, reference, candidate, mapping, of)
     return tuple(judge_.judge(pair) for pair in pairs)
 
 
 @dataclass(frozen=True)
 class _Above:
-    """What a pair stands on: the nearest pairs, and what lies between that has no twin."""
+    """What a pair stands on: the nearest pairs that were compared, and what lies between.
+
+    ``between`` has no twin, ``uncompared`` has one but no values.
+    """
 
     pairs: tuple[PairDiff, ...]
     between: tuple[tuple[str, ...], tuple[str, ...]]
     same_sources: bool
+    uncompared: tuple[str, ...]
 
 
 class _Judge:
@@ -60,31 +69,40 @@ class _Judge:
         reference: Recording,
         candidate: Recording,
         mapping: MappingFile | None,
+        of: Of,
     ) -> None:
+        self._of = of
         self._tolerance, self._mapping = tolerance, mapping
         self._ours, self._theirs = reference.structure, candidate.structure
         own = [pair for pair in pairs if "output" not in pair.pair.evidence]
         self._by_reference = {name: pair for pair in own for name in pair.pair.reference}
         self._by_candidate = {name: pair for pair in own for name in pair.pair.candidate}
+        self._known = {pair.aligned for pair in own if pair.saved or pair.apart is not None}
         self._done: dict[str, PairDiff] = {}
         self._depth: dict[str, int] = {}
 
     def judge(self, pair: PairDiff) -> PairDiff:
         above = self._above(pair)
-        depth = 1 + max((self._depth.get(p.aligned, 0) for p in above.pairs), default=0)
+        steps = 1 + len(above.uncompared)
+        depth = steps + max((self._depth.get(p.aligned, 0) for p in above.pairs), default=0)
         inherited = max((p.stats.rel_l2 for p in above.pairs if p.stats is not None), default=None)
         own, note = tolerance_for(pair.aligned, self._tolerance, self._mapping)
-        floor = rounding_floor(_coarsest(pair), depth)
+        floor = rounding_floor(pair.coarsest, depth) + pair.stored_rounding
         pair = replace(pair, inherited=inherited, floor=floor, tolerance=own, note=note, between=above.between)
         off = next((p.aligned for p in above.pairs if p.verdict in _OFF), None)
         suspicious = bool(differences(pair.node, pair.candidate_node)) or any(above.between)
         if pair.stats is not None:
-            verdict, reason = judge(pair.stats, own, floor, dtypes.epsilon(_coarsest(pair)), off, inherited, suspicious)
+            verdict, reason = judge(
+                pair.stats, own, floor, dtypes.epsilon(pair.coarsest), off, inherited, suspicious, pair.stored_rounding,
+                steps,
+            )  # fmt: skip
         elif pair.rearranged:
             verdict, reason = Verdict.MATCH, "the same values in another shape"
         elif pair.saved:
             verdict = Verdict.DIVERGED if off is None else Verdict.INHERITED
             reason = pair.obstacle + (f"; its input {off} is off already" if off is not None else "")
+        elif pair.apart is not None:
+            verdict, reason = _by_statistics(pair, pair.apart, own, floor, above, off)
         else:
             verdict, reason = Verdict.NOT_COMPARABLE, pair.obstacle
         if verdict is Verdict.DIVERGED:
@@ -99,20 +117,34 @@ class _Judge:
         return pair
 
     def _above(self, pair: PairDiff) -> _Above:
-        def upwards(node: Node) -> Sequence[str]:
-            return (*node.parents, *((node.alias_of,) if node.alias_of else ()))
-
-        ours, lonely = _walk(self._ours, pair.pair.reference[0], self._by_reference, upwards)
-        theirs, lonely_theirs = _walk(self._theirs, pair.pair.candidate[0], self._by_candidate, upwards)
+        forward = self._of == "values"
+        ours, lonely, missing = self._walked(self._ours, pair.pair.reference[0], self._by_reference, forward)
+        theirs, lonely_theirs, _ = self._walked(self._theirs, pair.pair.candidate[0], self._by_candidate, forward)
         sources = {self._by_reference[name].aligned for name in ours}
         found = tuple(self._done[name] for name in sorted(sources) if name in self._done)
         same = sources == {self._by_candidate[name].aligned for name in theirs}
-        return _Above(found, (lonely, lonely_theirs), same)
+        return _Above(found, (lonely, lonely_theirs), same, missing)
+
+    def _walked(
+        self, structure: Structure, start: str, paired: Mapping[str, PairDiff], forward: bool
+    ) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
+        """The nearest compared nodes, and what was passed: without a twin, and with one that has no values."""
+        compared = {name for name, pair in paired.items() if pair.aligned in self._known}
+        found, passed = _walk(structure, start, compared, _upwards if forward else _downwards(structure))
+        missing = tuple(name for name in passed if name in paired)
+        return found, tuple(name for name in passed if name not in paired), missing
 
     def _inputs(self, above: _Above, inherited: float | None) -> str:
         """What is known of a diverged pair's inputs. "Agree" is said only of what it really reads."""
+        if self._of == "gradients":
+            return self._received(above, inherited)
         if not above.pairs:
             return "nothing above it was compared"
+        if above.uncompared:
+            return (
+                f"what was compared above it agrees ({_some([p.aligned for p in above.pairs])}), but "
+                f"{_some(above.uncompared)} between was not: the difference may come from there"
+            )
         if any(above.between):
             sides = ("reference", "candidate")
             parts = [f"{side} {_some(names)}" for side, names in zip(sides, above.between, strict=True) if names]
@@ -126,13 +158,22 @@ class _Judge:
             return f"its inputs agree (relative error {inherited:.1e}), its output does not"
         return "its inputs agree exactly, its output does not"
 
+    def _received(self, above: _Above, inherited: float | None) -> str:
+        """What is known of the gradients that come to a diverged pair from below."""
+        if not above.pairs:
+            return "no gradient below it was compared"
+        if any(above.between) or above.uncompared or not above.same_sources:
+            return f"the nearest gradients compared below it agree ({_some([p.aligned for p in above.pairs])})"
+        error = f" (relative error {inherited:.1e})" if inherited else " exactly"
+        return f"the gradients that it receives agree{error}, the one that it passes on does not"
+
     def _undone(self, pair: PairDiff) -> bool:
         """Whether a layout operation only orders its values otherwise, and all that read it come out right.
 
         A port may flatten in another order and re-order the rows of the next kernel: that is no defect. A forgotten
         permute looks the same here but not one layer on.
         """
-        if pair.node.kind not in kinds.LAYOUT_ONLY or pair.content != 1.0:
+        if pair.node.kind not in kinds.LAYOUT_ONLY or pair.content != 1.0 or self._of == "gradients":
             return False
         below, _ = _walk(self._ours, pair.aligned, self._by_reference, lambda node: self._ours.children[node.name])
         readers = [self._by_reference[name] for name in below]
@@ -142,7 +183,24 @@ class _Judge:
         if pair.stats is None:
             return False
         own, _ = tolerance_for(pair.aligned, self._tolerance, self._mapping)
-        return pair.stats.passes(own.atol, own.rtol) or pair.stats.rel_l2 <= rounding_floor(_coarsest(pair), _DEEP)
+        return pair.stats.passes(own.atol, own.rtol) or pair.stats.rel_l2 <= rounding_floor(pair.coarsest, _DEEP)
+
+
+def _upwards(node: Node) -> Sequence[str]:
+    return (*node.parents, *((node.alias_of,) if node.alias_of else ()))
+
+
+def _downwards(structure: Structure) -> Callable[[Node], Sequence[str]]:
+    """What reads a node's tensor, by its own name or through those that pass it on: where gradients come from."""
+    passing: dict[str, list[str]] = {}
+    for node in structure:
+        if node.alias_of is not None:
+            passing.setdefault(node.alias_of, []).append(node.name)
+
+    def below(node: Node) -> Sequence[str]:
+        return (*structure.children[node.name], *passing.get(node.name, ()))
+
+    return below
 
 
 def _walk(
@@ -160,7 +218,7 @@ def _walk(
         if name in paired:
             found.append(name)
         elif node is not None:
-            if node.kind not in TRANSPARENT and node.alias_of is None and node.role not in ("item", "container"):
+            if node.kind not in TRANSPARENT and node.alias_of is None and pairable(node) and node.role != "item":
                 passed.append(name)
             ahead = [other for other in further(node) if other not in seen]
             seen.update(ahead)
@@ -168,9 +226,22 @@ def _walk(
     return found, tuple(passed)
 
 
-def _coarsest(pair: PairDiff) -> str:
-    known = [name for name in (pair.node.dtype, pair.candidate_node.dtype) if name]
-    return max(known, key=dtypes.epsilon, default="float32")
+def _by_statistics(
+    pair: PairDiff, apart: Apart, tolerance: Tolerance, floor: float, above: _Above, off: str | None
+) -> tuple[Verdict, str]:
+    """What statistics alone can say: that two tensors differ, never that they agree."""
+    ours, theirs = apart.values
+    shown = f"{apart.which} {ours:.6g} against {theirs:.6g}"
+    reference = max(abs(ours), abs(theirs))
+    inherited = max((p.apart.relative for p in above.pairs if p.apart is not None), default=0.0)
+    agree = Verdict.NOT_COMPARABLE, f"its statistics agree ({shown}), but its values were not recorded"
+    if apart.least <= tolerance.atol + tolerance.rtol * reference:
+        return agree
+    if off is not None:
+        return Verdict.INHERITED, f"its statistics differ ({shown}); its input {off} is off already"
+    if apart.relative <= max(floor, GROWTH * inherited):
+        return agree
+    return Verdict.DIVERGED, f"its statistics differ: {shown}, so at least {apart.least:.1e} somewhere"
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

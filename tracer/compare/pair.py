@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracer.alignment import Pair
+from tracer.alignment.features import Apart
 from tracer.compare.stats import Stats
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.graph import Node
@@ -26,6 +27,10 @@ class PairDiff:
             nearest pairs above and this one: a difference may be theirs.
         floor: estimated relative rounding error at this depth.
         tolerance: the one that applied here, with ``note`` saying why where it was not the general one.
+        left_out: whether a tensor is missing because the user did not want it.
+        apart: where only statistics were recorded, how far apart the tensors are at least.
+        coarsest: the coarser of the two element types that were computed with.
+        stored_rounding: relative rounding added by storing a tensor at less than its own precision.
         content: agreement of the order-free numbers of both tensors, 1 for the same values in whatever order.
     """
 
@@ -45,6 +50,10 @@ class PairDiff:
     saved: bool = True
     rearranged: bool = False
     between: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    left_out: bool = False
+    apart: Apart | None = None
+    coarsest: str = "float32"
+    stored_rounding: float = 0.0
 
     @property
     def aligned(self) -> str:

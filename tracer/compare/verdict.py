@@ -71,6 +71,8 @@ def judge(
     off: str | None,
     inherited: float | None,
     suspicious: bool,
+    stored_rounding: float = 0.0,
+    steps: int = 1,
 ) -> tuple[Verdict, str]:
     """The verdict on a pair and the reason, in words (none for a divergence: that depends on the inputs).
 
@@ -80,6 +82,8 @@ def judge(
         off: an input that is off itself (aligned name), if there is one.
         inherited: the largest relative error among the nearest paired inputs.
         suspicious: whether the layers' settings differ or something above has no twin.
+        stored_rounding: relative rounding that storing added to what was computed.
+        steps: layers from the inputs that were compared to here, this one included.
     """
     if stats.passes(tolerance.atol, tolerance.rtol):
         return Verdict.MATCH, "within the tolerance"
@@ -91,8 +95,8 @@ def judge(
     if stats.nonfinite:
         return Verdict.DIVERGED, f"{stats.nonfinite} elements are NaN or infinite on one side only"
     peak = stats.max_abs / stats.reference_max if stats.reference_max > 0 else math.inf
-    at_once = AT_ONCE * epsilon
-    grown = (SUSPICION if suspicious else GROWTH) * (inherited or 0.0)
+    at_once = AT_ONCE * epsilon * steps + stored_rounding
+    grown = (SUSPICION if suspicious else GROWTH) * (inherited or 0.0) * steps
     if floor > 0 and stats.rel_l2 <= min(floor, max(at_once, grown)) and peak <= 4 * floor:
         before = f"; its inputs differ by {inherited:.1e}" if inherited else ""
         return Verdict.NOISE, f"relative error {stats.rel_l2:.1e} is rounding at this depth (up to {floor:.0e}){before}"

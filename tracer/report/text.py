@@ -41,6 +41,9 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
     if diff.unmatched:
         out.append(f"  {glyphs[Verdict.UNMATCHED]} {diff.unmatched} unmatched")
     out.append("\n")
+    modes = [str(r.attributes.get("mode", "eval")) for r in (diff.reference, diff.candidate)]
+    if modes[0] != modes[1]:
+        out.append(f"the two were recorded in different modes: {display(modes[0])} and {display(modes[1])}\n", "bold")
     shown = diff.first or _worst(diff)
     if shown is not None:
         what = "first divergence" if diff.first is not None else "largest difference"
@@ -60,7 +63,7 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         out.append(f"also diverged: {names}\n")
     if diff.latent:
         out.append(f"settings differ where the values agree: {_settings(diff.latent)}\n")
-    broken = [p for p in diff.pairs if p.verdict is Verdict.NOT_COMPARABLE]
+    broken = diff.broken
     if broken:
         out.append(f"not comparable: {display(broken[0].aligned)}: {display(broken[0].reason)}")
         out.append(f" (and {len(broken) - 1} more)\n" if len(broken) > 1 else "\n")
@@ -86,14 +89,15 @@ def _settings(pairs: tuple[PairDiff, ...]) -> str:
 
 
 def _headline(diff: Diff) -> str:
-    broken = diff.counts[Verdict.NOT_COMPARABLE]
+    broken, left_out = len(diff.broken), sum(pair.left_out for pair in diff.pairs)
     if broken and diff.verdict in (Verdict.MATCH, Verdict.NOISE):
         return f"incomplete: {broken} of {len(diff.pairs)} pairs could not be compared, the others agree"
-    return {
+    headline = {
         Verdict.DIVERGED: "diverged",
         Verdict.MATCH: "match: every pair agrees within the tolerance",
         Verdict.NOISE: "match: what exceeds the tolerance is rounding noise",
     }.get(diff.verdict, "nothing could be compared")
+    return f"{headline} ({left_out} pairs left out on request)" if left_out else headline
 
 
 def _names(pair: PairDiff) -> str:

@@ -102,4 +102,5 @@ def rounded_up(value: float) -> str:
 def title(diff: Diff) -> str:
     """``tf (model.h5) ⇄ pt (model.pt)``."""
     sides = (diff.reference, diff.candidate)
-    return " ⇄ ".join(f"{display(r.name)} ({display(r.model, 40)})" for r in sides)
+    title = " ⇄ ".join(f"{display(r.name)} ({display(r.model, 40)})" for r in sides)
+    return f"gradients: {title}" if diff.of == "gradients" else title

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from tracer import names
 from tracer.errors import InputError, TraceError
 from tracer.graph import Structure, lengths, text
-from tracer.store import zarr3
+from tracer.store import places, zarr3
 
 FORMAT = "tracer-trace"
 VERSION = 1
 PARTS = ("recordings", "inputs", "layers", "unaligned", "weights")
+_ALL_PARTS = (*PARTS, "gradients", "gradients/layers", "gradients/unaligned", "gradients/weights")
+"""With those that are made when they are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,38 @@ class Recording:
     @cached_property
     def weights(self) -> dict[tuple[str, str], Stored]:
         """Saved parameters and buffers, by owner and local name."""
+        return self._parameters("weights")
+
+    @cached_property
+    def gradients(self) -> dict[str, Stored]:
+        """Saved gradients of the loss with respect to activations, by node name."""
+        return self._index("gradients")
+
+    @cached_property
+    def weight_gradients(self) -> dict[tuple[str, str], Stored]:
+        """Saved gradients of the loss with respect to parameters, by owner and local name."""
+        return self._parameters("weight_gradients")
+
+    @cached_property
+    def summaries(self) -> dict[str, Mapping[str, float | int]]:
+        """The order-free numbers of every activation whose values or statistics were saved, by node name."""
+        try:
+            alone = {
+                text(node): _stored("", shape, dtype, summary).summary
+                for node, shape, dtype, summary in self.attributes.get("statistics", [])
+            }
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the statistics of recording '{names.display(self.name)}'") from error
+        return {**alone, **{node: stored.summary for node, stored in self.activations.items()}}
+
+    def _parameters(self, key: str) -> dict[tuple[str, str], Stored]:
         try:
             return {
                 (text(owner), text(name)): _stored(path, shape, dtype, {})
-                for owner, name, path, shape, dtype in self.attributes.get("weights", [])
+                for owner, name, path, shape, dtype in self.attributes.get(key, [])
             }
         except (TypeError, ValueError) as error:
-            raise TraceError(f"damaged: the weights of recording '{names.display(self.name)}'") from error
+            raise TraceError(f"damaged: the {key} of recording '{names.display(self.name)}'") from error
 
     def _index(self, key: str) -> dict[str, Stored]:
         try:
@@ -117,8 +144,11 @@ class Recording:
 
         return sum(
             math.prod(s.shape) * dtypes.by_name(s.dtype).itemsize
-            for s in (*self.activations.values(), *self.weights.values())
-        )
+            for s in (
+                *self.activations.values(), *self.weights.values(),
+                *self.gradients.values(), *self.weight_gradients.values(),
+            )
+        )  # fmt: skip
 
     def resolve(self, node: str) -> str:
         """The node under which the tensor of ``node`` is stored (itself, or what it is an alias of)."""
@@ -133,12 +163,48 @@ class Recording:
         """The index entry of a node's tensor, aliases followed; None when it was not saved."""
         return self.activations.get(self.resolve(node))
 
+    def summary(self, node: str) -> Mapping[str, float | int] | None:
+        """The order-free numbers of a node's tensor, aliases followed; None when nothing of it was saved."""
+        return self.summaries.get(self.resolve(node))
+
+    def why_missing(self, node: str) -> str:
+        """Why a node's values were not saved, in words."""
+        stored = self.resolve(node)
+        if stored in self.skipped:
+            return str(self.skipped[stored])
+        if stored in self.summaries:
+            return "only its statistics were recorded (--stats-only)"
+        return "left out by --layers or --exclude" if self.left_out(node) else "it was not saved"
+
+    def why_no_gradient(self, node: str) -> str:
+        """Why the gradient with respect to a node was not saved, in words."""
+        if not self.attributes.get("loss"):
+            return "the recording has no gradients: record it with --grad"
+        found = self.attributes.get("skipped_gradients", {})
+        why = found.get(self.resolve(node)) if isinstance(found, dict) else None
+        if self.attributes.get("statistics_only"):
+            return "only statistics were recorded (--stats-only)"
+        return str(why) if why else "left out by --layers or --exclude" if self.left_out(node) else "it was not saved"
+
+    def left_out(self, node: str) -> bool:
+        """Whether the user did not want a node's tensor."""
+        stored = self.resolve(node)
+        chosen = bool(self.attributes.get("layers") or self.attributes.get("exclude"))
+        return chosen and stored not in self.skipped and stored not in self.summaries and self.state == "complete"
+
     def read(self, node: str, *, verify: bool = True) -> NDArray[Any]:
         """A node's tensor, memory-mapped and read-only, in its own axes.
 
         Raises KeyError when it was not saved, TraceError when it is missing or damaged on disk.
         """
         stored = self.stored(node)
+        if stored is None:
+            raise KeyError(node)
+        return self.read_stored(stored, verify=verify)
+
+    def read_gradient(self, node: str, *, verify: bool = True) -> NDArray[Any]:
+        """The gradient of the loss with respect to a node's tensor, as :meth:`read`. Raises as it does."""
+        stored = self.gradients.get(self.resolve(node))
         if stored is None:
             raise KeyError(node)
         return self.read_stored(stored, verify=verify)
@@ -208,7 +274,7 @@ class Trace:
                 f"{shown} was made by a newer tracer (format {names.display(str(version))}, this one reads up to "
                 f"{VERSION}): upgrade tracer, or record into another --trace"
             )
-        for part in PARTS:
+        for part in _ALL_PARTS:
             folder = root / part
             if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
                 raise InputError(f"{shown} is no trace to be used: its '{part}' is a link or a file")
@@ -342,22 +408,23 @@ class Trace:
     def sweep(self, name: str, keep: frozenset[str] = frozenset()) -> None:
         """Remove what lies under a recording's name but is not in ``keep`` (paths relative to the trace)."""
         key = names.encode(name)
-        weights = [p for layer in self._folders("weights") for p in _subfolders(layer)]
-        for parent in (*self._folders("layers"), *weights):
-            target = parent / key
-            if target.is_dir() and str(target.relative_to(self.root)) not in keep:
-                shutil.rmtree(target, ignore_errors=True)
-                self._prune(parent)
-        own = self.root / "unaligned" / key
-        for target in _subfolders(own) if own.is_dir() else ():
-            if str(target.relative_to(self.root)) not in keep:
-                shutil.rmtree(target, ignore_errors=True)
-        if own.is_dir():
-            self._prune(own)
+        for part in ("", places.GRADIENTS):
+            weights = [p for layer in self._folders(f"{part}weights") for p in _subfolders(layer)]
+            for parent in (*self._folders(f"{part}layers"), *weights):
+                target = parent / key
+                if target.is_dir() and str(target.relative_to(self.root)) not in keep:
+                    shutil.rmtree(target, ignore_errors=True)
+                    self._prune(parent)
+            own = self.root / f"{part}unaligned" / key
+            for target in _subfolders(own) if own.is_dir() else ():
+                if str(target.relative_to(self.root)) not in keep:
+                    shutil.rmtree(target, ignore_errors=True)
+            if own.is_dir():
+                self._prune(own)
 
     def _prune(self, folder: Path) -> None:
         """Remove groups that hold nothing any more, upwards to the top-level ones."""
-        while folder.parent != self.root and not _subfolders(folder):
+        while str(folder.relative_to(self.root)) not in _ALL_PARTS and not _subfolders(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder = folder.parent
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
 import queue
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,46 @@ from tracer import dtypes, names
 from tracer.adapter import NotRecorded
 from tracer.errors import InputError, TraceError
 from tracer.graph import Param, Structure
-from tracer.store import zarr3
-from tracer.store.summary import summarize
-from tracer.store.trace import Recording, Trace, inside, lock
+from tracer.store import places, zarr3
+from tracer.store.summary import Summary, summarize
+from tracer.store.trace import Trace, inside, lock
 
 DEFAULT_MEMORY = 256 << 20
 
-_Item = tuple[str, NDArray[Any]]
+_Kind = Literal["value", "gradient"]
+_Item = tuple[_Kind, str, int, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """How the tensors that a node gives in several batches become one.
+
+    Attributes:
+        axis: the axis that grows with the batch; None where the tensor does not depend on it: the first is kept.
+        shape: of the whole.
+    """
+
+    axis: int | None
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What is kept of the tensors.
+
+    Attributes:
+        only: names of the stored nodes that are wanted; None for all of them.
+        statistics_only: keep the numbers of :mod:`tracer.store.summary` instead of the values.
+        precision: a floating type; tensors of wider floating types are rounded to it before they are written.
+        batches: how many runs of the model make up the recording.
+        joined: how their tensors are put together, by node.
+    """
+
+    only: frozenset[str] | None = None
+    statistics_only: bool = False
+    precision: str | None = None
+    batches: int = 1
+    joined: Mapping[str, Joined] = field(default_factory=dict)
 
 
 class RecordingWriter:
@@ -49,20 +82,17 @@ class RecordingWriter:
         attributes: Mapping[str, Any],
         keys: Mapping[str, str],
         *,
+        storage: Storage | None = None,
         memory: int = DEFAULT_MEMORY,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.trace = trace
         self.name = name
+        self._storage = storage or Storage()
         self._key = names.encode(name)
         self._folder = trace.root / "recordings" / self._key
-        self._planned = {node.name for node in structure.stored()}
-        self._paths = {
-            node: f"layers/{names.encode(keys[node])}/{self._key}"
-            if node in keys
-            else f"unaligned/{self._key}/{names.encode(node)}"
-            for node in self._planned
-        }
+        only = self._storage.only
+        self._planned = {node.name for node in structure.stored() if only is None or node.name in only}
         self._attributes = {
             **attributes,
             "name": name,
@@ -71,12 +101,18 @@ class RecordingWriter:
             "planned": len(self._planned),
         }
         self._keys = dict(keys)
-        self._activations: dict[str, list[Any]] = {}
-        self._weights: list[list[Any]] = []
+        self._saved: dict[_Kind, dict[str, list[Any]]] = {"value": {}, "gradient": {}}
+        self._weights: dict[str, list[list[Any]]] = {"weights": [], "weight_gradients": []}
+        self._weight_keys: dict[tuple[str, str], tuple[str, str]] = {}
+        self._growing: dict[str, _Growing] = {}
+        self._constants: dict[str, bytes] = {}
         self.skipped: dict[str, str] = {}
+        self.skipped_gradients: dict[str, str] = {}
+        self._wide: list[str] = []
         self._fault: OSError | None = None
         self._taken = 0
         self._progress = progress
+        self._batch = 0
         self._memory = max(memory, 1 << 20)
         self._waiting = 0
         self._room = threading.Condition()
@@ -92,8 +128,8 @@ class RecordingWriter:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._stack.enter_context(lock(self._folder))
             self.trace.sweep(self.name)  # left over by a process that was killed
-            plan = [[node, path] for node, path in self._paths.items()]
-            self._write_attributes(state="recording", plan=plan)
+            plan = [[node, self._place("value", node)] for node in self._planned]
+            self._write_attributes(state="recording", plan=[] if self._storage.statistics_only else plan)
         except OSError as error:
             self._stack.close()
             if isinstance(error, TraceError):
@@ -103,19 +139,41 @@ class RecordingWriter:
         self._thread.start()
         return self
 
+    # -- taking tensors ----------------------------------------------------------------------------------------
+
+    def wants(self, name: str) -> bool:
+        """Whether node ``name`` is to be stored."""
+        return name in self._planned
+
+    def next_batch(self) -> None:
+        """What comes from now on belongs to the next batch."""
+        self._batch += 1
+
     def __call__(self, name: str, value: NDArray[Any] | NotRecorded, *, owned: bool = False) -> None:
         """Take a node's tensor; copied before this returns unless ``owned``. Never raises."""
-        self._taken += 1
-        if self._progress is not None:
-            self._progress(self._taken)
-        if isinstance(value, NotRecorded):
-            self.skipped[name] = value.reason
-            return
+        self._take("value", name, value, owned)
+
+    def gradient(self, name: str, value: NDArray[Any] | NotRecorded, *, owned: bool = False) -> None:
+        """Take the gradient with respect to a node's tensor, as :meth:`__call__`."""
+        self._take("gradient", name, value, owned)
+
+    def _take(self, kind: _Kind, name: str, value: NDArray[Any] | NotRecorded, owned: bool) -> None:
+        skipped = self.skipped if kind == "value" else self.skipped_gradients
+        if kind == "value":
+            self._taken += 1
+            if self._progress is not None:
+                self._progress(self._taken)
         if name not in self._planned:
-            self.skipped[name] = "not in the structure that was seen first"
+            if self._storage.only is None:
+                skipped[name] = "not in the structure that was seen first"
+            return
+        if name in skipped:
+            return
+        if isinstance(value, NotRecorded):
+            skipped[name] = value.reason
             return
         if not dtypes.storable(value.dtype):
-            self.skipped[name] = f"elements of type {value.dtype}"
+            skipped[name] = f"elements of type {value.dtype}"
             return
         size = value.nbytes
         with self._room:
@@ -126,47 +184,169 @@ class RecordingWriter:
             if self._fault is not None:
                 return
             self._waiting += size
-        self._queue.put((name, value if owned else np.array(value, order="C", copy=True)))
+        self._queue.put((kind, name, self._batch, value if owned else np.array(value, order="C", copy=True)))
 
     def put_weights(self, owner: str, param: Param, value: NDArray[Any], key: tuple[str, str]) -> None:
         """Write a parameter under ``weights/<key[0]>/<key[1]>/<recording>``. Raises TraceError."""
+        self._weight_keys[owner, param.name] = key
         if not dtypes.storable(value.dtype):
             self.skipped[f"{owner}:{param.name}"] = f"elements of type {value.dtype}"
             return
-        path = f"weights/{names.encode(key[0])}/{names.encode(key[1])}/{self._key}"
+        self._put("weights", owner, param.name, value, key, {"trainable": param.trainable})
+
+    def weight_gradient(self, owner: str, name: str, value: NDArray[Any] | NotRecorded, *, owned: bool = False) -> None:
+        """Write the gradient with respect to a parameter, as the parameter itself is. Never raises."""
+        label = f"{owner}:{name}"
+        if self._storage.only is not None and (owner, name) not in self._weight_keys:
+            return
+        if isinstance(value, NotRecorded):
+            self.skipped_gradients[label] = value.reason
+        elif not dtypes.storable(value.dtype):
+            self.skipped_gradients[label] = f"elements of type {value.dtype}"
+        else:
+            key = self._weight_keys.get((owner, name), (owner, name))
+            with contextlib.suppress(TraceError):  # kept, and raised at the end
+                self._put("weight_gradients", owner, name, value, key, {})
+
+    def weight_keys(self, keys: Mapping[tuple[str, str], tuple[str, str]]) -> None:
+        """Say under which aligned layer and parameter what belongs to an owner's parameter is stored."""
+        self._weight_keys.update(keys)
+
+    def _put(
+        self, index: str, owner: str, name: str, value: NDArray[Any], key: tuple[str, str], more: Mapping[str, Any]
+    ) -> None:
+        part = places.GRADIENTS if index == "weight_gradients" else ""
+        path = places.weight(*key, self._key, part)
         try:
-            self._write(path, value, {"owner": owner, "param": param.name, "trainable": param.trainable})
+            self._write(path, value, {"owner": owner, "param": name, **more})
         except OSError as error:
             raise self.failure(error) from error
-        self._weights.append([owner, param.name, path, list(value.shape), value.dtype.name])
+        self._weights[index].append([owner, name, path, list(value.shape), value.dtype.name])
 
-    def _write(self, path: str, values: NDArray[Any], attributes: Mapping[str, Any]) -> None:
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def _place(self, kind: _Kind, node: str) -> str:
+        return places.activation(node, self._keys, self._key, places.GRADIENTS if kind == "gradient" else "")
+
+    def _folder_for(self, path: str) -> Any:
         folder = inside(self.trace.root, path)
         for parent in reversed(folder.parents):
-            if len(parent.parts) > len(self.trace.root.parts) + 1:
+            if len(parent.parts) > len(self.trace.root.parts):
                 zarr3.make_group(parent)
-        dimensions = [f"{self._key}_axis{axis}" for axis in range(values.ndim)]
-        zarr3.write_array(folder, values, attributes, dimensions)
+        return folder
+
+    def _dimensions(self, rank: int) -> list[str]:
+        return [f"{self._key}_axis{axis}" for axis in range(rank)]
+
+    def _write(self, path: str, values: NDArray[Any], attributes: Mapping[str, Any]) -> None:
+        zarr3.write_array(self._folder_for(path), values, attributes, self._dimensions(values.ndim))
 
     def _drain(self) -> None:
         while (item := self._queue.get()) is not None:
-            name, values = item
+            kind, name, batch, values = item
+            size = values.nbytes
             if self._fault is None:
                 try:
-                    summary = summarize(values)
-                    attributes = {"node": name, "recording": self.name, "summary": summary}
-                    if name in self._keys:
-                        attributes["aligned"] = self._keys[name]
-                    self._write(self._paths[name], values, attributes)
-                    entry = [name, self._paths[name], list(values.shape), values.dtype.name, summary]
-                    self._activations[name] = entry
+                    self._store(kind, name, batch, values)
                 except OSError as error:
                     self._fault = error
                 except Exception as error:  # the model must go on; the recording says what is missing
-                    self.skipped[name] = f"{type(error).__name__}: {error}"
+                    skipped = self.skipped if kind == "value" else self.skipped_gradients
+                    skipped[name] = str(error) if isinstance(error, _Unfit) else f"{type(error).__name__}: {error}"
+                    growing = self._growing.pop(name, None)
+                    if growing is not None and growing.array is not None:
+                        growing.array.abort()
+            del values, item
             with self._room:
-                self._waiting -= values.nbytes
+                self._waiting -= size
                 self._room.notify()
+
+    def _store(self, kind: _Kind, name: str, batch: int, values: NDArray[Any]) -> None:
+        joined = self._storage.joined.get(name)
+        if batch and name in self.skipped:  # a batch before this one did not fit
+            return
+        if joined is None or joined.axis is None:
+            if batch == 0:
+                self._finish(kind, name, values, summarize(values))
+            if joined is not None:
+                self._same_in_every_batch(name, values)
+            return
+        growing = self._growing.get(name)
+        if growing is None:
+            growing = self._growing[name] = _Growing(joined, values.dtype)
+        growing.summary.add(values)
+        if not self._storage.statistics_only:
+            if growing.array is None:
+                folder = self._folder_for(self._place(kind, name))
+                growing.array = zarr3.GrowingArray(folder, joined.shape, self._narrow(values).dtype, joined.axis)
+            if values.dtype != growing.dtype:
+                raise _Unfit(f"{growing.dtype} in one batch, {values.dtype} in another")
+            stored = self._narrow(values)
+            if _overflows(values, stored):
+                raise _Unfit(f"its values overflow {stored.dtype}: use another --precision")
+            try:
+                growing.array.append(stored)
+            except ValueError:
+                raise _Unfit(f"its shape {values.shape} does not continue {joined.shape}") from None
+        growing.batches += 1
+        if growing.batches == self._storage.batches:
+            self._close(name, self._growing.pop(name))
+
+    def _same_in_every_batch(self, name: str, values: NDArray[Any]) -> None:
+        """Drop a tensor without a sample axis that depends on the batch all the same: no single value stands for it."""
+        digest = hashlib.sha256(values.tobytes()).digest()
+        if self._constants.setdefault(name, digest) == digest:
+            return
+        if self._saved["value"].pop(name, None) is not None and not self._storage.statistics_only:
+            shutil.rmtree(self._folder_for(self._place("value", name)), ignore_errors=True)
+        raise _Unfit("it has no axis of samples and differs from batch to batch")
+
+    def _close(self, name: str, growing: _Growing) -> None:
+        """Make what was put together of a node readable, all of it or what there is."""
+        summary = growing.summary.result()
+        if growing.array is None:
+            self._saved["value"][name] = [name, list(growing.joined.shape), growing.dtype.name, summary]
+            return
+        attributes = self._own("value", name, growing.dtype, summary)
+        shape = growing.array.finish(attributes, self._dimensions(len(growing.joined.shape)))
+        self._saved["value"][name] = [
+            name, self._place("value", name), list(shape), growing.array.dtype.name, summary,
+        ]  # fmt: skip
+
+    def _finish(self, kind: _Kind, name: str, values: NDArray[Any], summary: dict[str, float | int]) -> None:
+        if self._storage.statistics_only:
+            self._saved[kind][name] = [name, list(values.shape), values.dtype.name, summary]
+            return
+        stored = self._narrow(values)
+        if _overflows(values, stored):
+            # A tensor that overflows would look as if the model had made infinities.
+            self._wide.append(name)
+            stored = values
+        path = self._place(kind, name)
+        self._write(path, stored, self._own(kind, name, values.dtype, summary))
+        self._saved[kind][name] = [name, path, list(values.shape), stored.dtype.name, summary]
+
+    def _narrow(self, values: NDArray[Any]) -> NDArray[Any]:
+        if self._storage.precision is None or values.dtype.kind == "c" or not dtypes.epsilon(values.dtype.name):
+            return values
+        target = dtypes.by_name(self._storage.precision)
+        if target.itemsize >= values.dtype.itemsize:
+            return values
+        with np.errstate(over="ignore"):
+            return values.astype(target)
+
+    def _own(self, kind: _Kind, name: str, computed: np.dtype[Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            "node": name, "recording": self.name, "summary": dict(summary), "computed_dtype": computed.name,
+        }  # fmt: skip
+        if name in self._keys:
+            attributes["aligned"] = self._keys[name]
+        if kind == "gradient":
+            attributes["gradient_of"] = self._attributes.get("loss", "")
+        joined = self._storage.joined.get(name)
+        if joined is not None and joined.axis is not None:
+            attributes["sample_axis"] = joined.axis
+        return attributes
 
     def _write_attributes(self, *, state: str, **more: Any) -> None:
         zarr3.make_group(self._folder, {**self._attributes, "state": state, **more})
@@ -175,11 +355,15 @@ class RecordingWriter:
         where = names.display(str(self.trace.root))
         return f"cannot write the trace {where}: {error.strerror or error}"
 
+    # -- the end -----------------------------------------------------------------------------------------------
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._queue.put(None)
         self._thread.join()
         with self._stack:
-            missing = sorted(self._planned - self._activations.keys() - self.skipped.keys())
+            self._close_unfinished()
+            values = self._saved["value"]
+            missing = sorted(self._planned - values.keys() - self.skipped.keys())
             reason = None
             if error is not None:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
@@ -192,9 +376,8 @@ class RecordingWriter:
                 self._write_attributes(
                     state="failed" if reason else "complete",
                     error=reason,
-                    activations=list(self._activations.values()),
-                    weights=self._weights,
                     skipped=self.skipped,
+                    **self._index(),
                 )
             except OSError as fault:
                 # Not even this fits on the disk: the recording then reads as interrupted, with what was saved.
@@ -204,138 +387,51 @@ class RecordingWriter:
         if error is None and missing:
             raise TraceError(f"recording '{names.display(self.name)}' is incomplete: {reason}")
 
+    def _close_unfinished(self) -> None:
+        """What came in the batches before the model raised stays readable."""
+        while self._growing:
+            name, growing = self._growing.popitem()
+            try:
+                self._close(name, growing)
+            except OSError as fault:
+                self._fault = self._fault or fault
+
+    def _index(self) -> dict[str, Any]:
+        """The attributes that say what was saved; those without entries are left out, but for the usual two."""
+        alone = self._storage.statistics_only
+        found: dict[str, Any] = {
+            "activations": [] if alone else list(self._saved["value"].values()),
+            "weights": self._weights["weights"],
+            "statistics": list(self._saved["value"].values()) if alone else [],
+            "gradients": [] if alone else list(self._saved["gradient"].values()),
+            "gradient_statistics": list(self._saved["gradient"].values()) if alone else [],
+            "weight_gradients": self._weights["weight_gradients"],
+            "skipped_gradients": self.skipped_gradients,
+            "kept_wide": self._wide,
+        }
+        return {key: entries for key, entries in found.items() if entries or key in {"activations", "weights"}}
+
     def failure(self, error: OSError) -> TraceError:
         """Note a fault of the disk, and the error to raise for it."""
         self._fault = self._fault or error
         return TraceError(self._explain(error))
 
-    @property
-    def saved(self) -> int:
-        return len(self._activations)
+
+class _Unfit(Exception):
+    """A batch's tensor cannot be joined to those before it."""
 
 
-def rekey(trace: Trace, name: str, keys: Mapping[str, str], attributes: Mapping[str, Any]) -> None:
-    """Store a recording's activations under new aligned names and update its attributes.
-
-    New folders are made beside the old ones (hard links: no data is copied), then the recording's metadata is
-    replaced in one step, then the old folders go. Killed at any instant, the recording is as before or as wanted
-    (or, where two activations change places, has ``pending_keys`` that :func:`finish_rekeys` carries out).
-
-    Raises TraceError when the recording is being written or the disk fails.
-    """
-    recording = trace.recording(name)
-    with lock(recording.folder):
-        key = names.encode(name)
-        wanted = {
-            node: f"layers/{names.encode(keys[node])}/{key}"
-            if node in keys
-            else f"unaligned/{key}/{names.encode(node)}"
-            for node in recording.activations
-        }
-        occupied = {stored.path: node for node, stored in recording.activations.items()}
-        in_the_way = {occupied[path] for node, path in wanted.items() if occupied.get(path, node) != node}
-        if in_the_way:
-            aside = {node: stored.path for node, stored in recording.activations.items()}
-            aside |= {node: f"unaligned/{key}/{names.encode(node)}" for node in in_the_way}
-            pending = {"pending_keys": dict(keys), "pending_attributes": dict(attributes)}
-            recording = _move(trace, recording, aside, {}, pending)
-        _move(trace, recording, wanted, keys, attributes)
+def _overflows(values: NDArray[Any], stored: NDArray[Any]) -> bool:
+    """Whether rounding made infinities of finite values."""
+    return stored.dtype != values.dtype and bool((~np.isfinite(stored) & np.isfinite(values)).any())
 
 
-def finish_rekeys(trace: Trace) -> None:
-    """Carry out what a killed :func:`rekey` had begun; a recording that is being written is left alone."""
-    for recording in trace.recordings():
-        if "pending_keys" in recording.attributes:
-            with contextlib.suppress(TraceError):
-                keys, attributes = (
-                    recording.attributes["pending_keys"],
-                    recording.attributes["pending_attributes"],
-                )
-                rekey(trace, recording.name, keys, attributes)
+class _Growing:
+    """A tensor that is put together from several batches."""
 
-
-def _move(
-    trace: Trace,
-    recording: Recording,
-    paths: Mapping[str, str],
-    keys: Mapping[str, str],
-    more: Mapping[str, Any],
-) -> Recording:
-    entries = []
-    for node, stored in recording.activations.items():
-        if paths[node] != stored.path:
-            _link(trace.root / stored.path, trace.root / paths[node], trace.root, keys.get(node))
-        entries.append([node, paths[node], list(stored.shape), stored.dtype, dict(stored.summary)])
-    dropped = {"plan", "pending_keys", "pending_attributes"}
-    attributes = {k: v for k, v in recording.attributes.items() if k not in dropped}
-    try:
-        zarr3.make_group(recording.folder, {**attributes, **more, "activations": entries})
-    except OSError as error:
-        raise TraceError(f"cannot rewrite recording '{names.display(recording.name)}': {error.strerror}") from error
-    keep = [*paths.values(), *(stored.path for stored in recording.weights.values())]
-    trace.sweep(recording.name, keep=frozenset(keep))
-    return trace.recording(recording.name)
-
-
-def rename(trace: Trace, old: str, new: str) -> None:
-    """Give a recording another name, replacing the one that has it.
-
-    The replaced recording is deleted only when everything of the other lies under the new name; killed half way, at
-    least one of the two is whole. Raises TraceError.
-    """
-    recording = trace.recording(old)
-    key, old_key = names.encode(new), names.encode(old)
-
-    def moved(path: str) -> str:
-        head, _, last = path.rpartition("/")
-        return f"{head}/{key}" if not path.startswith("unaligned/") else f"unaligned/{key}/{last}"
-
-    with lock(recording.folder):
-        if trace.has(new):
-            trace.delete(new)
-        for path in (s.path for s in (*recording.activations.values(), *recording.weights.values())):
-            _link(trace.root / path, trace.root / moved(path), trace.root, None, names_=(old_key, key, new))
-        attributes = dict(recording.attributes)
-        attributes["activations"] = [[n, moved(path), *rest] for n, path, *rest in attributes.get("activations", [])]
-        attributes["weights"] = [[o, p, moved(path), *rest] for o, p, path, *rest in attributes.get("weights", [])]
-        attributes.pop("plan", None)
-        try:
-            zarr3.make_group(trace.root / "recordings" / key, {**attributes, "name": new})
-        except OSError as error:
-            raise TraceError(f"cannot rename recording '{names.display(old)}': {error.strerror}") from error
-    trace.delete(old)
-
-
-def _link(
-    source: Path, target: Path, root: Path, aligned: str | None, names_: tuple[str, str, str] | None = None
-) -> None:
-    """Have the array ``source`` at ``target`` too, its chunk shared where the file system can.
-
-    ``names_`` (old key, new key, new name) moves it to another recording and leaves its aligned name.
-    """
-    try:
-        for parent in reversed(target.parents):
-            if len(parent.parts) > len(root.parts) + 1:
-                zarr3.make_group(parent)
-        if target.exists():
-            shutil.rmtree(target)
-        target.mkdir()
-        metadata = zarr3.read_metadata(source)
-        for entry in os.scandir(source):
-            if entry.name != zarr3.METADATA:
-                try:
-                    os.link(entry.path, target / entry.name)
-                except OSError:
-                    shutil.copyfile(entry.path, target / entry.name)
-        if names_ is None:
-            metadata["attributes"].pop("aligned", None)
-            if aligned is not None:
-                metadata["attributes"]["aligned"] = aligned
-        else:
-            old_key, key, name = names_
-            metadata["attributes"]["recording"] = name
-            dimensions = metadata.get("dimension_names") or []
-            metadata["dimension_names"] = [d.replace(f"{old_key}_axis", f"{key}_axis") for d in dimensions]
-        zarr3.write_metadata(target, metadata)
-    except OSError as error:
-        raise TraceError(f"cannot move {names.display(source.name)} in the trace: {error.strerror}") from error
+    def __init__(self, joined: Joined, dtype: np.dtype[Any]) -> None:
+        self.joined = joined
+        self.dtype = dtype
+        self.summary = Summary()
+        self.array: zarr3.GrowingArray | None = None
+        self.batches = 0

@@ -116,6 +116,75 @@ def write_array(folder: Path, values: NDArray[Any], attributes: Mapping[str, Any
         raise
 
 
+class GrowingArray:
+    """An array of known shape that is written in pieces along one axis; listed only when :meth:`finish` was called.
+
+    Raises OSError where the disk fails.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int], dtype: np.dtype[Any], axis: int) -> None:
+        self.folder = folder
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self._axis = axis
+        self._done = 0
+        self._on_disk = dtypes.stored_as(dtype)
+        self._chunk = folder / chunk_name(len(self.shape))
+        self._bytes = math.prod(self.shape) * self._on_disk.itemsize
+        folder.mkdir(parents=True, exist_ok=True)
+        self._map: np.memmap[Any, Any] | None = None
+        try:
+            with open(self._chunk, "wb") as file:
+                if self._bytes:
+                    # Reserved at once: a mapping that meets a full disk later would kill the process.
+                    os.posix_fallocate(file.fileno(), 0, self._bytes + _CRC.size)
+            if self._bytes:
+                self._map = np.memmap(self._chunk, self._on_disk.newbyteorder("<"), "r+", shape=self.shape)
+        except BaseException:
+            self._chunk.unlink(missing_ok=True)
+            raise
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Write the next piece. Raises ValueError when its shape does not fit."""
+        stop = self._done + values.shape[self._axis]
+        index = (*[slice(None)] * self._axis, slice(self._done, stop))
+        wanted = (*self.shape[: self._axis], values.shape[self._axis], *self.shape[self._axis + 1 :])
+        if values.shape != wanted or stop > self.shape[self._axis]:
+            raise ValueError(f"a piece of shape {values.shape} does not fit into {self.shape}")
+        if self._map is not None:
+            self._map[index] = np.asarray(values, order="C").view(self._on_disk)
+        self._done = stop
+
+    def finish(self, attributes: Mapping[str, Any], dimensions: Sequence[str]) -> tuple[int, ...]:
+        """Make readable what was written, all or the pieces there are; the shape of that."""
+        if self._done < self.shape[self._axis]:
+            self.shape = (*self.shape[: self._axis], self._done, *self.shape[self._axis + 1 :])
+            index = (*[slice(None)] * self._axis, slice(0, self._done))
+            part = np.empty(self.shape, self._on_disk) if self._map is None else np.array(self._map[index])
+            self.abort()
+            write_array(self.folder, part.astype(self._on_disk, copy=False).view(self.dtype), attributes, dimensions)
+            return self.shape
+        if self._map is not None:
+            self._map.flush()
+            raw = self._map.reshape(-1).view(np.uint8).data
+            with open(self._chunk, "r+b", buffering=0) as file:
+                file.seek(self._bytes)
+                _write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
+            del raw
+            self._map = None
+        else:
+            self._chunk.unlink(missing_ok=True)
+        extra = {} if self._on_disk == self.dtype else {"dtype": self.dtype.name}
+        metadata = array_metadata(self.shape, self._on_disk, {**attributes, **extra}, dimensions)
+        write_metadata(self.folder, metadata)
+        return self.shape
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self._map = None
+        self._chunk.unlink(missing_ok=True)
+
+
 def _write_all(descriptor: int, data: memoryview) -> None:
     while data:
         written = os.write(descriptor, data[: 1 << 30])

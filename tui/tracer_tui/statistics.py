@@ -73,8 +73,7 @@ def _moments(look: Look, row: Row, recordings: tuple[Recording, Recording], colu
     found: list[Mapping[str, float | int]] = []
     head = Text(" " * _LABEL)
     for recording, node, style in zip(recordings, nodes, ("reference", "candidate"), strict=True):
-        stored = recording.stored(node) if node is not None else None
-        found.append(stored.summary if stored is not None else {})
+        found.append((recording.summary(node) if node is not None else None) or {})
         name = look.shorten(look.plain(recording.name), column - 1)
         head.append_text(look.text(name.rjust(column), style))
     lines = [head]

@@ -148,7 +148,7 @@ class LayerScreen(TracerScreen):
                 continue
             try:
                 if recording.stored(node.name) is None:
-                    reasons[side] = recording.skipped.get(recording.resolve(node.name), "not recorded")
+                    reasons[side] = recording.why_missing(node.name)
                     continue
                 values = recording.read(node.name, verify=False)
                 if side and row.pair is not None and found[0] is not None:

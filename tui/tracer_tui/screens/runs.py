@@ -115,7 +115,7 @@ class RunsScreen(TracerScreen):
         by_name = {recording.name: recording for recording in self.recordings}
         chosen = by_name[names[0]], by_name[names[1]]
         for recording in chosen:
-            if not recording.activations:
+            if not recording.summaries:
                 self.say(f"'{recording.name}' holds no activations ({recording.state}): record it again", "warning")
                 return
         self.own_app.compare(*chosen)
@@ -217,7 +217,7 @@ def _framework(recording: Recording) -> str:
 
 def _activations(recording: Recording) -> int:
     try:
-        return len(recording.activations)
+        return len(recording.summaries)
     except OSError:
         return 0
 

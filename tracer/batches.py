@@ -1,0 +1,111 @@
+"""Recording a run in several batches: what is cut from the input, and how the pieces of each tensor are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from tracer.adapter import Array, LoadedModel
+from tracer.errors import InputError
+from tracer.graph import Node, Structure
+from tracer.store.writer import Joined
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The samples of an input, ``size`` at a time.
+
+    Inputs whose first axis is not as long as the first input's (scalars, tables) go into every batch whole.
+    """
+
+    inputs: Mapping[str, Array]
+    size: int
+
+    @property
+    def samples(self) -> int:
+        """Length of the sample axis: the first axis of the first input; 0 where there is none."""
+        first = next(iter(self.inputs.values()), None)
+        return 0 if first is None or first.ndim == 0 else int(first.shape[0])
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.size) if self.samples else 1
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for start in range(0, max(self.samples, 1), self.size):
+            yield self.cut(start, start + self.size)
+
+    def cut(self, start: int, stop: int) -> dict[str, Array]:
+        """The samples from ``start`` to ``stop``."""
+        samples = self.samples
+        return {n: a[start:stop] if a.ndim and a.shape[0] == samples else a for n, a in self.inputs.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the tensors of several batches are put together.
+
+    Attributes:
+        structure: with the shapes of the whole tensors.
+        joined: by node.
+        unfit: nodes whose tensors cannot be joined, with the reason.
+    """
+
+    structure: Structure
+    joined: Mapping[str, Joined]
+    unfit: Mapping[str, str]
+
+
+def plan(model: LoadedModel, batches: Batches, structure: Structure) -> Plan:
+    """How each stored node's tensors become one; ``structure`` is that of the first batch.
+
+    Found by asking the model for its graph at a second batch size: the axis whose length follows is the one that the
+    samples lie on (in time-major models it is the second). Raises InputError when the graph itself depends on the
+    batch size.
+    """
+    other = batches.samples % batches.size or (batches.size - 1 if batches.size > 1 else 2)
+    other = min(other, batches.samples)
+    try:
+        second = model.structure(batches.cut(0, other)) if other != batches.size else None
+    except InputError:  # a model of one fixed batch size
+        second = None
+    if second is not None and [n.name for n in second.stored()] != [n.name for n in structure.stored()]:
+        raise InputError("the model's graph depends on the batch size: record it without --batch")
+    found: dict[str, Joined] = {}
+    unfit: dict[str, str] = {}
+    nodes: dict[str, Node] = {}
+    for node in structure.stored():
+        twin = None if second is None else second.by_name[node.name]
+        if node.shape is None or (twin is not None and twin.shape is None):
+            unfit[node.name] = "its shape depends on values: batches cannot be joined"
+            continue
+        axis, each = _grows(node.shape, None if twin is None else twin.shape, batches.size, other)
+        if axis is None:
+            found[node.name] = Joined(None, node.shape)
+            continue
+        if each is None:
+            unfit[node.name] = "its shape does not follow the batch size along one axis: batches cannot be joined"
+            continue
+        shape = (*node.shape[:axis], each * batches.samples, *node.shape[axis + 1 :])
+        found[node.name] = Joined(axis, shape)
+        nodes[node.name] = replace(node, shape=shape)
+    whole = tuple(
+        replace(node, shape=nodes[node.alias_of or node.name].shape) if (node.alias_of or node.name) in nodes else node
+        for node in structure.nodes
+    )
+    return Plan(replace(structure, nodes=whole), found, unfit)
+
+
+def _grows(
+    shape: tuple[int, ...], other: tuple[int, ...] | None, size: int, other_size: int
+) -> tuple[int | None, int | None]:
+    """The axis that follows the batch size (None: none does), and its length for each sample (None: not regular)."""
+    if other is None:
+        axis = next((axis for axis, length in enumerate(shape) if length and length % size == 0), None)
+        return axis, shape[axis] // size if axis is not None else 0
+    changed = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=False)) if a != b]
+    if not changed:
+        return None, 0
+    each, rest = divmod(shape[changed[0]], size)
+    if len(shape) != len(other) or len(changed) > 1 or rest or other[changed[0]] != each * other_size:
+        return changed[0], None
+    return changed[0], each
