@@ -119,6 +119,44 @@ def test_float64_given_to_a_float32_model_is_cast(tmp_path: Path) -> None:
     assert recording.structure.inputs[0].dtype == "float32"
 
 
+def test_what_a_bfloat16_model_is_given_becomes_bfloat16(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    net = nn.Sequential(nn.Linear(4, 3)).bfloat16()
+    half = torch.ones(2, 4, dtype=torch.bfloat16) / 3
+    for name, values in [("own", half), ("single", half.float().numpy())]:
+        recording = tracer.record(net, values, trace=tmp_path / "t.zarr", name=name)
+        assert recording.structure.by_name["0"].dtype == "bfloat16"
+        np.testing.assert_array_equal(recording.read("input").astype("f4"), half.float())
+    # And a model of single precision takes what a bfloat16 one recorded.
+    recording = tracer.record(nn.Sequential(nn.Linear(4, 3)), trace=tmp_path / "t.zarr", name="wide")
+    assert recording.structure.by_name["0"].dtype == "float32"
+
+
+def test_a_model_without_inputs_is_recorded(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    class Prompt(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+            self.learned = nn.Parameter(torch.ones(4, 3))
+
+        def forward(self) -> torch.Tensor:
+            return torch.relu(self.fc(self.learned))
+
+    net = Prompt()
+    trace = tmp_path / "t.zarr"
+    first, second = tracer.record(net, trace=trace), tracer.record(net, trace=trace)
+    np.testing.assert_array_equal(second.read("relu"), net().detach().numpy())
+    assert tracer.diff(first, second)
+    for more, says in [({"samples": 2}, "takes no input"), ({"inputs": np.ones(3)}, "takes nothing")]:
+        with pytest.raises(InputError, match=says):
+            tracer.record(net, trace=trace, **more)  # type: ignore[arg-type]
+
+
 def test_several_inputs_find_their_places_whatever_their_names_and_order(tmp_path: Path) -> None:
     import keras
     import torch
@@ -171,3 +209,8 @@ def test_a_fault_of_the_model_for_one_order_of_the_axes_is_no_verdict_on_the_oth
     with pytest.raises(tracer.ModelError, match="three channels"):
         tracer.record(Picky(), np.zeros((2, 6, 6, 6), "f4"), trace=tmp_path / "u.zarr")
     assert tracer.open(tmp_path / "u.zarr").recording("pt").state == "failed"
+
+
+def test_an_input_that_cannot_be_recorded_is_named() -> None:
+    with pytest.raises(InputError, match="input 'words' is of type string, which cannot be recorded"):
+        generate([InputSpec("x", (None, 3)), InputSpec("words", (None,), "string")], {}, 0)

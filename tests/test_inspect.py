@@ -21,7 +21,7 @@ from tracer import inspection
 from tracer.adapter import LoadRequest
 from tracer.cli.inspecting import guess_adapter
 from tracer.errors import InputError, NoModelError
-from tracer.graph import Structure
+from tracer.graph import Node, Structure
 from tracer.report import outline
 
 DOCS = Path(__file__).parent.parent / "docs" / "inspect.md"
@@ -47,7 +47,11 @@ def keras_model() -> Any:
     x = keras.Input((8, 3), name="x")
     h = keras.layers.Conv1D(4, 3, strides=2, padding="same", activation="relu", name="conv")(x)
     h = keras.layers.BatchNormalization(name="norm")(h)
-    inner = [keras.Input((4, 4)), keras.layers.Dense(5, activation="gelu", name="dense"), keras.layers.Dropout(0.5)]
+    inner = [
+        keras.Input((4, 4)),
+        keras.layers.Dense(5, activation="gelu", name="dense"),
+        keras.layers.Dropout(0.5, name="dropout"),
+    ]
     h = keras.Sequential(inner, name="inner")(h)
     return keras.Model(x, keras.layers.Flatten(name="flat")(h))
 
@@ -95,6 +99,25 @@ def test_a_fused_activation_is_part_of_its_layer() -> None:
     stored = {"x": 48, "conv": 2 * 32, "norm": 32, "dense": 2 * 40, "flat": 40}
     assert totals["activation_bytes"] == 4 * sum(stored.values())
     assert totals["nodes"] == {"input": 1, "layer": 5, "container": 1, "activation": 2}
+
+
+def test_the_activation_that_a_graph_fused_is_named() -> None:
+    before = Node("c/preactivation", "conv2d", "Conv2D", "activation", config={"kernel_size": [3, 3]}, owner="c")
+    after = Node("c", "relu6", "Conv2D.Relu6", parents=(before.name,), owner="c")
+    [line] = outline.lines(*outline.outline(Structure((before, after), ("c",)), ()))
+    assert line.configuration == "kernel_size=3×3 activation=relu6"
+
+
+def test_a_last_dropout_stays_in_its_call_of_a_shared_model() -> None:
+    import keras
+
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="d"), keras.layers.Dropout(0.5, name="o")])
+    x = keras.Input((4,))
+    lines = rows(looked("tf", keras.Model(x, inner(inner(x)))))
+    assert [line.name for line in lines if line.deep] == ["d#0", "o#0", "d#1", "o#1"]
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, name="o"), keras.layers.Dense(4, name="d")])
+    lines = rows(looked("tf", keras.Model(x, inner(inner(x)))))
+    assert [line.name for line in lines if line.deep] == ["o#0", "d#0", "o#1", "d#1"]
 
 
 def test_columns_fit_and_lose_only_what_they_must() -> None:

@@ -248,6 +248,8 @@ def test_damaged_files(tmp_path: Path) -> None:
         path.write_bytes(data)
         assert name in refused(path)
     assert "absent" in refused(tmp_path / "absent.h5")
+    (tmp_path / "m.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    assert KerasAdapter.formats in refused(tmp_path / "m.tflite")
     assert "directory" in refused(tmp_path)
     os.mkfifo(tmp_path / "pipe.h5")
     assert "named pipe" in refused(tmp_path / "pipe.h5")

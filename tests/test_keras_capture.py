@@ -105,7 +105,46 @@ def test_all_that_recurrent_layers_return(library: Any) -> None:
         np.testing.assert_array_equal(values[name], value)
     assert {"own", "own[1]", "stack", "bi", "bi[4]", "back"} <= set(structure.outputs)
     assert "own: what the Cell inside does is not visible" in structure.notes
+    assert any(note.endswith(" and 2 more: steps inside are not visible") for note in structure.notes)
     np.testing.assert_array_equal(values["own"][:, -1], values["own[1]"])
+
+
+@BOTH
+def test_an_activation_inside_a_wrapper(library: Any) -> None:
+    layers = library.layers
+    conv = layers.Conv1D(2, 3, activation="relu", name="conv")
+    x = library.Input((6, 4), name="x")
+    y = layers.TimeDistributed(layers.Dense(3, activation="relu"), name="each")(layers.Lambda(lambda v: v * 2)(x))
+    if library is keras:  # tf_keras's own cannot be built
+        y = layers.SpectralNormalization(conv, name="norm")(y)
+    model = library.Model(x, layers.Dense(2, activation=layers.LeakyReLU(0.25), name="leaky")(y))
+    structure, values = recorded(model, x=rand(2, 6, 4))
+    if library is keras:
+        before = tf.nn.conv1d(values["each"], conv.kernel, 1, "VALID") + conv.bias
+        np.testing.assert_allclose(values["norm/preactivation"], before, atol=1e-6)
+        np.testing.assert_array_equal(values["norm"], np.maximum(values["norm/preactivation"], 0))
+        assert conv.activation is library.activations.relu
+    assert "each: what goes into its activation is not visible" in structure.notes
+    assert structure.by_name["leaky"].config["negative_slope"] == 0.25
+
+
+@BOTH
+def test_building_a_model_that_raises_is_no_loop(library: Any) -> None:
+    class Boom(library.layers.Layer):  # type: ignore[misc, name-defined, unused-ignore]
+        def call(self, x: Any) -> Any:
+            raise ValueError("no more")
+
+    class Net(library.Model):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.boom = library.layers.Dense(3, name="fc"), Boom(name="boom")
+
+        def call(self, x: Any) -> Any:
+            return self.boom(self.fc(x))
+
+    structure = wrap(Net()).structure({"x": rand(2, 4)})
+    assert "fc" in structure.by_name
+    assert structure.notes == ()
 
 
 @BOTH

@@ -219,3 +219,31 @@ def test_force_takes_the_place_of_no_other_recording(trace_path: Path) -> None:
     assert [r.name for r in trace.recordings()] == ["pt.new", "pt"]
     assert trace.recording("pt.new").created == kept.created
     assert trace.recording("pt").created == second.created > first.created
+
+
+def test_a_port_with_a_layer_of_the_wrong_width_shows_what_ran(trace_path: Path) -> None:
+    """The commonest fault of a port; the input is right, for the reference took it."""
+    import keras
+    import torch
+
+    reference = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, name="a"), keras.layers.Dense(3, name="b")])
+    tracer.record(reference, np.ones((4, 6), "float32"), trace=trace_path, name="tf")
+
+    class Subclassed(keras.Model):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = keras.layers.Dense(5, name="a"), keras.layers.Dense(3, name="b")
+            self.b.build((None, 4))
+
+        def call(self, x: Any) -> Any:
+            return self.b(self.a(x))
+
+    torch_port = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(4, 3))
+    for name, port, ran in (("pt", torch_port, "0"), ("keras", Subclassed(), "a")):
+        with pytest.raises(tracer.ModelError, match=r"'1'|'b'"):
+            tracer.record(port, trace=trace_path, name=name)
+        recording = tracer.open(trace_path).recording(name)
+        assert recording.state == "failed"
+        assert recording.read(ran).shape == (4, 5)
+        with pytest.raises(tracer.InputError, match="does not take"):  # where the input is not known to be right
+            tracer.record(port, np.ones((2, 6), "float32"), trace=trace_path.with_name("other.zarr"))

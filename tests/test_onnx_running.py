@@ -28,6 +28,30 @@ from tracer_onnx import OnnxAdapter
 IMAGE = {"x": random(2, 4, 8, 8)}
 
 
+def test_a_graph_without_inputs_is_recorded(trace_path: Path) -> None:
+    constant = random(2, 3)
+    recording = tracer.record(model([node("Relu", "w", "y")], [], "y", {"w": constant}), trace=trace_path)
+    np.testing.assert_array_equal(recording.read("y"), np.maximum(constant, 0))
+
+
+def test_an_infinite_constant_is_no_obstacle(trace_path: Path) -> None:
+    low = np.float32(-np.inf)
+    graph = model([node("Max", "x low", "y")], [floats("x", 2, 3)], "y", {"low": low})
+    given = random(2, 3)
+    recording = tracer.record(graph, given, trace=trace_path)
+    np.testing.assert_array_equal(recording.read("y"), given)
+    assert recording.structure.by_name["y"].config["args"] == ["-inf"]
+
+
+def test_batches_of_a_fixed_size_are_joined_along_the_second_axis_where_time_is_the_first(trace_path: Path) -> None:
+    there, back = (node("Transpose", *names, perm=[1, 0, 2]) for names in (("x", "t"), ("r", "y")))
+    nodes = [there, node("Relu", "t", "r"), back]
+    given = random(3, 4, 5)
+    recording = tracer.record(model(nodes, [floats("x", 1, 4, 5)], "y"), given, trace=trace_path)
+    np.testing.assert_array_equal(recording.read("r"), np.maximum(given, 0).transpose(1, 0, 2))
+    np.testing.assert_array_equal(recording.read("y"), np.maximum(given, 0))
+
+
 # --- running ---------------------------------------------------------------------------------------------------
 
 

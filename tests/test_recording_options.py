@@ -119,6 +119,17 @@ def test_samples_are_the_first_of_an_input(tmp_path: Path, x: Any) -> None:
     assert tracer.open(tmp_path / "trace.zarr").recording("g").read("input").shape == (5, 3, 9)
 
 
+def test_a_table_is_not_cut_where_the_samples_are(trace_path: Path) -> None:
+    class Lookup(nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
+        def forward(self, table: Any, x: Any) -> Any:
+            return x * table
+
+    given = {"table": np.arange(4, dtype="float32"), "x": np.ones((6, 4), "float32")}
+    recording = tracer.record(Lookup(), given, trace=trace_path, samples=5, batch=2)
+    assert recording.read("x").shape == (5, 4)
+    np.testing.assert_array_equal(recording.read("mul"), np.tile(given["table"], (5, 1)))
+
+
 def test_only_the_layers_that_are_wanted_are_recorded(trace_path: Path, x: Any) -> None:
     full = tracer.record(net(), x, name="full", trace=trace_path)
     some = tracer.record(net(), x, name="some", trace=trace_path, layers=["head", "op:conv*"], exclude=["head.1"])
@@ -215,5 +226,30 @@ def test_wrong_choices_are_one_line(tmp_path: Path) -> None:
         (("--grad", "sum", "--batch", "2"), "leave --batch out"),
         (("--mode", "test"), "--mode"),
         (("--samples", "0"), "--samples"),
+        (("--input-shape", "y=2,3"), "a shape of 'y', the model takes input"),
+        (("--input-shape", "2,3", "--input-shape", "2,3"), "2 shapes, the model takes input"),
+        (("--input-shape", "2,3", "--input", "x.npy"), "leave one out"),
+        (("--outputs", "y"), "a PyTorch model is run whole"),
     ]:
         refused("record", "pt", "--arch", "torch.nn:Identity", *options, cwd=tmp_path, says=text)
+
+
+def test_a_recording_is_not_aligned_to_the_one_that_it_replaces(trace_path: Path, x: Any) -> None:
+    tracer.record(net(), x, name="a", trace=trace_path)
+    again = ("record", "pt", "--arch", "torch.nn:Identity", "--trace", trace_path, "--name", "a", "--force")
+    refused(*again, "--reference", "a", cwd=trace_path.parent, says="the recording that is replaced")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": None}, {"precision": 16}, {"batch": "2"}, {"samples": 1.5}, {"loss": torch.sum}, {"layers": [3]}],
+)
+def test_an_option_of_a_wrong_type_is_refused_in_words(trace_path: Path, x: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        tracer.record(net(), x, trace=trace_path, **options)
+    assert not trace_path.exists()
+
+
+def test_one_pattern_needs_no_list(trace_path: Path, x: Any) -> None:
+    recording = tracer.record(net(), x, trace=trace_path, layers="conv", exclude="op:input")
+    assert set(recording.activations) == {"conv"}

@@ -527,3 +527,13 @@ def test_a_wrong_loss_is_not_blamed_on_the_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--grad '[^']*:nosuch': .* has no 'nosuch'$"):
         tracer.record(net, random(3, 3, 8, 8), trace=tmp_path / "t.zarr", loss=f"{__file__}:nosuch")
     assert not (tmp_path / "t.zarr").exists()
+
+
+def test_weights_made_in_inference_mode_have_no_gradients(trace_path: Path) -> None:
+    x = random(2, 3)
+    with torch.inference_mode(), pytest.raises(ModelError, match=r"'0\.weight' was made in torch\.inference_mode"):
+        tracer.record(nn.Sequential(nn.Linear(3, 2)), x, trace=trace_path, loss="sum")
+    outside = nn.Sequential(nn.Linear(3, 2))
+    with torch.inference_mode():
+        recording = tracer.record(outside, x, trace=trace_path, name="outside", loss="sum")
+    np.testing.assert_array_equal(recording.read_gradient("0"), np.ones((2, 2)))

@@ -32,8 +32,8 @@ def record(
     batch: int | None = None,
     mode: Literal["eval", "train"] = "eval",
     loss: str | None = None,
-    layers: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     statistics_only: bool = False,
     precision: str | None = None,
 ) -> Recording:
@@ -55,7 +55,7 @@ def record(
         batch: run so many samples at a time; the tensors are joined along the axis that follows the batch size.
         mode: ``train`` records in training mode.
         loss: record gradients of ``sum``, ``mean`` or ``square`` of the outputs, or of ``pkg.mod:callable(outputs)``.
-        layers, exclude: record only some nodes: globs over names, paths, or ``op:conv*``.
+        layers, exclude: record only some nodes: one or several globs over names, paths, or ``op:conv*``.
         statistics_only: keep statistics of each activation instead of its values.
         precision: ``float32``, ``float16`` or ``bfloat16``: round activations before they are stored.
 
@@ -66,9 +66,13 @@ def record(
     """
     return record_object(
         model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force, samples=samples,
-        batch=batch, mode=mode, loss=loss, layers=tuple(layers), exclude=tuple(exclude),
+        batch=batch, mode=mode, loss=loss, layers=_patterns(layers), exclude=_patterns(exclude),
         statistics_only=statistics_only, precision=precision,
     )  # fmt: skip
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)  # else each of its letters were a pattern
 
 
 def diff(

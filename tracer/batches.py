@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,11 +12,20 @@ from tracer.graph import Node, Structure
 from tracer.store.writer import Joined
 
 
+def sample_count(inputs: Mapping[str, Array]) -> int:
+    """Length of the axis of samples, the first one: of most inputs, else of that of the highest rank; 0 for none."""
+    found = Counter(int(values.shape[0]) for values in inputs.values() if values.ndim)
+    rank = {
+        int(values.shape[0]): values.ndim for values in sorted(inputs.values(), key=lambda v: v.ndim) if values.ndim
+    }
+    return max(found, key=lambda length: (found[length], rank[length]), default=0)
+
+
 @dataclass(frozen=True)
 class Batches:
     """The samples of an input, ``size`` at a time.
 
-    Inputs whose first axis is not as long as the first input's (scalars, tables) go into every batch whole.
+    Inputs whose first axis is of another length (scalars, tables) go into every batch whole.
     """
 
     inputs: Mapping[str, Array]
@@ -23,9 +33,8 @@ class Batches:
 
     @property
     def samples(self) -> int:
-        """Length of the sample axis: the first axis of the first input; 0 where there is none."""
-        first = next(iter(self.inputs.values()), None)
-        return 0 if first is None or first.ndim == 0 else int(first.shape[0])
+        """:func:`sample_count` of the inputs."""
+        return sample_count(self.inputs)
 
     def __len__(self) -> int:
         return -(-self.samples // self.size) if self.samples else 1
@@ -101,6 +110,8 @@ def _grows(
     """The axis that follows the batch size (None: none does), and its length for each sample (None: not regular)."""
     if other is None:
         axis = next((axis for axis, length in enumerate(shape) if length and length % size == 0), None)
+        if axis == 0 and len(shape) > 2 and shape[0] != size == shape[1]:
+            axis = 1  # time first, as recurrent layers have it
         return axis, shape[axis] // size if axis is not None else 0
     changed = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=False)) if a != b]
     if not changed:

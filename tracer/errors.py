@@ -39,8 +39,24 @@ class RefusedError(InputError):
     """A file that would run code when loaded, or that is built to do harm."""
 
 
-class LossError(InputError):
-    """What ``--grad`` names is no loss of what the model returns; another input would not help."""
+class OptionError(InputError):
+    """An option that the model cannot serve; another input would not help."""
+
+
+class MisfitError(InputError):
+    """A layer in the middle of the model does not take what came to it: the input may be wrong, or the model.
+
+    ``structure`` (:class:`tracer.graph.Structure`) holds what ran before, with its ``fault``; the model can be captured
+    on that input, which ends in a ModelError.
+    """
+
+    def __init__(self, message: str, structure: object) -> None:
+        super().__init__(message)
+        self.structure = structure
+
+
+class LossError(OptionError):
+    """What ``--grad`` names is no loss of what the model returns."""
 
 
 class NoModelError(InputError):

@@ -7,6 +7,7 @@ one tensor; an operation with several outputs has one node for its first tensor 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -33,6 +34,15 @@ def text(value: Any) -> str:
     """``value`` if it is a string. Raises TypeError: what comes from a file is not turned into something else."""
     if not isinstance(value, str):
         raise TypeError(f"text wanted, not {type(value).__name__}")
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with infinities and NaN as text, for JSON has none: ``maximum(x, -inf)``, ``clamp(max=inf)``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return value
 
 
@@ -112,6 +122,8 @@ class Node:
                 continue
             if spec.name == "params":
                 value = [p.to_json() for p in value]
+            elif spec.name == "config":
+                value = {key: _finite(item) for key, item in value.items()}
             elif isinstance(value, tuple):
                 value = list(value)
             out[spec.name] = value

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tracer import dtypes
 from tracer.adapter import InputSpec, LoadedModel
-from tracer.batches import Batches
-from tracer.errors import InputError, LossError
+from tracer.batches import Batches, sample_count
+from tracer.errors import InputError, MisfitError, OptionError
 from tracer.graph import Layout, Structure
 from tracer.names import display
 from tracer.store import Trace
@@ -117,6 +117,17 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return out
 
 
+def _known(shapes: dict[str, tuple[int, ...]], specs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
+    """``shapes``, all of them. Raises InputError for one that no input has: it would change nothing unsaid."""
+    names = {*(spec.name for spec in specs), *map(str, range(len(specs)))}
+    for name in shapes:
+        if name not in names:
+            what = f"{int(name) + 1} shapes" if name.isdecimal() else f"a shape of '{display(name)}'"
+            takes = ", ".join(display(spec.name) for spec in specs) or "no input"
+            raise InputError(f"--input-shape gives {what}, the model takes {takes}")
+    return shapes
+
+
 def generate(
     specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], seed: int, samples: int | None = None
 ) -> dict[str, Array]:
@@ -144,7 +155,12 @@ def generate(
     for spec, shape in resolved:
         if np.prod(shape, dtype=np.float64) * 8 > _LARGEST:
             raise InputError(f"input '{display(spec.name)}' of shape {list(shape)} is over {_LARGEST >> 30} GiB")
-        dtype = dtypes.by_name(spec.dtype)
+        try:
+            dtype = dtypes.by_name(spec.dtype)
+        except InputError:
+            raise InputError(
+                f"input '{display(spec.name)}' is of type {spec.dtype}, which cannot be recorded"
+            ) from None
         if dtype.kind in "iu":
             top = spec.maximum if spec.maximum is not None else 9
             out[spec.name] = rng.integers(0, max(top, 0) + 1, shape).astype(dtype)
@@ -245,9 +261,13 @@ def _as_wanted(values: Array, spec: InputSpec | None) -> Array:
     if spec is None:
         return values
     wanted = dtypes.by_name(spec.dtype)
-    if values.dtype == wanted or wanted.kind != values.dtype.kind:
+    if values.dtype == wanted or _kind(wanted) != _kind(values.dtype):
         return values
     return values.astype(wanted)
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    return "f" if dtype.kind == "V" else dtype.kind  # bfloat16 and float8, to which numpy gives no kind
 
 
 def prepare(
@@ -287,7 +307,7 @@ def prepare(
         origin = "reused"
     else:
         seed = _seed(source)
-        saved, origin = generate(specs, parse_shapes(shapes), seed, samples), f"seed:{seed}"
+        saved, origin = generate(specs, _known(parse_shapes(shapes), specs), seed, samples), f"seed:{seed}"
         layouts = {spec.name: spec.layout for spec in specs}
     given = [spec for spec in (*model.signature(), *optional) if spec.name in saved]
     if len(given) == len(saved) > len(specs):
@@ -307,26 +327,31 @@ def prepare(
             layouts = {name: own.get("layout") for name, (_, own) in stored.items()}
         elif len(saved) == len(specs):
             layouts = {name: spec.layout for name, spec in zip(saved, specs, strict=True)}
-    own = origin == "reused" and source is None and arrays is None
+    own = origin == "reused" and source is None and arrays is None and not shapes
     if specs and len(saved) != len(specs):
         have, want = ", ".join(map(display, saved)), ", ".join(display(s.name) for s in specs)
         fault = f"the input has {len(saved)} arrays ({have}), the model takes {len(specs)} ({want})"
         raise InputError(fault + (_OWN_INPUT if own else ""))
     first_error: InputError | None = None
     found: tuple[dict[str, Array], dict[str, tuple[int, ...]], Structure, Batches] | None = None
+    partly = found
     for fitted, axes in _choices(saved, layouts, specs, layout):
         batches = Batches(fitted, batch or _fixed_batch(specs, fitted) or _ALL)
         try:
             structure = model.structure(batches.cut(0, batches.size))
-        except LossError:
+        except OptionError:
             raise
         except InputError as error:
             first_error = first_error or error
+            if isinstance(error, MisfitError) and isinstance(error.structure, Structure):
+                partly = partly or (fitted, axes, error.structure, batches)
             continue
         if found is None or not structure.fault:
             found = (fitted, axes, structure, batches)
         if not structure.fault:  # a model that raises may do so because of the axes: the others are tried as well
             break
+    if found is None and origin == "reused":
+        found = partly  # another model took this input: what does not fit is in this model, which shows what ran
     if found is not None:
         if origin != "reused":
             attributes = {n: {"layout": layouts.get(n), "source": origin} for n in saved}
@@ -339,9 +364,10 @@ def prepare(
 
 
 def _first(saved: dict[str, Array], samples: int) -> dict[str, Array]:
-    """The first ``samples`` of every array that has as many along its first axis as the first array has."""
-    first = next(iter(saved.values()))
-    have = first.shape[0] if first.ndim else 0
+    """The first ``samples`` of every array that has an axis of samples."""
+    if not saved:
+        raise InputError(f"--samples {samples}: the model takes no input")
+    have = sample_count(saved)
     if have == samples:
         return saved
     if have < samples:
@@ -351,9 +377,9 @@ def _first(saved: dict[str, Array], samples: int) -> dict[str, Array]:
 
 def _fixed_batch(specs: Sequence[InputSpec], fitted: Mapping[str, Array]) -> int | None:
     """The batch size that the signature fixes, where the input holds a multiple of it."""
-    values = next(iter(fitted.values()))
+    values = next(iter(fitted.values()), None)
     fixed = specs[0].shape[0] if specs and specs[0].shape else None
-    usable = fixed and values.ndim and values.shape[0] > fixed and values.shape[0] % fixed == 0
+    usable = values is not None and fixed and values.ndim and values.shape[0] > fixed and values.shape[0] % fixed == 0
     return fixed if usable else None
 
 

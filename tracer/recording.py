@@ -78,12 +78,21 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises InputError for what contradicts itself or is no such thing."""
+        for option in ("layers", "exclude"):
+            if not all(isinstance(pattern, str) for pattern in getattr(self, option)):
+                raise InputError(f"{option} takes patterns, which are text")
+        if self.loss is not None and not isinstance(self.loss, str):
+            raise InputError(
+                f"loss takes text, not a {type(self.loss).__name__}: {', '.join(LOSSES)} or pkg.mod:callable"
+            )
+        if any(count is not None and not isinstance(count, int) for count in (self.samples, self.batch)):
+            raise InputError("--samples and --batch are whole numbers")
         if self.precision is not None and self.precision not in PRECISIONS:
-            raise InputError(f"--precision is one of {', '.join(PRECISIONS)}, not '{display(self.precision)}'")
+            raise InputError(f"--precision is one of {', '.join(PRECISIONS)}, not '{display(str(self.precision))}'")
         if self.precision is not None and self.statistics_only:
             raise InputError("--precision is for values, and --stats-only keeps none")
         if self.mode not in ("eval", "train"):
-            raise InputError(f"--mode is eval or train, not '{display(self.mode)}'")
+            raise InputError(f"--mode is eval or train, not '{display(str(self.mode))}'")
         if self.loss is not None and self.loss not in LOSSES and ":" not in self.loss:
             raise InputError(
                 f"--grad takes {', '.join(LOSSES)} or pkg.mod:callable (the loss of what the model returns), "
@@ -91,6 +100,8 @@ class Options:
             )
         if any(count is not None and count < 1 for count in (self.samples, self.batch)):
             raise InputError("--samples and --batch want at least 1")
+        if self.input_shape and self.input is not None and not self.input.startswith("seed:"):
+            raise InputError("--input-shape is for generated inputs, and --input FILE has its own: leave one out")
         if self.loss is not None and self.batch is not None:
             raise InputError("--grad needs the whole input in one run: leave --batch out")
 
@@ -361,6 +372,8 @@ def _vanishing(recording: Recording) -> bool:
 
 def _reference(trace: Trace, options: Options) -> Recording | None:
     others = [r for r in trace.recordings() if r.name != options.name]
+    if options.reference == options.name and trace.has(options.name):
+        raise InputError(f"--reference '{display(options.name)}' is the recording that is replaced: name another one")
     if options.reference is not None:
         return trace.recording(options.reference)
     return next((r for r in others if r.state == "complete" and not r.attributes.get("reference")), None)
@@ -476,6 +489,10 @@ def _array(value: Any) -> Array:
 
     if hasattr(value, "detach"):  # a torch tensor, perhaps with a gradient or on a device
         value = value.detach().cpu()
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16" and hasattr(value, "float"):  # numpy has none of its own
+        import ml_dtypes
+
+        return np.asarray(value.float()).astype(ml_dtypes.bfloat16)
     try:
         return np.asarray(value)
     except Exception as error:

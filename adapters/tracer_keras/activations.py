@@ -23,6 +23,8 @@ def probe_activation(
     are nothing but an activation, are left alone.
     """
     seen: list[Probed] = []
+    if type(layer).__name__ == "SpectralNormalization":  # what its layer gives is what it gives
+        layer = layer.layer
     attributes = getattr(layer, "__dict__", {})
     # On torch a layer is a module, which keeps other layers in a drawer of their own.
     activation = attributes.get("activation") or attributes.get("_modules", {}).get("activation")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tracer.adapter import Array, NotRecorded, Sink
-from tracer.errors import InputError, ModelError
+from tracer.errors import InputError, ModelError, OptionError
 from tracer.graph import Param
 from tracer_keras import describe, runner
 from tracer_keras.backend import Backend, word
@@ -57,6 +57,9 @@ class EagerTensors(Tensors):
     def in_graph(self) -> bool:
         return self.backend.eager()
 
+    def trying(self) -> bool:
+        return False
+
     def is_tensor(self, value: Any) -> bool:
         return self.backend.is_tensor(value)
 
@@ -80,7 +83,7 @@ class EagerTensors(Tensors):
         self._numbers.pop(identity, None)
         self._watched.pop(identity, None)
 
-    def _canonical(self, value: Any) -> int:
+    def canonical(self, value: Any) -> int:
         return self.key(value)
 
     def link(self, value: Any, source: Any) -> None:
@@ -344,7 +347,7 @@ class EagerKerasModel(KerasModel):
 
     def _dry_run(self, arrays: Mapping[str, Array]) -> runner.Plan:
         if self.run.loss is not None:
-            raise InputError(f"no gradients of Keras on {self.backend.name}: start with KERAS_BACKEND=tensorflow")
+            raise OptionError(f"no gradients of Keras on {self.backend.name}: start with KERAS_BACKEND=tensorflow")
         if not self._built():
             # What a layer owns is only known once it is built.
             self._eager_run(arrays, None)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tracer.adapter import Array, InputSpec, LoadedModel, Sink
-from tracer.errors import InputError, ModelError, TracerError
+from tracer.errors import InputError, MisfitError, ModelError, TracerError
 from tracer.graph import Param, Structure
 from tracer_keras import losses, runner
 from tracer_keras.describe import weights
@@ -39,6 +39,7 @@ class KerasModel(LoadedModel):
         # Building may rename inputs; the names a user has seen stay.
         self._signature = self._stated = Signature.of(model, flavour)
         self._plans: dict[tuple[Any, ...], runner.Plan] = {}
+        self._misfit: tuple[tuple[Any, ...], runner.Plan] | None = None
         self._keeper: Keeper | None = None
 
     def versions(self) -> dict[str, str]:
@@ -66,7 +67,7 @@ class KerasModel(LoadedModel):
     def _plan(self, inputs: Mapping[str, Array]) -> runner.Plan:
         self._signature = self._stated.given(inputs)
         arrays = self._signature.check(inputs)
-        key = (self.run, *((name, array.shape, str(array.dtype)) for name, array in arrays.items()))
+        key = self._key(arrays)
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans[key] = self._dry_run(arrays)
@@ -115,8 +116,15 @@ class KerasModel(LoadedModel):
         if runner.refused_input(plan) or (not seen and not self._signature.stated):
             expected = ", ".join(shown(spec) for spec in self._signature.specs)
             given = ", ".join(f"{name} {tuple(array.shape)} {array.dtype}" for name, array in arrays.items())
-            raise InputError(f"the model does not take this input: {plan.failed} (expects {expected}; given {given})")
+            message = f"the model does not take this input: {plan.failed} (expects {expected}; given {given})"
+            if not any(node.params for node in seen):
+                raise InputError(message)
+            self._misfit = self._key(arrays), plan
+            raise MisfitError(message, replace(plan.structure, fault=plan.failed or ""))
         return plan
+
+    def _key(self, arrays: Mapping[str, Array]) -> tuple[Any, ...]:
+        return (self.run, *((name, array.shape, str(array.dtype)) for name, array in arrays.items()))
 
     def _built(self) -> bool:
         if self.flavour.is_functional(self.model):
@@ -146,7 +154,8 @@ class KerasModel(LoadedModel):
         return plan
 
     def capture(self, inputs: Mapping[str, Array], sink: Sink) -> None:
-        plan = self._plan(inputs)
+        key = self._key(self._signature.check(inputs))
+        plan = self._misfit[1] if self._misfit is not None and self._misfit[0] == key else self._plan(inputs)
         arrays = self._signature.check(inputs)
         tensors = self._signature.tensors(arrays)
         call = self._call()

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 _SAME = frozenset({"Identity", "StopGradient", "PreventGradient", "EnsureShape", "CheckNumerics", "Snapshot"})
 _CUT = frozenset({"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "Assert", "NoOp", "IdentityN"})
-_WEIGHT_VIEWS = frozenset({"Identity", "Cast", "Reshape", "ExpandDims", "Squeeze", "Transpose"})
+_WEIGHT_VIEWS = frozenset(
+    {"Identity", "Cast", "Reshape", "ExpandDims", "Squeeze", "Transpose", "StridedSlice", "GatherV2", "ResourceGather"}
+)
 
 
 class OpWatch:
@@ -59,10 +61,13 @@ class OpWatch:
             self._reads(inputs[0], outputs[0])
             return
         parents = tensors.any_parent(inputs)
-        weights = [self._read[key] for key in map(tensors.key, inputs) if key in self._read]
+        weights = [self._read[key] for key in map(tensors.canonical, inputs) if key in self._read]
+        if name == "ResourceGather":  # rows of a variable that is read nowhere else
+            table = self._weight(inputs[0])
+            weights += [table] if table is not None else []
         if not parents:
             if weights and name in _WEIGHT_VIEWS:
-                self._read[tensors.key(outputs[0])] = weights[0]
+                self._read[tensors.canonical(outputs[0])] = weights[0]
             return
         if name in _CUT:
             return
@@ -71,7 +76,7 @@ class OpWatch:
             for out in outputs:
                 tensors.pass_on(out, parents)
             return
-        kind = op_kind(name)
+        kind = "embedding" if name == "ResourceGather" else op_kind(name)
         params = tuple(dict.fromkeys(p for p in weights if (p[0], p[1].name) not in self.claimed))
         self.claimed.update((owner, p.name) for owner, p in params)
         self.recorder.add_op(
@@ -86,17 +91,21 @@ class OpWatch:
 
     def _reads(self, handle: Any, output: Any) -> None:
         """Remember which of the containers' own weights a tensor is a reading of."""
+        known = self._weight(handle)
+        if known is not None:
+            self._read[self.recorder.tensors.canonical(output)] = known
+
+    def _weight(self, handle: Any) -> tuple[str, Param] | None:
+        """The container's own weight behind a variable's handle."""
         if self._weights is None:
             self._weights = self._handles()
         if not self._weights:
-            return
+            return None
         graph = self.recorder.tensors.graph
         outside = handle
         if graph is not None:
             outside = next((outer for outer, inner in graph.captures if inner is handle), handle)
-        known = self._weights.get(id(outside))
-        if known is not None:
-            self._read[self.recorder.tensors.key(output)] = known
+        return self._weights.get(id(outside))
 
     def _handles(self) -> dict[int, tuple[str, Param]]:
         found: dict[int, tuple[str, Param]] = {}

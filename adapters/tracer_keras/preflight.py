@@ -62,7 +62,9 @@ def check(path: Path) -> Format:
     elif kind == "pickle":
         raise InputError(f"{shown} is a pickle (a PyTorch file?): tracer record pt")
     elif kind != "hdf5":
-        raise InputError(f"{shown} is neither HDF5 (.h5), a .keras archive nor model JSON, or it is damaged")
+        from tracer_keras.adapter import KerasAdapter
+
+        raise InputError(f"{shown} is damaged, or no file that tf reads: give {KerasAdapter.formats}")
     return kind
 
 

@@ -177,8 +177,9 @@ class Recorder:
         if layer is self.root and not self.frames and threading.get_ident() == self._thread:
             return self._container(original, layer, args, kwargs, path="", custom=False)
         if not self.watching():
-            if self.frames and not self.hidden and self.paths.get(layer) and not self.tensors.in_graph():
-                self.notes.append(f"{self.paths.get(layer)}: runs inside a loop or branch, not visible")
+            path = self.paths.get(layer)
+            if self.frames and not self.hidden and path and not self.tensors.in_graph() and not self.tensors.trying():
+                self.notes.append(f"{path}: runs inside a loop or branch, not visible")
             return original(layer, *args, **kwargs)
         if self._symbolic(args, kwargs):
             return self._hide(functools.partial(original, layer), args, kwargs)
@@ -295,8 +296,10 @@ class Recorder:
             )  # fmt: skip
             self.append(inner)
             word = getattr(activation, "__name__", type(activation).__name__)
-            parents, params, config = (inner,), (), {"activation": word}
             kind, label = describe.activation_name_kind(activation), f"{label}.{word}"
+            parents, params, config = (inner,), (), {"activation": word}
+            if isinstance(activation, flavour.layer_class):  # its slope or limit
+                config = {**describe.config_of(activation, kind, flavour), **config}
         return self._outputs(
             Event(path, kind, label, role, None, parents=parents, config=config, params=params, **common), outputs
         )

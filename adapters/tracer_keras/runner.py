@@ -290,11 +290,13 @@ def _dropped(layer: Any) -> bool:
 
 def _notes(recorder: Recorder) -> Iterator[str]:
     for word, what in (("lstm", "gates"), ("gru", "gates"), ("rnn", "steps"), ("attention", "heads")):
-        names = list(dict.fromkeys(e.base for e in recorder.events if e.kind == word and e.role == "layer"))
+        kinds = (word, "other:RNN") if word == "rnn" else (word,)
+        names = list(dict.fromkeys(e.base for e in recorder.events if e.kind in kinds and e.role == "layer"))
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"{names[0]}{more}: {what} inside are not visible"
     wrapped: dict[str, list[str]] = {}
+    steps: list[str] = []
     layers = dict(recorder.paths.layers())
     for path in dict.fromkeys(e.base for e in recorder.events if e.role == "layer"):
         layer = layers.get(path)
@@ -302,6 +304,12 @@ def _notes(recorder: Recorder) -> Iterator[str]:
             for inner in describe.inside(layer)[1:]:
                 if not is_leaf(inner, recorder.flavour):
                     wrapped.setdefault(type(inner).__name__, []).append(path)
+        if layer is not None and type(layer).__name__ == "TimeDistributed":
+            function = getattr(layer.layer, "activation", None)
+            if callable(function) and describe.activation_name_kind(function) != "identity":
+                steps.append(path)
+    if steps:
+        yield f"{some(steps)}: what goes into its activation is not visible"
     for name, paths in wrapped.items():
         yield f"{some(list(dict.fromkeys(paths)))}: what the {name} inside does is not visible"
 

@@ -225,13 +225,13 @@ def _subclassed(model: Any, flavour: Flavour) -> Signature:
     dtype = _input_dtype(model, flavour)
     first = names[0]
     known = shapes.get("input_shape", shapes.get(f"{first}_shape", next(iter(shapes.values()), None)))
+    said = _said(model)
     if isinstance(known, Mapping):
-        specs = tuple(_spec(str(key), shape, dtype) for key, shape in known.items())
+        specs = tuple(_spec(str(key), shape, said.get(str(key), (None, dtype))[1]) for key, shape in known.items())
         return Signature(specs, (None,) * len(specs), "mapping", tuple(known), True)
     if isinstance(known, (list, tuple)) and known and isinstance(known[0], (list, tuple)):
         specs = tuple(_spec(f"{first}_{i}", shape, dtype) for i, shape in enumerate(known))
         return Signature(specs, (None,) * len(specs), "list", None, True)
-    said = _said(model)
     specs = tuple(
         _spec(name, *said.get(name, (known if name == first else shapes.get(f"{name}_shape"), dtype))) for name in names
     )

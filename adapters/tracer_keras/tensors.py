@@ -41,6 +41,11 @@ class Tensors:
             return bool(self.tf.executing_eagerly())
         return not self.tf.executing_eagerly() and self.tf.compat.v1.get_default_graph() is self.graph
 
+    def trying(self) -> bool:
+        """Whether Keras only builds what runs now: it calls a new layer once in a graph that it throws away."""
+        name = getattr(self.tf.compat.v1.get_default_graph(), "name", "")
+        return str(name).startswith(("scratch_graph", "keras_graph", "keras_scratch_graph"))
+
     def is_tensor(self, value: Any) -> bool:
         """Whether ``value`` is a tensor that this run can see; other graphs' tensors are not."""
         if not self.tf.is_tensor(value):
@@ -83,7 +88,7 @@ class Tensors:
         plain = self.graph is None and isinstance(value, self.tf.Tensor)
         return Seen(value.shape, value.dtype) if plain else value
 
-    def _canonical(self, value: Any) -> Hashable:
+    def canonical(self, value: Any) -> Hashable:
         key = self.key(value)
         while key in self._same:
             key = self._same[key]
@@ -91,11 +96,11 @@ class Tensors:
 
     def same(self, first: Any, second: Any) -> bool:
         """Whether both are the very same tensor, looking through identity operations."""
-        return self._canonical(first) == self._canonical(second)
+        return self.canonical(first) == self.canonical(second)
 
     def link(self, value: Any, source: Any) -> None:
         """Say that ``value`` is ``source`` again (an identity operation)."""
-        target = self._canonical(source)
+        target = self.canonical(source)
         key = self.key(value)
         if key != target:
             self._same[key] = target
@@ -103,7 +108,7 @@ class Tensors:
     def register(self, event: Event) -> None:
         """``event`` is the node of its tensor from now on; containers never take a tensor over."""
         for part in [event.value, *self._components(event.value)]:
-            key = self._canonical(part)
+            key = self.canonical(part)
             self._exact.setdefault(key, event)
             if event.alias is None or event.role == "layer":
                 self._origin[key] = (event,)
@@ -115,22 +120,22 @@ class Tensors:
 
     def at(self, value: Any) -> Event | None:
         """The stored event of this very tensor, if there is one."""
-        event = self._exact.get(self._canonical(value))
+        event = self._exact.get(self.canonical(value))
         return event.stored() if event is not None else None
 
     def unknown(self, value: Any) -> bool:
-        return self.is_tensor(value) and self._canonical(value) not in self._exact
+        return self.is_tensor(value) and self.canonical(value) not in self._exact
 
     def pass_on(self, value: Any, origins: tuple[Event, ...]) -> None:
         """``value`` is no node itself, but what reads it reads ``origins``."""
-        self._origin.setdefault(self._canonical(value), origins)
+        self._origin.setdefault(self.canonical(value), origins)
 
     def origins(self, value: Any) -> tuple[Event, ...]:
         """The events that ``value`` comes from; none for constants and weights."""
         parts = self._components(value)
-        if parts and self._canonical(value) not in self._origin:
+        if parts and self.canonical(value) not in self._origin:
             return tuple(dict.fromkeys(event for part in parts for event in self.origins(part)))
-        found = self._origin.get(self._canonical(value))
+        found = self._origin.get(self.canonical(value))
         if found is None:
             found = self._walk_back(value) if self._symbolic(value) and self.graph is not None else ()
         return tuple(dict.fromkeys(event.final() for event in found))
@@ -143,7 +148,7 @@ class Tensors:
         pending, seen = [value], set()
         while pending:
             tensor = pending.pop()
-            key = self._canonical(tensor)
+            key = self.canonical(tensor)
             if key in seen:
                 continue
             seen.add(key)
@@ -153,7 +158,7 @@ class Tensors:
             elif tensor.op.type not in ("Shape", "Size", "Rank"):
                 pending.extend(tensor.op.inputs)
         result = tuple(found)
-        self._origin[self._canonical(value)] = result
+        self._origin[self.canonical(value)] = result
         return result
 
     def parents(self, values: Any) -> tuple[Event, ...]:

@@ -63,6 +63,8 @@ class TorchAdapter(Adapter):
                     )
 
     def load(self, request: LoadRequest) -> LoadedModel:
+        if request.inputs or request.outputs:
+            raise InputError("--inputs and --outputs are for bare graphs: a PyTorch model is run whole")
         self.preflight(request)
         from tracer_torch.loading import load
 

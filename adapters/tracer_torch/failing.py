@@ -31,7 +31,7 @@ def by_input(recorder: Recorder, error: Exception) -> bool:
 
     What the user's own code raises in the middle of the model is the model's fault.
     """
-    if not _begun(recorder):
+    if not begun(recorder):
         return True
     if isinstance(error, TypeError | MemoryError) or not _in_library(error):
         return False
@@ -52,7 +52,7 @@ def blame(recorder: Recorder, error: Exception) -> str:
     return f"{described(error)} in '{display(path, 80)}' ({type(module).__name__}({extra})){at}"
 
 
-def _begun(recorder: Recorder) -> bool:
+def begun(recorder: Recorder) -> bool:
     """Whether a layer or an operation with weights has completed; any computation in a model without weights."""
     owners = {owner for owner, _, _ in recorder.owned}
     for event in recorder.events:

@@ -150,6 +150,12 @@ class Gradients:
         out = _Out(sink)
         sums: dict[tuple[str, str], torch.Tensor] = {}
         trainable = [(owner, name, tensor) for owner, name, tensor in owned if tensor.requires_grad]
+        bound = [".".join(filter(None, (owner, name))) for owner, name, tensor in trainable if tensor.is_inference()]
+        if bound:
+            raise ModelError(
+                f"no gradients: '{display(bound[0], 80)}' was made in torch.inference_mode, which keeps weights from "
+                "autograd: make the model outside of it; the values are recorded"
+            )
         targets: list[tuple[GradientEdge, Take]] = [(edge, partial(out.node, name)) for name, edge in self._places]
         for owner, name, tensor in trainable:
             if edges := self._made.get((owner, name)):

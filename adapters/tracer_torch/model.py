@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tracer.adapter import Array, InputSpec, LoadedModel, NotRecorded, Run, Sink
-from tracer.errors import InputError, LossError, ModelError, TracerError
+from tracer.errors import InputError, LossError, MisfitError, ModelError, TracerError
 from tracer.graph import Param, Structure
 from tracer.names import display
 from tracer.text import described, one_line, some
@@ -46,6 +46,7 @@ class TorchModel(LoadedModel):
             said += (f"'{display(late, 80)}' has batch_first=False: it takes time as the first axis, batch as second",)
         self.notes = notes + said
         self._known: dict[tuple[Run, Fingerprint], _Known] = {}
+        self._misfit: tuple[tuple[Run, Fingerprint], _Known] | None = None
         self._plain: set[tuple[Run, Fingerprint]] = set()
         waiting = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in _tensors(self.module))
         self._lazy = self.module if waiting else None
@@ -113,7 +114,12 @@ class TorchModel(LoadedModel):
             fault = failing.blame(recorder, error)
             if failing.by_input(recorder, error):
                 given = ", ".join(f"{display(n)} {tuple(a.shape)} {a.dtype}" for n, a in inputs.items())
-                raise InputError(f"the model does not take {given}: {fault}") from error
+                message = f"the model does not take {given}: {fault}"
+                if not failing.begun(recorder):
+                    raise InputError(message) from error
+                known = _conclude(recorder, self.run, fault, self._copied)
+                self._misfit = (self.run, _fingerprint(inputs)), (*known, fault)
+                raise MisfitError(message, replace(known[0], fault=fault)) from error
         finally:
             recorder.failed = None  # its traceback holds the recorder, and every tensor of the pass
         structure, names = _conclude(recorder, self.run, fault, self._copied)
@@ -123,7 +129,9 @@ class TorchModel(LoadedModel):
         return structure, names, fault
 
     def capture(self, inputs: Mapping[str, Array], sink: Sink) -> None:
-        structure, names, fault = self._structure(inputs)
+        mark = self.run, _fingerprint(inputs)
+        misfit = self._misfit[1] if self._misfit is not None and self._misfit[0] == mark else None
+        structure, names, fault = misfit or self._structure(inputs)
         due = {node.name for node in structure.stored() if sink.wants(node.name)}
         places = Gradients() if self.run.loss is not None else None
 

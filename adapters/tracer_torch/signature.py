@@ -16,6 +16,8 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
 
 def signature(model: nn.Module) -> tuple[InputSpec, ...]:
     """The inputs in call order; with several inputs only their names are known."""
+    if _takes_nothing(model):
+        return ()
     parameters = [
         p for p in forward_parameters(model) if p.kind not in (p.VAR_KEYWORD,) and p.name not in ("self", "kwargs")
     ]
@@ -25,6 +27,14 @@ def signature(model: nn.Module) -> tuple[InputSpec, ...]:
     if len(names) > 1:
         return tuple(InputSpec(name, None) for name in names)
     return (first(model, names[0]),)
+
+
+def _takes_nothing(model: nn.Module) -> bool:
+    """Whether forward has no parameters at all (a learned prompt); one that does not tell is taken to want an input."""
+    try:
+        return not inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def optional(model: nn.Module) -> tuple[InputSpec, ...]:

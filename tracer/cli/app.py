@@ -98,7 +98,7 @@ def record(
         typer.Option(
             "--grad",
             metavar="[LOSS]",
-            help="Gradients too: of the outputs' sum (the default), mean, square, or of pkg.mod:callable(outputs).",
+            help="Gradients too: of the outputs' sum (the default), mean, square (half the sum of squares), or mod:callable.",
         ),
     ] = None,
     layers: Annotated[

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from rich.text import Text
 from tracer import adapter as adapters
 from tracer.cli import settings
 from tracer.cli.recording import Loading
-from tracer.errors import ExitCode, InputError, NoModelError, RefusedError
+from tracer.errors import ExitCode, InputError, NoModelError, RefusedError, TracerError
 from tracer.graph import Structure
 from tracer.inspection import keep_weights
 from tracer.names import display
@@ -39,7 +41,15 @@ def guess_adapter(model: Path | None, arch: str | None) -> str:
         return found[0]
     what = display(str(model)) if model is not None else f"--arch {display(arch or '')}"
     choice = " or ".join(f"--adapter {display(name)}" for name in found or adapters.names())
-    raise InputError(f"cannot tell the framework of {what}: say {choice}")
+    known = "" if found or model is None else f" (none of {'; '.join(_formats())})"
+    raise InputError(f"cannot tell the framework of {what}: say {choice}{known}")
+
+
+def _formats() -> Iterator[str]:
+    """What the adapters take; those that are broken are passed over."""
+    for name in adapters.names():
+        with contextlib.suppress(TracerError):
+            yield f"{name}: {adapters.get(name, check=False).formats}"
 
 
 def inspect(

@@ -176,7 +176,7 @@ def _subject(loading: Loading) -> str:
 
 
 def _say(result: dict[str, Any], trace: Path) -> None:
-    shapes = ", ".join(shape_text(shape) for shape in result["input_shapes"].values())
+    shapes = ", ".join(shape_text(shape) for shape in result["input_shapes"].values()) or "(none)"
     line = (
         f"recorded '{display(result['name'])}': {result['saved']} of {result['planned']} activations "
         f"({result['nodes']} nodes), {bytes_text(result['nbytes'])} in {result['seconds']:.1f} s "

@@ -114,7 +114,7 @@ class Diff:
             "schema": SCHEMA,
             "reference": self.reference.name,
             "candidate": self.candidate.name,
-            "of": self.of,
+            **({"of": self.of} if self.of != "values" else {}),
             "tolerance": {"atol": self.tolerance.atol, "rtol": self.tolerance.rtol},
             "verdict": str(self.verdict),
             "pairs": [pair.to_json() for pair in self.pairs],

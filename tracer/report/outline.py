@@ -100,7 +100,9 @@ def outline(structure: Structure, parameters: Iterable[tuple[str, str, int]]) ->
         if node.role in ("layer", "container"):
             closed[node.owner] = row
         # What changes nothing (dropout in evaluation) may come after the container whose output it is.
-        late = closed.get(node.scope) if last.get(node.scope, index) < index else None
+        late = closed.get(node.scope)
+        if late is not None and last[node.scope] > index and (node.alias_of is None or node.call != late.node.call):
+            late = None
         (open_rows if late is None or late is row else late.inside).append(row)
     owners = {row.node.owner: row for row in reversed(by_name.values()) if row.node.role in ("layer", "container")}
     idle: dict[str, int] = {}
@@ -175,6 +177,8 @@ def _lines(rows: Sequence[Row], above: str, deep: int, depth: int | None, whole:
         count = row.total if folded else row.own
         shape = shape_text(row.node.shape) + (f" +{row.items}" if row.items else "") if row.node.label else ""
         config = configuration(row.weighted, whole=whole)
+        if row.weighted.role == "activation" and "activation" not in row.weighted.config:
+            config = f"{config} activation={display(row.node.kind)}".lstrip()
         if folded:
             config = f"[{row.count} inside] {config}".rstrip()
         yield Line(

@@ -12,7 +12,7 @@ import numpy as np
 
 from tracer import dtypes
 from tracer.adapter import Array, InputSpec, LoadedModel, LoadRequest, NotRecorded, Sink
-from tracer.errors import InputError, MissingFrameworkError, ModelError
+from tracer.errors import InputError, MissingFrameworkError, ModelError, OptionError
 from tracer.graph import Param, Structure
 from tracer.names import display
 from tracer.text import one_line
@@ -137,9 +137,9 @@ class GraphModel(LoadedModel):
 
     def structure(self, inputs: Mapping[str, Array]) -> Structure:
         if self.run.mode != "eval":
-            raise InputError("a graph runs as it was saved: it has no training mode; record it without --mode train")
+            raise OptionError("a graph runs as it was saved: it has no training mode; record it without --mode train")
         if self.run.loss is not None:
-            raise InputError("a graph gives no gradients: record it without --grad, or record the Keras model it is of")
+            raise OptionError("a graph gives no gradients: leave --grad out, or record the Keras model it is of")
         arrays = self._arrays(inputs)
         imported = self._imported(arrays)
         structure = imported.drawing.structure
