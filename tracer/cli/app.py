@@ -98,7 +98,8 @@ def record(
         typer.Option(
             "--grad",
             metavar="[LOSS]",
-            help="Gradients too: of the outputs' sum (the default), mean, square (half the sum of squares), or mod:callable.",
+            help="Gradients too: of the outputs' sum (the default), mean, square (half the sum of squares), "
+            "or of pkg.mod:callable(outputs).",
         ),
     ] = None,
     layers: Annotated[
