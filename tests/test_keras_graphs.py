@@ -690,6 +690,7 @@ def test_the_last_of_two_names_of_an_operation_is_checked_too(tmp_path: Path) ->
         ("folder/saved_model.pbtxt", b"x", "text form"),
         ("folder/saved_model.pb", b"\x08\x01", "not a SavedModel"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",  # a protobuf's bytes are not the same every time
 )  # fmt: skip
 def test_what_is_no_graph_is_said_in_one_line(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     path = tmp_path / name
