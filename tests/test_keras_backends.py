@@ -44,6 +44,7 @@ def run(name: str, *arguments: object, **more: str) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def on_tensorflow() -> dict[str, tuple[Structure, dict[str, Any]]]:
+    keras.utils.clear_session()  # the names that Keras numbers begin anew, as in the other process
     made = {}
     for make in backend_models.MODELS:
         model, inputs = make()

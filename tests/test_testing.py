@@ -250,8 +250,6 @@ BREACHES: dict[str, tuple[str, str, Change]] = {
     "output unknown": ("outputs_are_named", "ghost", lambda t: with_nodes(t, list, outputs=("ghost",))),
     "config of objects": ("the_structure_survives_json", "JSON values",
         lambda t: with_nodes(t, one(1, config={"f": len}))),
-    "config of NaN": ("the_structure_survives_json", "JSON values",
-        lambda t: with_nodes(t, one(1, config={"f": float("nan")}))),
     "negative shape": ("the_structure_survives_json", "JSON values", lambda t: with_nodes(t, one(1, shape=(-1, 5)))),
     "node missed": ("what_must_be_seen_is_seen", "relu: missing", lambda t: with_nodes(t, lambda n: [*n[:2], n[3]])),
     "kind mistaken": ("what_must_be_seen_is_seen", "relu: elu", lambda t: with_nodes(t, one(2, kind="elu"))),

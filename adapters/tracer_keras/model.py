@@ -154,8 +154,10 @@ class KerasModel(LoadedModel):
         return plan
 
     def capture(self, inputs: Mapping[str, Array], sink: Sink) -> None:
+        self._signature = self._stated.given(inputs)
         key = self._key(self._signature.check(inputs))
-        plan = self._misfit[1] if self._misfit is not None and self._misfit[0] == key else self._plan(inputs)
+        misfit = self._misfit[1] if self._misfit is not None and self._misfit[0] == key else None
+        plan = self._plans.get(key) or misfit or self._plan(inputs)
         arrays = self._signature.check(inputs)
         tensors = self._signature.tensors(arrays)
         call = self._call()
