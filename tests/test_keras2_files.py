@@ -412,6 +412,10 @@ def test_a_cheap_look_tells_the_version(tmp_path: Path) -> None:
             file.attrs["padding"] = np.zeros(900)
             file.attrs.create("keras_version", b"2.2.4", dtype="S5")
         assert era.peek(tmp_path / "old.h5") == "2.2.4"
+        raw = (tmp_path / "old.h5").read_bytes()
+        at = raw.index(b"2.2.4", raw.index(b"keras_version")) + len("2.2.4")
+        (tmp_path / "old.h5").write_bytes(raw[:at] + b"1" + raw[at + 1 :])  # what follows may be a digit
+        assert era.peek(tmp_path / "old.h5") == "2.2.4"
     whole = (tmp_path / "model.h5").read_bytes()
     numbers = np.random.default_rng(6)
     at = whole.index(b"keras_version")

@@ -18,6 +18,8 @@ _NAME = b"keras_version\0"
 _VERSION = re.compile(r"\d+\.\d+\.\d+(?:-tf|\.?(?:dev|rc|a|b)\d+)?")
 _REFERENCE = struct.Struct("<IQI")  # length, address of a heap, number in it
 _OBJECT = struct.Struct("<HHIQ")  # number, count, reserved, length
+_STRING = 3
+"""HDF5's class of text of fixed length."""
 _LARGEST_JSON = 64 << 20
 
 
@@ -105,10 +107,22 @@ def _hdf5(path: Path) -> str | None:
                     text = _heap_object(data, heap, number)[:length].decode("ascii", "replace")
                     if _VERSION.fullmatch(text):
                         return text
-            inline = _VERSION.search(message.decode("ascii", "replace"))
-            if inline:
-                return inline.group()
+            text = _inline(message)
+            if _VERSION.fullmatch(text):
+                return text
     return None
+
+
+def _inline(message: bytes) -> str:
+    """The text of an attribute of fixed length; nothing but that length says where it ends."""
+    for start in range(8):  # the name is padded
+        if message[start : start + 1] and message[start] & 0x0F == _STRING:
+            size = int.from_bytes(message[start + 4 : start + 8], "little")
+            found = re.search(rb"\d", message[start + 8 :])
+            if found and 3 <= size <= 64:
+                begin = start + 8 + found.start()
+                return message[begin : begin + size].split(b"\0")[0].decode("ascii", "replace").strip()
+    return ""
 
 
 def _heap_object(data: mmap.mmap, heap: int, number: int) -> bytes:
