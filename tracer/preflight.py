@@ -151,6 +151,15 @@ def _kind(head: bytes, size: int) -> Kind:
     return "unknown"
 
 
+def zip_names(path: Path) -> tuple[str, ...]:
+    """The names of a zip's members; none when its directory cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(archive.namelist())
+    except Exception:  # of a damaged directory zipfile raises half a dozen types
+        return ()
+
+
 def zip_check(path: Path, max_ratio: float = 100, max_member: int = 8 << 30) -> None:
     """See from its directory alone that a zip is whole and no trap; nothing is unpacked.
 

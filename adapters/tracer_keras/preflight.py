@@ -10,7 +10,7 @@ from typing import Literal
 from tracer.adapter import LoadRequest
 from tracer.errors import InputError, RefusedError
 from tracer.names import display
-from tracer.preflight import check_regular_file, sniff, zip_check
+from tracer.preflight import check_regular_file, sniff, zip_check, zip_names
 from tracer.text import described
 from tracer_keras.graphs.files import is_graph
 from tracer_keras.graphs.files import preflight as graphs_preflight
@@ -44,8 +44,7 @@ def claims(path: Path) -> bool:
         return False
     kind = sniff(path)
     if kind == "zip" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return "config.json" in archive.namelist()
+        return "config.json" in zip_names(path)
     return kind == "hdf5" or path.suffix.lower() == ".json"
 
 

@@ -9,6 +9,7 @@ from onnx import GraphProto, NodeProto
 from tracer.adapter import Array
 from tracer.names import display
 from tracer_onnx.loading import captured, graphs_of, is_standard, take_constants, take_weights
+from tracer_onnx.names import unique
 
 Evaluate = Callable[[GraphProto, dict[str, Array], Sequence[str]], list[bool] | None]
 """Computes conditions of a graph with its weights; None when what comes before them cannot run."""
@@ -81,7 +82,7 @@ def _branch(
     inner.CopyFrom(branch)
     defined = [name for n in inner.node for name in n.output if name]
     defined += [t.name for t in inner.initializer] + [s.values.name for s in inner.sparse_initializer]
-    names = {name: _free(name, taken) for name in defined}
+    names = {name: unique(name, taken) for name in defined}
     results = [output.name for output in inner.output]
     made = {name for n in inner.node for name in n.output}
     extra = []
@@ -97,15 +98,6 @@ def _branch(
     outer.initializer.extend(inner.initializer)
     outer.sparse_initializer.extend(inner.sparse_initializer)
     return [*inner.node, *extra]
-
-
-def _free(name: str, taken: set[str]) -> str:
-    unique, copy = name, 1
-    while unique in taken:
-        copy += 1
-        unique = f"{name}~{copy}"
-    taken.add(unique)
-    return unique
 
 
 def _rename(graph: GraphProto, names: dict[str, str]) -> None:

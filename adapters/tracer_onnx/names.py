@@ -102,12 +102,12 @@ def assign(
             name = f"{scope}#{call}"
         else:
             name = f"{scope}/{place.word}"
-        name = _unique(name, used)
+        name = unique(name, used)
         out[op.index] = Named(name, scope, owner or name, call)
     for op in flow.nodes:
         if op.index in inside:
             whole = out[inside[op.index].last.index]
-            out[op.index] = Named(_unique(f"{whole.name}/{op.type}", used), whole.scope, whole.owner, whole.call)
+            out[op.index] = Named(unique(f"{whole.name}/{op.type}", used), whole.scope, whole.owner, whole.call)
     return out
 
 
@@ -174,10 +174,11 @@ def _above(scope: str) -> list[str]:
     return [scope[: match.start()] for match in re.finditer(r"[./]", scope)]
 
 
-def _unique(name: str, used: set[str]) -> str:
-    unique, copy = name, 1
-    while unique in used:
+def unique(name: str, used: set[str]) -> str:
+    """``name``, with ``~2``, ``~3`` … where it is in ``used`` already; it is then in there."""
+    free, copy = name, 1
+    while free in used:
         copy += 1
-        unique = f"{name}~{copy}"
-    used.add(unique)
-    return unique
+        free = f"{name}~{copy}"
+    used.add(free)
+    return free

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tracer.errors import InputError, RefusedError
 from tracer.names import display
-from tracer.preflight import check_regular_file, sniff, zip_check
+from tracer.preflight import check_regular_file, sniff, zip_check, zip_names
 
 _RETRACE = "runs code while it is loaded: give the nn.Module it was made from, or --trust if this file may run code"
 _OTHERS = {
@@ -32,8 +32,7 @@ def claims(path: Path) -> bool:
         return False
     kind = sniff(path)
     if kind == "zip" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(_inner(name) in _MEMBERS for name in archive.namelist())
+        return any(_inner(name) in _MEMBERS for name in zip_names(path))
     return kind in ("pickle", "safetensors")
 
 
