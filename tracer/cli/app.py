@@ -136,7 +136,7 @@ def record(
 ) -> int:
     """Run a model once and record every activation."""
     from tracer.cli import recording
-    from tracer.recording import Options
+    from tracer.options import Options
 
     loading = recording.Loading(
         adapter, model, weights, arch, arch_args, tuple(imports or ()), tuple(allow or ()), trust,

@@ -17,7 +17,8 @@ from tracer.adapter import LoadRequest
 from tracer.cli import settings
 from tracer.errors import ExitCode, InputError
 from tracer.names import display
-from tracer.recording import Options, check_name, check_run
+from tracer.options import Options
+from tracer.recording import check_name, check_run
 from tracer.report.words import bytes_text, shape_text
 from tracer.store import Trace
 from tracer.worker import protocol, supervise
