@@ -28,7 +28,7 @@ prepare() {
         say "creating .venv with $("$python" --version)"
         "$python" -m venv --clear .venv
     fi
-    say "installing tracer, PyTorch, TensorFlow and ONNX at pinned versions (about 1.5 GB; some minutes the first time)"
+    say "installing tracer, PyTorch, TensorFlow and ONNX at pinned versions (about 4 GB on disk; some minutes the first time)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
         --editable '.[torch,tensorflow,onnx,test]'
     say "installing the packages that ship the real models"
