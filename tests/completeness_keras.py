@@ -6,7 +6,8 @@
   innermost layers must be a node's tensor, and so must every output of an innermost layer. Which operations lie inside
   of a layer is read off the graph's length before and after the layer's call.
 
-What is left out on purpose is in :data:`PASSING`, and masks (boolean tensors).
+What is left out on purpose is in :data:`PASSING`, masks (boolean tensors), and what TensorFlow's own functions of
+several operations (``tf.nn.gelu``) are made of.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from tracer.adapter import Array, LoadedModel, MemorySink, NotRecorded
 from tracer.graph import Node, Structure
+from tracer_keras import composites
 
 PASSING = frozenset(
     "Identity StopGradient PreventGradient EnsureShape CheckNumerics IdentityN Shape ShapeN Size Rank ZerosLike "  # noqa: SIM905
@@ -147,24 +149,28 @@ class _watched:
     def __init__(self, model: Any, graph: Any, calls: list[Call]) -> None:
         self.graph, self.calls, self.open = graph, calls, list[Call]()
         self.layers = list(model._flatten_layers(include_self=False, recursive=True))
+        self.names = {layer.name for layer in self.layers}
+        self.functions = composites.functions()
 
     def __enter__(self) -> None:
         for layer in self.layers:
-            object.__setattr__(layer, "call", self._wrapped(layer, layer.call))
+            object.__setattr__(layer, "call", self._wrapped(layer.name, _of_library(layer), layer.call))
+        for module, name, function in self.functions:
+            setattr(module, name, self._wrapped(name, True, function))
 
     def __exit__(self, *_: object) -> None:
         for layer in self.layers:
             object.__delattr__(layer, "call")
+        for module, name, function in self.functions:
+            setattr(module, name, function)
 
-    def _wrapped(self, layer: Any, original: Any) -> Any:
+    def _wrapped(self, name: str, library: bool, original: Any) -> Any:
         import tensorflow as tf
 
-        library = type(layer).__module__.startswith(("keras.src.layers", "tf_keras.src.layers"))
-
         def call(*args: Any, **kwargs: Any) -> Any:
-            item = Call(layer.name, library, len(self.graph.get_operations()))
+            item = Call(name, library, len(self.graph.get_operations()))
             seen = not any(outer.library for outer in self.open)  # not a cell, nor what a wrapper wraps
-            for outer in self.open:
+            for outer in self.open if item.path in self.names else ():
                 outer.innermost = outer.library
             self.open.append(item)
             try:
@@ -179,6 +185,10 @@ class _watched:
             return out
 
         return tf.autograph.experimental.do_not_convert(call)
+
+
+def _of_library(layer: Any) -> bool:
+    return type(layer).__module__.startswith(("keras.src.layers", "tf_keras.src.layers"))
 
 
 def lacking(found: list[tuple[str, Array]], recording: Recording) -> list[str]:

@@ -149,4 +149,5 @@ def test_rows_taken_from_a_weight_are_an_embedding() -> None:
     )
     found = {node.name: ([p.name for p in node.params], node.kind) for node in recording.structure}
     assert found["embedding"] == (["table"], "embedding")
-    assert found["add"] == (["places"], "add")
+    assert found["embedding_1"] == (["places"], "embedding")
+    assert found["add"] == ([], "add")

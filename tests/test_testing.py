@@ -347,6 +347,15 @@ def test_each_rule_catches_its_breach(breach: str, toy: Toy, tmp_path: Path) -> 
         check(change(toy), rule, tmp_path)
 
 
+def test_a_kind_that_the_adapter_declares_is_no_breach(toy: Toy, tmp_path: Path) -> None:
+    kit = with_nodes(toy, one(2, kind="toy_rectify"))
+    with pytest.raises(pytest.fail.Exception, match="toy_rectify"):
+        check(kit, "kinds_are_known", tmp_path)
+    type("Declaring", (toy.adapter.ToyAdapter,), {"kinds": {"toy_rectify": {"relu"}}})
+    (tmp_path / "again").mkdir()
+    check(kit, "kinds_are_known", tmp_path / "again")
+
+
 def test_every_rule_has_a_breach() -> None:
     rules = {name for name in dir(AdapterContract) if name.startswith("test_")}
     known = [rule.partition("[")[0] for rule, _, _ in (*BREACHES.values(), *LEARNING.values())]

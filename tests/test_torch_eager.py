@@ -255,7 +255,7 @@ def test_low_precision_and_autocast() -> None:
         (lambda x: torch.clip(x, max=3.0), "clip", {"max_value": 3.0}),
         (lambda x: x.clamp(0, 6), "relu6", {"min_value": 0, "max_value": 6}),
         (lambda x: x.clamp(min=0), "relu", {"min_value": 0}),
-        (lambda x: x**2, "power", {"args": [2]}),
+        (lambda x: x**2, "square", {"args": [2]}),
         (lambda x: torch.pow(x, 3), "power", {"args": [3]}),
         (lambda x: torch.einsum("bi,bj->bij", x, x), "matmul", {"args": ["bi,bj->bij"]}),
     ],

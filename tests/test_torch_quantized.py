@@ -107,7 +107,7 @@ def test_static_layers_give_real_numbers() -> None:
         assert (fc.kind, fc.config["units"]) == ("dense", 2)
         np.testing.assert_array_equal(np.asarray(sink.values["conv"]), inside.dequantize().numpy())
         kinds = {node.name: node.kind for node in structure}
-        assert (kinds["quant"], kinds["dequant"], kinds["add"]) == ("other:quantize", "cast", "add")
+        assert (kinds["quant"], kinds["dequant"], kinds["add"]) == ("quantize", "cast", "add")
     with torch.no_grad():
         np.testing.assert_array_equal(np.asarray(sink.values["dequant"]), net(random(2, 3, 6, 6)).numpy())
 

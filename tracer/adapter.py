@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer import kinds as vocabulary
 from tracer.errors import AdapterError, InputError, MissingFrameworkError
 from tracer.graph import Layout, Param, Structure
 from tracer.text import described
@@ -184,6 +185,14 @@ class Adapter(ABC):
     """The modes of :class:`Run` that its models can run in."""
     gradients: ClassVar[bool] = False
     """Whether its models can give gradients."""
+    kinds: ClassVar[Mapping[str, Iterable[str]]] = {}
+    """Words of its own for operations that :mod:`tracer.kinds` does not list, each with the listed words that it
+    resembles (none where it is like nothing else). They are kept with every recording that uses them."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Add :attr:`kinds` to the vocabulary. Raises ValueError for words that cannot be added."""
+        super().__init_subclass__(**kwargs)
+        vocabulary.declare(cls.kinds)
 
     @classmethod
     def claims(cls, path: Path) -> bool:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
+from tracer import kinds
+
 Role = Literal["input", "layer", "op", "activation", "container", "item", "inner"]
 """What a node is.
 
@@ -198,11 +200,14 @@ class Structure:
         return (node for node in self.nodes if node.alias_of is None)
 
     def to_json(self) -> dict[str, Any]:
+        """The structure as JSON values, with what the kinds that an adapter declared resemble."""
+        own = kinds.declared(node.kind for node in self.nodes)
         return {
             "nodes": [node.to_json() for node in self.nodes],
             "outputs": list(self.outputs),
             "notes": list(self.notes),
             "fault": self.fault,
+            **({"kinds": {word: sorted(alike) for word, alike in own.items()}} if own else {}),
         }
 
     @classmethod
@@ -210,6 +215,9 @@ class Structure:
         """The inverse of :meth:`to_json`. Raises KeyError, TypeError or ValueError on anything else."""
         if not isinstance(raw, Mapping):
             raise TypeError("a structure is an object")
+        # Known words of a later version may be declared ones here, and the other way round.
+        own = {word: alike for word, alike in dict(raw.get("kinds", {})).items() if word not in kinds.KNOWN}
+        kinds.declare({word: [item for item in map(text, alike) if item in kinds.KNOWN] for word, alike in own.items()})
         return cls(
             tuple(Node.from_json(n) for n in raw["nodes"]),
             tuple(str(o) for o in raw.get("outputs", ())),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from tracer.graph import Layout, Param
 from tracer_keras.flavour import Flavour
 from tracer_keras.tree import Paths, weights_of
@@ -55,10 +57,23 @@ def kind_of(layer: Any, flavour: Flavour) -> str:
         return kind.removesuffix("_cell") if kind.endswith("_cell") else f"other:{name}"
     if name == "ReLU":
         return _relu_kind(layer)
-    for cls in type(layer).__mro__:
-        if cls.__name__ in LAYER_KINDS:
-            return LAYER_KINDS[cls.__name__]
-    return f"other:{name}"
+    found = next((LAYER_KINDS[cls.__name__] for cls in type(layer).__mro__ if cls.__name__ in LAYER_KINDS), None)
+    if found is None:
+        return "dropout" if name.endswith(("DropPath", "StochasticDepth")) else f"other:{name}"
+    return _by_settings(layer, found)
+
+
+def _by_settings(layer: Any, kind: str) -> str:
+    """What a layer of this kind is with its settings: a convolution with as many groups as channels is depthwise."""
+    if kind in ("conv1d", "conv2d", "conv3d") and getattr(layer, "groups", 1) > 1:
+        shape = getattr(getattr(layer, "kernel", None), "shape", None)
+        return f"depthwise_{kind}" if shape is not None and int(shape[-2]) == 1 else kind
+    if kind == "pad":
+        return kind if np.any(getattr(layer, "padding", True)) else "identity"
+    if kind in ("adaptive_avg_pool", "adaptive_max_pool"):
+        one = np.all(np.equal(getattr(layer, "output_size", 0), 1))
+        return kind.replace("adaptive", "global") if one else kind
+    return kind
 
 
 def _relu_kind(layer: Any) -> str:
@@ -74,7 +89,9 @@ def _operation_kind(operation: Any) -> str:
     name = type(operation).__name__
     if name == "Reshape" and len(getattr(operation, "newshape", ())) == 2:
         return "flatten"
-    return op_kind(name)
+    nodes = getattr(operation, "_inbound_nodes", ())
+    outputs = getattr(nodes[0], "output_tensors", ()) if nodes else ()
+    return op_kind(name, len(outputs[0].shape) if outputs else None)
 
 
 def activation_name_kind(activation: Any) -> str:

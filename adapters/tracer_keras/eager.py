@@ -13,7 +13,7 @@ import numpy as np
 from tracer.adapter import Array, NotRecorded, Sink
 from tracer.errors import InputError, ModelError, OptionError
 from tracer.graph import Param
-from tracer_keras import describe, runner
+from tracer_keras import composites, describe, runner
 from tracer_keras.backend import Backend, word
 from tracer_keras.events import Event, build, flatten
 from tracer_keras.flavour import Flavour
@@ -109,26 +109,21 @@ class Claims(OpWatch):
     def install(self) -> Callable[[], None]:
         return self.recorder.backend.watch(self.recorder)
 
-    def of(self, values: Any) -> tuple[Param, ...]:
-        """The weights in nested ``values`` that no operation has claimed yet; they are claimed now."""
+    def claim(self, values: list[Any]) -> tuple[tuple[Param, ...], bool]:
         if self._weights is None:
             self._weights = self._handles()
-        found: dict[tuple[str, str], Param] = {}
-        for _, leaf in flatten(values):
-            known = self._weights.get(id(leaf))
-            if known is not None and (known[0], known[1].name) not in self.claimed:
-                found[known[0], known[1].name] = known[1]
-        self.claimed.update(found)
-        return tuple(found.values())
+        weights = [known for value in values if (known := self._weights.get(id(value))) is not None]
+        return self._claimed(weights), bool(weights)
 
     def _handles(self) -> dict[int, tuple[str, Param]]:
         found: dict[int, tuple[str, Param]] = {}
         flavour = self.recorder.flavour
         for path, layer in self.recorder.paths.layers():
-            if not is_leaf(layer, flavour):
-                for name, weight in weights_of(layer, flavour):
-                    for holder in (weight, getattr(weight, "_value", weight)):
-                        found[id(holder)] = (path, describe.param(name, weight))
+            if is_leaf(layer, flavour):
+                self._leaves.add(path)
+            for name, weight in weights_of(layer, flavour):
+                for holder in (weight, getattr(weight, "_value", weight)):
+                    found[id(holder)] = (path, describe.param(name, weight))
         return found
 
 
@@ -231,15 +226,16 @@ class EagerRecorder(Recorder):
         fresh = [leaf for leaf in made if self.tensors.unknown(leaf)]
         if not fresh:
             return
-        if not parents:
+        masks = not named and all(self.backend.dtype(leaf) == "bool" for leaf in fresh)
+        if not parents or masks:
             for leaf in fresh:
-                self.tensors.pass_on(leaf, ())
+                self.tensors.pass_on(leaf, parents)
             return
         spelled = name if named else word(name)
-        kind = op_kind(spelled)
-        params = () if named else self._ops.of((args, kwargs))
+        params, weighted = self._ops.claim([leaf for _, leaf in flatten((args, kwargs))])
+        kind = composites.kind_of(spelled, args, kwargs, weighted=weighted)
         config = {k: v for k, v in kwargs.items() if isinstance(v, (bool, int, float, str))} if named else {}
-        node = name if named else snake(spelled) if kind.startswith("other:") else kind
+        node = name if named else snake(spelled) if op_kind(spelled).startswith("other:") else op_kind(spelled)
         self.add_op(node, kind, label, parents, outputs, config, params)
 
     def _link(self, args: Any, outputs: Any) -> bool:

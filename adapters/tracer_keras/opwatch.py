@@ -6,19 +6,24 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tracer.graph import Param
+from tracer.kinds import powered, reduction
+from tracer_keras import composites
 from tracer_keras.describe import param
 from tracer_keras.flavour import raw_variable
 from tracer_keras.tree import is_leaf, weights_of
-from tracer_keras.vocabulary import op_kind, snake
+from tracer_keras.vocabulary import op_kind, snake, words
 
 if TYPE_CHECKING:
     from tracer_keras.recorder import Recorder
 
 _SAME = frozenset({"Identity", "StopGradient", "PreventGradient", "EnsureShape", "CheckNumerics", "Snapshot"})
-_CUT = frozenset({"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "Assert", "NoOp", "IdentityN"})
-_WEIGHT_VIEWS = frozenset(
-    {"Identity", "Cast", "Reshape", "ExpandDims", "Squeeze", "Transpose", "StridedSlice", "GatherV2", "ResourceGather"}
+_CUT = frozenset({"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "Assert", "NoOp"})
+_LOOKUPS = frozenset({"ResourceGather", "GatherV2", "Gather"})
+_WEIGHT_VIEWS = words(
+    "Identity Cast Reshape ExpandDims Squeeze Transpose StridedSlice GatherV2 ResourceGather Pack BroadcastTo"
 )
 
 
@@ -30,13 +35,22 @@ class OpWatch:
         self._weights: dict[int, tuple[str, Param]] | None = None
         self._read: dict[Any, tuple[str, Param]] = {}
         self.claimed: set[tuple[str, str]] = set()
+        self._leaves: set[str] = set()
+        """Layers whose weights are listed at their own nodes, whatever else reads them."""
 
     def install(self) -> Callable[[], None]:
         """Start watching; the result stops it."""
         callbacks = import_module("tensorflow.python.framework.op_callbacks")
         callback = self._callback
         callbacks.add_op_callback(callback)
-        return lambda: callbacks.remove_op_callback(callback)
+        undo = list(composites.install(self))
+
+        def stop() -> None:
+            callbacks.remove_op_callback(callback)
+            for restore in undo:
+                restore()
+
+        return stop
 
     def _callback(
         self, op_type: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
@@ -55,6 +69,10 @@ class OpWatch:
         if name in _SAME and inputs:
             tensors.link(outputs[0], inputs[0])
             return
+        if name == "IdentityN":  # what functions with a gradient of their own give
+            for output, source in zip(outputs, inputs, strict=False):
+                tensors.link(output, source)
+            return
         if not self.recorder.watching():
             return
         if name == "ReadVariableOp":
@@ -65,38 +83,81 @@ class OpWatch:
         if name == "ResourceGather":  # rows of a variable that is read nowhere else
             table = self._weight(inputs[0])
             weights += [table] if table is not None else []
-        if not parents:
+        looks_up = name in _LOOKUPS and bool(weights) and getattr(inputs[1].shape, "rank", 0) != 0
+        if not parents and not looks_up:
             if weights and name in _WEIGHT_VIEWS:
                 self._read[tensors.canonical(outputs[0])] = weights[0]
             return
         if name in _CUT:
             return
-        shown = [out for out in outputs if getattr(out.dtype, "name", "") not in ("resource", "variant")]
+        # Masks are seen through, as in the other framework: what reads them reads what they were made from.
+        shown = [out for out in outputs if getattr(out.dtype, "name", "") not in ("resource", "variant", "bool")]
         if not shown:
             for out in outputs:
                 tensors.pass_on(out, parents)
             return
-        kind = "embedding" if name == "ResourceGather" else op_kind(name)
-        params = tuple(dict.fromkeys(p for p in weights if (p[0], p[1].name) not in self.claimed))
-        self.claimed.update((owner, p.name) for owner, p in params)
+        kind = "embedding" if looks_up else self._kind(name, inputs, outputs, weights)
+        # What is constant is known of eager tensors that is not of a graph's: the name must not depend on it.
+        word = "embedding" if name == "ResourceGather" else op_kind(name)
         self.recorder.add_op(
-            snake(name) if kind.startswith("other:") else kind,
+            snake(name) if word.startswith("other:") else word,
             kind,
             f"tf.{name}",
             parents,
             shown if len(shown) > 1 else shown[0],
             self._config(kind, inputs, attrs),
-            tuple(p for _, p in params),
+            self._claimed(weights),
         )
 
+    def _claimed(self, weights: list[tuple[str, Param]]) -> tuple[Param, ...]:
+        """Those of ``weights`` that no operation has claimed before; they are claimed now."""
+        fresh = dict.fromkeys(p for p in weights if (p[0], p[1].name) not in self.claimed and p[0] not in self._leaves)
+        self.claimed.update((owner, p.name) for owner, p in fresh)
+        return tuple(p for _, p in fresh)
+
+    def claim(self, values: list[Any]) -> tuple[tuple[Param, ...], bool]:
+        """The containers' own weights among ``values`` that are not claimed yet, claimed now; whether any are there."""
+        tensors = self.recorder.tensors
+        found = [self._weight(getattr(raw_variable(value), "handle", None)) for value in values]
+        found += [self._read.get(tensors.canonical(value)) for value in values if tensors.is_tensor(value)]
+        weights = [weight for weight in found if weight is not None]
+        return self._claimed(weights), bool(weights)
+
+    def _kind(self, name: str, inputs: list[Any], outputs: list[Any], weights: list[tuple[str, Param]]) -> str:
+        """The kind of an operation, told by its constant operands where they make it another."""
+        kind = op_kind(name)
+        if kind == "matmul" and weights and name != "Einsum":
+            return "dense"
+        if len(inputs) < 2:
+            return kind
+        rank = getattr(inputs[0].shape, "rank", None)
+        if kind in ("mean", "amax") and rank:
+            axes = self._constant(inputs[1])
+            kept = getattr(outputs[0].shape, "rank", None) == rank
+            return kind if axes is None else reduction(kind, np.ravel(axes).tolist(), rank, keeps=kept)
+        if kind == "power":
+            exponent = self._constant(inputs[1])
+            return powered(exponent) if exponent is None or np.ndim(exponent) else powered(float(exponent))
+        if kind == "gather" and getattr(inputs[1].shape, "rank", None) == 0:
+            return "slice"
+        if kind == "pad" and (paddings := self._constant(inputs[1])) is not None and not np.any(paddings):
+            return "identity"
+        if kind == "conv2d" and rank == 4:
+            return "depthwise_conv2d" if _depthwise(inputs[1].shape, outputs[0].shape, inputs[0].shape) else kind
+        return kind
+
+    def _constant(self, value: Any) -> Any:
+        """A constant tensor's value; None for others."""
+        return self.recorder.tensors.tf.get_static_value(value)
+
     def _reads(self, handle: Any, output: Any) -> None:
-        """Remember which of the containers' own weights a tensor is a reading of."""
+        """Remember which weight a tensor is a reading of."""
         known = self._weight(handle)
         if known is not None:
             self._read[self.recorder.tensors.canonical(output)] = known
 
     def _weight(self, handle: Any) -> tuple[str, Param] | None:
-        """The container's own weight behind a variable's handle."""
+        """The weight behind a variable's handle."""
         if self._weights is None:
             self._weights = self._handles()
         if not self._weights:
@@ -112,7 +173,7 @@ class OpWatch:
         flavour = self.recorder.flavour
         for path, layer in self.recorder.paths.layers():
             if is_leaf(layer, flavour):
-                continue
+                self._leaves.add(path)
             for name, weight in weights_of(layer, flavour):
                 handle = getattr(raw_variable(weight), "handle", None)
                 if handle is not None:
@@ -121,9 +182,15 @@ class OpWatch:
 
     def _config(self, kind: str, inputs: list[Any], attrs: Any) -> dict[str, Any]:
         """Axes and paddings, where they are constants."""
-        wanted = {"permute": (1, "permutation"), "pad": (1, "padding"), "mean": (1, "axis"), "amax": (1, "axis")}
+        wanted = {"permute": (1, "permutation"), "pad": (1, "padding")}
+        wanted |= dict.fromkeys(("mean", "amax", "global_avg_pool", "global_max_pool", "sum"), (1, "axis"))
         place, word = wanted.get(kind, (-1, "axis") if kind == "concat" else (None, ""))
         if place is None or len(inputs) < 2:
             return {}
-        value = self.recorder.tensors.tf.get_static_value(inputs[place])
+        value = self._constant(inputs[place])
         return {word: value.tolist()} if value is not None else {}
+
+
+def _depthwise(kernel: Any, output: Any, source: Any) -> bool:
+    """Whether a convolution's kernel has one input channel for several of the picture."""
+    return kernel[2] == 1 and output[-1] == kernel[3] and source[-1] is not None and source[-1] > 1

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tracer.adapter import Array
 from tracer_keras.flavour import tensorflow
 
@@ -66,7 +68,7 @@ class Outlet:
     def _leave(self, key: Hashable, value: Array) -> None:
         assert self._take is not None
         try:
-            self._take(key, value)
+            self._take(key, np.asarray(value))  # TensorFlow hands a scalar over as one
         except BaseException as error:
             self._raised = error
             raise

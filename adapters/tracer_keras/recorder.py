@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracer.graph import Role
-from tracer_keras import describe
+from tracer.kinds import composed
+from tracer_keras import composites, describe
 from tracer_keras.activations import Probed, probe_activation
 from tracer_keras.events import Event, flatten, user_source
 from tracer_keras.flavour import Flavour
 from tracer_keras.opwatch import OpWatch
 from tracer_keras.tensors import Tensors
 from tracer_keras.tree import Paths, from_library, is_leaf
-from tracer_keras.vocabulary import op_kind, words
+from tracer_keras.vocabulary import words
 
 _PATCHING = threading.RLock()
 _HIGHER_ORDER = words(
@@ -142,7 +143,9 @@ class Recorder:
             parents = self.tensors.parents((args, kwargs))
             if parents and any(self.tensors.unknown(t) for _, t in flatten(outputs)):
                 config = {k: v for k, v in kwargs.items() if isinstance(v, (bool, int, float, str))}
-                self.add_op(name, op_kind(name), f"keras.ops.{name}", parents, outputs, config)
+                params, weighted = self._ops.claim([leaf for _, leaf in flatten((args, kwargs))])
+                kind = composites.kind_of(name, args, kwargs, weighted=weighted)
+                self.add_op(name, kind, f"keras.ops.{name}", parents, outputs, config, params)
             return outputs
 
         call.autograph_info__ = {}  # type: ignore[attr-defined]
@@ -243,6 +246,8 @@ class Recorder:
             self.tensors.forget(inside)
         role: Role = "container" if frame.opened else "layer"
         kind = describe.kind_of(layer, self.flavour)
+        if not frame.opened and kind.startswith("other:"):
+            kind = self._composed(layer, inside, outputs) or kind
         first = self._record(layer, path, number, kind, role, scope, parents, outputs, None)
         if not frame.opened and first is not None:
             for event in inside:
@@ -250,6 +255,13 @@ class Recorder:
                 self.paths.release(event.base)
         self.flush()
         return outputs
+
+    def _composed(self, layer: Any, inside: list[Event], outputs: Any) -> str | None:
+        """What the operations that a layer is made of compute together."""
+        leaves = [leaf for _, leaf in flatten(outputs)]
+        if not inside and len(leaves) == 1 and self.tensors.at(leaves[0]) is not None:
+            return "identity"
+        return composed([e.kind for e in inside if e.role == "op"], weighted=bool(getattr(layer, "weights", ())))
 
     def _fail(self, path: str, layer: Any) -> None:
         # The innermost layer is the first to see its exception.

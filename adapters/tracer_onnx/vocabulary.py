@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tracer.kinds import ELEMENTWISE, powered, reduction
 from tracer_onnx.flow import Flow, Op
 
 Config = dict[str, Any]
@@ -14,7 +15,7 @@ _KINDS = {
     "SimplifiedLayerNormalization": "rmsnorm", "SkipSimplifiedLayerNormalization": "rmsnorm",
     "RMSNormalization": "rmsnorm", "BatchNormalization": "batchnorm", "InstanceNormalization": "instancenorm",
     "GroupNormalization": "groupnorm", "GroupNorm": "groupnorm", "LpNormalization": "l2_normalize",
-    "MeanVarianceNormalization": "other:mean_variance_normalization", "LRN": "other:lrn",
+    "MeanVarianceNormalization": "other:mean_variance_normalization", "LRN": "lrn",
     "LSTM": "lstm", "GRU": "gru", "RNN": "rnn", "Attention": "attention", "MultiHeadAttention": "attention",
     "GroupQueryAttention": "attention", "QAttention": "attention", "DynamicQuantizeLSTM": "lstm",
     "Relu": "relu", "LeakyRelu": "leaky_relu", "QLinearLeakyRelu": "leaky_relu", "PRelu": "prelu", "Elu": "elu",
@@ -30,15 +31,20 @@ _KINDS = {
     "Dropout": "dropout", "Slice": "slice", "Split": "split", "Concat": "concat", "QLinearConcat": "concat",
     "Add": "add", "QLinearAdd": "add", "Sub": "sub", "Mul": "mul", "QLinearMul": "mul", "Div": "div",
     "Max": "maximum", "Min": "minimum", "Mean": "average", "Sum": "add", "Pad": "pad", "Resize": "upsample",
-    "Upsample": "upsample", "Einsum": "matmul", "Pow": "power", "DepthToSpace": "pixel_shuffle", "Where": "other:where",
+    "Upsample": "upsample", "Einsum": "matmul", "Pow": "power", "DepthToSpace": "pixel_shuffle", "Where": "where",
     # Other numbers for the same values: a network with them stands beside one without.
     "QuantizeLinear": "cast", "DequantizeLinear": "cast", "DynamicQuantizeLinear": "cast",
-    "Greater": "other:gt", "Less": "other:lt", "Equal": "other:eq", "GreaterOrEqual": "other:ge",
-    "LessOrEqual": "other:le", "Not": "other:logical_not", "And": "other:logical_and", "Or": "other:logical_or",
-    "ReduceSum": "other:sum", "ReduceMin": "other:amin", "ReduceProd": "other:prod", "ReduceLogSumExp":
-    "other:logsumexp", "ArgMax": "other:argmax", "ArgMin": "other:argmin", "GatherND": "other:gather",
-    "GatherElements": "other:gather", "CumSum": "other:cumsum", "TopK": "other:topk", "Expand": "other:expand",
+    "Greater": "greater", "Less": "less", "Equal": "equal", "GreaterOrEqual": "greater_equal",
+    "LessOrEqual": "less_equal", "Not": "logical_not", "And": "logical_and", "Or": "logical_or", "Xor": "logical_xor",
+    "IsNaN": "isnan", "IsInf": "isinf", "ReduceSum": "sum", "ReduceMin": "amin", "ReduceProd": "prod",
+    "ReduceLogSumExp": "logsumexp", "ReduceL2": "norm", "ReduceL1": "norm", "ArgMax": "argmax", "ArgMin": "argmin",
+    "GatherND": "gather", "GatherElements": "gather", "ScatterND": "setitem", "ScatterElements": "scatter",
+    "CumSum": "cumsum", "TopK": "topk", "Expand": "expand", "Tile": "tile", "OneHot": "one_hot", "Trilu": "tril",
+    "Mod": "mod", "SpaceToDepth": "pixel_unshuffle", "Range": "arange", "ConstantOfShape": "full", "Col2Im": "fold",
+    "ReverseSequence": "flip", "GridSample": "grid_sample", "DFT": "fft", "STFT": "fft", "EyeLike": "eye",
+    "RandomNormalLike": "random", "RandomUniformLike": "random", "Shrink": "hard_shrink",
 }  # fmt: skip
+_KINDS |= {word.title(): word for word in ELEMENTWISE if word.title() not in _KINDS}
 MATRIX = {
     "MatMul": (1, None), "FusedMatMul": (1, None), "Gemm": (1, 2), "FusedGemm": (1, 2), "MatMulInteger": (1, None),
     "QLinearMatMul": (3, None), "QGemm": (3, 6), "DynamicQuantizeMatMul": (1, 4), "MatMulIntegerToFloat": (1, 6),
@@ -98,6 +104,10 @@ def kind_of(op: Op, flow: Flow, shapes: dict[str, tuple[int, ...]]) -> str:
         return _gather(op, flow)
     if name == "Clip":
         return _clip(config_of(op, flow, shapes))
+    if name == "Pow":
+        return powered(flow.scalar(op.input(1)))
+    if name == "Pad" and (pads := flow.constant(op.input(1))) is not None and not pads.any():
+        return "identity"
     if name in ("ReduceMean", "ReduceMax"):
         return _reduction(op, flow, shapes)
     if name == "Reshape":
@@ -132,7 +142,7 @@ def _gather(op: Op, flow: Flow) -> str:
     if table is not None and table.ndim == 2 and table.dtype.kind not in "iub" and not op.attributes.get("axis", 0):
         return "embedding"
     index = flow.constant(op.input(1))
-    return "slice" if index is not None and index.size == 1 else "other:gather"
+    return "slice" if index is not None and index.size == 1 else "gather"
 
 
 def _clip(config: Config) -> str:
@@ -145,14 +155,11 @@ def _clip(config: Config) -> str:
 
 
 def _reduction(op: Op, flow: Flow, shapes: dict[str, tuple[int, ...]]) -> str:
-    rank = len(shapes.get(op.input(0), ()))
-    axes = axes_of(op, flow)
-    mean = op.type == "ReduceMean"
-    if rank >= 3 and axes is not None:
-        found = {axis % rank for axis in axes} if axes else set(range(rank))
-        if found in (set(range(2, rank)), set(range(1, rank - 1))):
-            return "global_avg_pool" if mean else "global_max_pool"
-    return "mean" if mean else "amax"
+    rank, axes = len(shapes.get(op.input(0), ())), axes_of(op, flow)
+    word = "mean" if op.type == "ReduceMean" else "amax"
+    if axes is None:
+        return word
+    return reduction(word, axes or range(rank), rank, keeps=bool(op.attributes.get("keepdims", 1)))
 
 
 def axes_of(op: Op, flow: Flow) -> list[int] | None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tracer.graph import Role
+from tracer.kinds import composed
 from tracer_torch import functions, layers, quantized
 from tracer_torch.events import NOWHERE, Event, Origin, Origins, joined
 from tracer_torch.tensors import Returned, dtype_name, shape_of, version, walk
@@ -38,6 +39,8 @@ class Frame:
     versions: dict[int, int] = field(default_factory=dict)
     passed: frozenset[int] = frozenset()
     operations: dict[str, int] = field(default_factory=dict)
+    start: int = 0
+    """How many events there were before it."""
 
 
 class Recorder:
@@ -129,6 +132,7 @@ class Recorder:
                 tuple(self.origins[tensor] for tensor in tensors),
                 {id(tensor): version(tensor) for tensor in tensors},
                 frozenset(id(value) for value in (*args, *kwargs.values())),
+                start=len(self.events),
             )
         )
 
@@ -170,7 +174,7 @@ class Recorder:
                 more |= self._described(
                     type(module).__name__,
                     lambda: {
-                        "kind": layers.kind(module), "label": type(module).__name__,
+                        "kind": self._kind(frame), "label": type(module).__name__,
                         "config": layers.config(module), "layout": layers.layout(module),
                     },
                 )  # fmt: skip
@@ -179,6 +183,15 @@ class Recorder:
             index = self._new(tensor, base, frame.path, frame.call, role, suffix, alias=alias, leaf=frame.leaf,
                               scope=scope, rename=frame.leaf, **more)  # fmt: skip
             first = index if first is None else first
+
+    def _kind(self, frame: Frame) -> str:
+        """What a module is; one of somebody's own without modules inside is what its operations compute."""
+        kind = layers.kind(frame.module)
+        inside = self.events[frame.start :]
+        if not kind.startswith("other:") or any(event.role in ("layer", "container") for event in inside):
+            return kind
+        weighted = any(True for _ in frame.module.parameters(recurse=False))
+        return composed([event.kind for event in inside if event.role == "op"], weighted=weighted) or kind
 
     def _described(self, name: str, describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What is said of a node where it is wanted; a fault in saying it does not lose the node."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tracer.kinds import ELEMENTWISE, INDEXING, LOGICAL, MAKING, RARE, REDUCTIONS, powered, reduction
 from tracer_torch.layers import Config, json_value
 from tracer_torch.tensors import shape_of, walk
 
@@ -43,8 +44,27 @@ _KINDS = {
     "int": "cast", "type": "cast", "type_as": "cast", "mean": "mean", "amax": "amax",
     "lstm": "lstm", "gru": "gru", "rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_cell": "lstm_cell",
     "gru_cell": "gru_cell", "einsum": "matmul", "tensordot": "matmul", "inner": "matmul", "pow": "power",
-    "float_power": "power", "clamp_min": "clip", "clamp_max": "clip",
+    "float_power": "power", "clamp_min": "clip", "clamp_max": "clip", "addmm": "matmul", "addbmm": "matmul",
+    "baddbmm": "matmul", "mv": "matmul", "addmv": "matmul", "chain_matmul": "matmul", "multi_dot": "matmul",
+    "negative": "neg", "absolute": "abs", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arctan2": "atan2",
+    "floor_divide": "floor_div", "remainder": "mod", "fmod": "mod", "eq": "equal", "ne": "not_equal", "lt": "less",
+    "le": "less_equal", "gt": "greater", "ge": "greater_equal", "less": "less", "greater": "greater",
+    "gather": "gather", "index_select": "gather", "take": "gather", "take_along_dim": "gather", "index": "gather",
+    "masked_select": "gather", "scatter": "scatter", "scatter_add": "scatter", "scatter_reduce": "scatter",
+    "index_add": "scatter", "index_put": "setitem", "index_copy": "setitem", "index_fill": "setitem",
+    "masked_scatter": "setitem", "copy": "setitem", "repeat": "tile", "tile": "tile", "repeat_interleave": "repeat",
+    "expand": "expand", "flip": "flip", "fliplr": "flip", "flipud": "flip", "roll": "roll",
+    "channel_shuffle": "permute", "pixel_unshuffle": "pixel_unshuffle", "unfold": "unfold", "im2col": "unfold",
+    "fold": "fold", "col2im": "fold", "min": "amin", "max": "amax", "nansum": "sum", "nanmean": "mean",
+    "std_mean": "std", "var_mean": "var", "linalg_norm": "norm", "linalg_vector_norm": "norm", "frobenius_norm": "norm",
+    "hardshrink": "hard_shrink", "softshrink": "soft_shrink", "tanhshrink": "tanh_shrink", "logit": "other:logit",
+    "local_response_norm": "lrn", "movement": "permute", "fft_fft": "fft", "fft_rfft": "fft", "fft_ifft": "fft",
+    "fft_irfft": "fft", "fft_fft2": "fft", "fft_ifft2": "fft", "fft_rfft2": "fft", "fft_irfft2": "fft", "stft": "fft",
+    "istft": "fft", "hsplit": "split", "vsplit": "split", "dsplit": "split", "vstack": "concat", "dstack": "concat",
+    "column_stack": "concat", "swish": "silu", "quantize_per_tensor": "quantize", "dequantize": "cast",
+    "rand_like": "random", "randn_like": "random", "bernoulli": "random", "as_tensor": "identity",
 }  # fmt: skip
+_KINDS |= {word: word for word in ELEMENTWISE | LOGICAL | REDUCTIONS | INDEXING | MAKING | RARE if word not in _KINDS}
 TRANSPARENT = frozenset(
     "data detach detach_ contiguous clone alias cpu requires_grad_ to float half double bfloat16 type "  # noqa: SIM905
     "type_as cuda "
@@ -115,7 +135,7 @@ _IN_PLACE = frozenset(
     "__iand__ __ior__ __ixor__ __ilshift__ __irshift__ __idiv__".split()
 )
 _UNSAID = frozenset({"out", "inplace", "_stacklevel"})
-_REDUCTIONS = {"mean": "global_avg_pool", "amax": "global_max_pool", "max": "global_max_pool"}
+_REDUCED = {"mean": "mean", "amax": "amax", "max": "amax"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -226,16 +246,17 @@ def kind_of(
         return _ranked(name, args, kwargs, config, shape)
     if name in ("max", "min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
         return f"{name}imum"
-    if name in _REDUCTIONS and "axis" in config:
+    if name in _REDUCED and "axis" in config:
         axes = config["axis"] if isinstance(config["axis"], list) else [config["axis"]]
-        # Of three axes the last is a length or the features: what keeps it as 1 is a norm's statistic.
-        if len(shape) == 3 and config.get("keepdim"):
-            return "mean" if name == "mean" else "amax"
-        return _reduction(name, {axis % len(shape) for axis in axes} if shape else set(), len(shape))
+        return reduction(_REDUCED[name], axes, len(shape), keeps=bool(config.get("keepdim")))
+    if name in ("pow", "float_power") and len(args) > 1 and isinstance(source, torch.Tensor):
+        return powered(args[1])
+    if name in ("cat", "pad") and _adds_nothing(args, kwargs, result):
+        return "identity"
     if name == "slice":
         parts = args[1] if isinstance(args[1], tuple) else (args[1],)
         if any(isinstance(part, torch.Tensor | list) for part in parts):
-            return "other:gather"
+            return "gather"
         full = all(part is None or part is Ellipsis or part == slice(None) for part in parts)
         return "expand_dims" if full and None in parts else "slice"
     if name in ("clamp", "clip"):
@@ -271,11 +292,11 @@ def _clip(config: Config) -> str:
     return "clip"
 
 
-def _reduction(name: str, axes: set[int], rank: int) -> str:
-    spatial = rank >= 3 and axes in (set(range(2, rank)), set(range(1, rank - 1)))
-    if spatial:
-        return _REDUCTIONS[name]
-    return "mean" if name == "mean" else "amax"
+def _adds_nothing(args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor) -> bool:
+    """Whether one tensor was joined with none or empty ones (a cache at its first use), or padded by nothing."""
+    joined = args[0] if args else kwargs.get("tensors", kwargs.get("input"))
+    whole = [tensor for _, tensor in walk(joined) if tensor.numel()]
+    return len(whole) == 1 and whole[0].numel() == result.numel()
 
 
 def _permutation(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int] | None:

@@ -34,8 +34,10 @@ _KINDS = {
     "Identity": "identity", "Dropout": "dropout", "Dropout1d": "dropout", "Dropout2d": "dropout",
     "Dropout3d": "dropout", "AlphaDropout": "dropout", "FeatureAlphaDropout": "dropout", "Flatten": "flatten",
     "Upsample": "upsample", "UpsamplingNearest2d": "upsample", "UpsamplingBilinear2d": "upsample",
-    "PixelShuffle": "pixel_shuffle", "CrossMapLRN2d": "other:lrn", "LocalResponseNorm": "other:lrn",
-    "Quantize": "other:quantize", "DeQuantize": "cast",
+    "PixelShuffle": "pixel_shuffle", "PixelUnshuffle": "pixel_unshuffle", "ChannelShuffle": "permute",
+    "CrossMapLRN2d": "lrn", "LocalResponseNorm": "lrn", "Fold": "fold", "Unfold": "unfold", "Softmin": "softmax",
+    "Hardshrink": "hard_shrink", "Softshrink": "soft_shrink", "Tanhshrink": "tanh_shrink", "Quantize": "quantize",
+    "DeQuantize": "cast",
 }  # fmt: skip
 _SAME_WORD = {
     "eps": "epsilon", "momentum": "momentum", "dilation": "dilation", "groups": "groups", "stride": "strides",
@@ -97,7 +99,7 @@ def kind(module: nn.Module) -> str:
     """The module's operation in the vocabulary of :mod:`tracer.kinds`."""
     name = torch_class(module).removeprefix("Lazy")
     if not is_torch_forward(module):
-        return f"other:{type(module).__name__}"
+        return "dropout" if name.endswith(("DropPath", "StochasticDepth")) else f"other:{name}"
     if name in _KINDS:
         return _KINDS[name]
     rank = name[-2:].lower()

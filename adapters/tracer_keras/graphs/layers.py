@@ -24,8 +24,8 @@ _LOOPS = frozenset({"While", "StatelessWhile", "Exit", "PartitionedCall", "State
 _NAMED = {
     "dropout": "dropout",
     "l2_normalize": "l2_normalize",
-    "rescaling": "other:rescaling",
-    "normalization": "other:normalization",
+    "rescaling": "rescaling",
+    "normalization": "normalization",
 }
 """Scopes that TensorFlow's functions and Keras's layers open, and what they compute."""
 _INTERNAL = re.compile(

@@ -8,37 +8,6 @@ from tracer.graph import Layout
 from tracer_keras.graphs.network import Network
 from tracer_keras.vocabulary import op_kind, words
 
-_KINDS = {
-    "BatchNormWithGlobalNormalization": "batchnorm",
-    "FusedBatchNormV2": "batchnorm",
-    "Conv2DBackpropInput": "conv_transpose2d",
-    "Conv2DBackpropInputV2": "conv_transpose2d",
-    "Conv3DBackpropInput": "conv_transpose3d",
-    "Conv3DBackpropInputV2": "conv_transpose3d",
-    "MaxPoolV2": "max_pool2d",
-    "MaxPool3D": "max_pool3d",
-    "AvgPool3D": "avg_pool3d",
-    "AccumulateNV2": "add",
-    "BatchMatMul": "matmul",
-    "SparseMatMul": "matmul",
-    "Concat": "concat",
-    "DepthToSpace": "pixel_shuffle",
-    "Exp": "exponential",
-    "Div": "div",
-    "DivNoNan": "div",
-    "Slice": "slice",
-    "Gather": "slice",
-    "GatherNd": "slice",
-    "LogSoftmax": "log_softmax",
-    "ResizeArea": "resize",
-    "ReverseV2": "other:flip",
-    "Min": "other:amin",
-    "SpaceToDepth": "other:pixel_unshuffle",
-    "Tile": "other:repeat",
-    "ClipByValue": "other:clamp",
-    "While": "other:while",
-    "If": "other:if",
-}
 _REDUCTIONS = frozenset({"Mean", "Max", "Min", "Sum", "Prod", "All", "Any", "EuclideanNorm", "ArgMax", "ArgMin"})
 _CONVOLUTIONS = words(
     "Conv2D Conv3D DepthwiseConv2dNative Conv2DBackpropInput Conv2DBackpropInputV2 Conv3DBackpropInput "
@@ -60,7 +29,7 @@ def kind(net: Network, name: str) -> str:
         return "flatten" if flat else "reshape"
     if op in _UPSAMPLING and _factors(net, name) is not None:
         return "upsample"
-    return _KINDS.get(op) or op_kind(op)
+    return op_kind(op)
 
 
 def layout(net: Network, name: str) -> Layout | None:
