@@ -79,7 +79,7 @@ def test_the_two_frameworks_agree_and_a_wrong_gradient_is_found(trace_path: Path
     assert differing.first is not None
     assert differing.first.aligned in ("first", "first/preactivation")
     assert differing.counts[Verdict.DIVERGED] == 1
-    assert "compared below it agree" in str(differing)
+    assert "the one that it passes on does not" in str(differing)
     assert differing.to_json()["of"] == "gradients"
     square = tracer.record(port, trace=trace_path, name="square", loss="square")
     with pytest.raises(InputError, match="different losses"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_the_last_step_of_a_recurrent_layer_is_found_by_its_values(trace_path: P
     model, net = keras_and_torch(lambda w: w)
     a = tracer.record(model, X, trace=trace_path)
     diff = tracer.diff(a, tracer.record(net, trace=trace_path))
-    assert diff.alignment.by_reference["lstm"].candidate == ("slice",)
+    assert diff.alignment.by_reference["lstm"].candidate == ("lstm", "lstm[1][0]", "lstm[1][1]", "slice")
     assert diff.first is None
     assert not diff.alignment.unmatched_reference
 
@@ -173,6 +174,12 @@ def test_the_last_step_of_a_recurrent_layer_is_found_by_its_values(trace_path: P
         (lambda w: w | {"conv.weight": w["conv.weight"].permute(1, 0, 2)}, "conv", "axes in another order"),
         (lambda w: w | {"conv.weight": w["conv.weight"] * 1.5}, "conv", "relative difference 5.0e-01"),
         (lambda w: w | {"head.bias": w["head.bias"] + 1}, "head", "bias: relative difference"),
+        (
+            lambda w: w | {"lstm.weight_ih_l0": w["lstm.weight_ih_l0"].roll(5, 0)},
+            "lstm",
+            "kernel: the same values with the elements in another order than this layer wants (20×8, gates ifco→ifgo",
+        ),
+        (lambda w: w | {"lstm.bias_hh_l0": w["lstm.bias_ih_l0"]}, "lstm", "bias: relative difference 1.0e+00"),
     ],
 )
 def test_weights_of_the_layer_are_compared_in_its_own_order(
@@ -183,4 +190,50 @@ def test_weights_of_the_layer_are_compared_in_its_own_order(
     diff = tracer.diff(a, tracer.record(net, trace=trace_path))
     assert (diff.first.aligned if diff.first else None) == layer
     pair = next(p for p in diff.pairs if p.aligned == (layer or "head"))
-    assert any(says in fact for fact in facts(pair, diff.reference, diff.candidate))
+    assert any(says in fact for fact in facts(pair, diff.reference, diff.candidate, diff.alignment.parameters))
+
+
+def test_what_is_folded_into_the_weights_is_not_said_to_be_missing(trace_path: Path) -> None:
+    norm = nn.BatchNorm2d(4, eps=1e-3)
+    norm.running_var, norm.running_mean = torch.linspace(0.5, 1.5, 4), torch.linspace(-1, 1, 4)
+    plain, folded, last = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+    scale = 1 / torch.sqrt(norm.running_var + 1.2e-3)  # another epsilon
+    assert plain.bias is not None
+    assert folded.bias is not None
+    folded.weight.data = plain.weight.data * scale[:, None, None, None]
+    folded.bias.data = (plain.bias.data - norm.running_mean) * scale
+    source = nn.Sequential(plain, norm, nn.ReLU(), last).eval()
+    target = nn.Sequential(folded, nn.ReLU(), last).eval()
+    image = np.random.default_rng(4).normal(size=(2, 3, 9, 9)).astype("f4")
+    a = tracer.record(source, image, trace=trace_path)
+    diff = tracer.diff(a, tracer.record(target, trace=trace_path))
+    assert diff.first is not None
+    assert (diff.first.pair.reference, diff.first.pair.candidate) == (("0", "1"), ("0",))
+    assert "only on the" not in str(diff)
+
+
+class Stacked(nn.Module):
+    def __init__(self, together: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lower = nn.LSTM(3, 4, batch_first=True)
+        self.upper = nn.LSTM(4, 4, batch_first=True)
+        both = nn.LSTM(3, 4, 2, batch_first=True)
+        for layer, module in enumerate((self.lower, self.upper)):
+            for name, value in module.state_dict().items():
+                getattr(both, name.replace("_l0", f"_l{layer}")).data = value * (1.5 if "weight_hh" in name else 1)
+        self.last = nn.Linear(4, 2)
+        if together:
+            del self.lower, self.upper
+            self.both = both
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.both(x)[0] if hasattr(self, "both") else self.upper(self.lower(x)[0])[0]
+        return self.last(x)
+
+
+def test_the_weights_of_several_layers_are_told_apart(trace_path: Path) -> None:
+    a = tracer.record(Stacked(False), np.random.default_rng(3).normal(size=(2, 5, 3)).astype("f4"), trace=trace_path)
+    text = str(tracer.diff(a, tracer.record(Stacked(True), trace=trace_path)))
+    told = re.findall(r"Weights differ: (\w+) of (\w+)", text)
+    assert told == [("recurrent_kernel", "lower"), ("recurrent_kernel", "upper")]

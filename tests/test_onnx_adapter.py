@@ -250,7 +250,7 @@ OPERATORS: list[tuple[Any, dict[str, Any], dict[str, Any], str, dict[str, Any], 
      {"x": random(4, 2, 3)}, "gru", {"reset_after": True}, ["kernel", "recurrent_kernel"]),
     (node("LayerNormalization", "x w b", "y", epsilon=1e-3), {"w": random(3), "b": random(3)}, {"x": random(2, 3)},
      "layernorm", {"epsilon": 1e-3}, ["weight", "bias"]),
-    (node("Erf", "x", "y"), {}, IMAGE, "other:erf", {}, []),
+    (node("Erf", "x", "y"), {}, IMAGE, "erf", {}, []),
 ]  # fmt: skip
 
 
@@ -416,9 +416,9 @@ def check_pairs(reference: Any, candidate: Any, layers: int) -> None:
     assert set(pairs) == set(weighted)
     assert len(pairs) == layers
     for name, pair in pairs.items():
-        assert pair.candidate_node.kind == pair.node.kind, name
-        if pair.node.kind not in ("lstm", "gru"):
-            assert [f.startswith("Its weights are the same") for f in facts(pair, reference, candidate)] == [True]
+        assert pair.candidate_node.kind == pair.node.kind or pair.pair.what, name
+        said = facts(pair, reference, candidate, result.alignment.parameters)
+        assert [f.startswith("Its weights are the same") for f in said] == [True], (name, said)
 
 
 @pytest.mark.parametrize("which", ["script12", "script20", "dynamo"])

@@ -28,6 +28,7 @@ def record(
     layout: str = "auto",
     weights: bool = True,
     force: bool = False,
+    reference: str | None = None,
     samples: int | None = None,
     batch: int | None = None,
     mode: Literal["eval", "train"] = "eval",
@@ -51,6 +52,7 @@ def record(
         layout: ``auto``, ``same``, ``NHWC->NCHW`` or ``NCHW->NHWC``: how the input's axes move for this model.
         weights: whether parameters and buffers are recorded too.
         force: replace a recording of this name.
+        reference: the recording to align to, by name; by default the trace's first.
         samples: how many samples are generated, or taken of the input.
         batch: run so many samples at a time; the tensors are joined along the axis that follows the batch size.
         mode: ``train`` records in training mode.
@@ -65,8 +67,8 @@ def record(
         TraceError: the trace cannot be written.
     """
     return record_object(
-        model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force, samples=samples,
-        batch=batch, mode=mode, loss=loss, layers=_patterns(layers), exclude=_patterns(exclude),
+        model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force, reference=reference,
+        samples=samples, batch=batch, mode=mode, loss=loss, layers=_patterns(layers), exclude=_patterns(exclude),
         statistics_only=statistics_only, precision=precision,
     )  # fmt: skip
 

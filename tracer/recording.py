@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from tracer import adapter as adapters
 from tracer import inputs as inputs_
+from tracer import names
 from tracer.adapter import Adapter, Array, LoadedModel, LoadRequest, NotRecorded, Run
 from tracer.alignment import Alignment, align
+from tracer.alignment.parameters import Places
 from tracer.batches import Batches, Plan, plan
 from tracer.errors import InputError, TracerError
 from tracer.graph import Structure
-from tracer.kinds import parameter_role
 from tracer.names import display
 from tracer.options import Options
 from tracer.store import Recording, RecordingWriter, Trace
+from tracer.store import places as place_of
 from tracer.store.moving import finish_rekeys, rekey, rename
 from tracer.store.writer import Storage
 from tracer.wanted import wanted
@@ -172,7 +174,9 @@ def record(
         planned = _planned(model, prepared, options)
     structure = planned.structure
     alignment = align(reference, structure) if reference is not None else None
-    keys = alignment.keys() if alignment is not None else {node.name: node.name for node in structure.stored()}
+    keys = {node.name: node.name for node in structure.stored()}
+    if reference is not None and alignment is not None:
+        keys = _aligned_names(trace, reference, alignment)
     storage = Storage(
         wanted(structure, keys, options.layers, options.exclude), options.statistics_only, options.precision,
         len(prepared.batches), planned.joined,
@@ -212,7 +216,9 @@ def record(
                 writer(node, NotRecorded(why))
             if options.weights or options.loss:
                 phase("saving the weights")
-                _save_weights(model, writer, structure, reference, alignment, storage, save=options.weights)
+                _save_weights(
+                    model, writer, structure, _weight_places(reference, alignment), storage, save=options.weights
+                )
                 phase(RECORDING)
             for batch in prepared.batches:
                 model.capture(batch, writer)
@@ -330,14 +336,53 @@ def _stored_keys(structure: Structure, keys: Mapping[str, str]) -> dict[str, str
     return out
 
 
+def _aligned_names(trace: Trace, reference: Recording, alignment: Alignment) -> dict[str, str]:
+    """The name each node is stored under: its twin's own, or what that one is stored under where it is a twin itself.
+
+    So all recordings of a trace share one set of names, whichever of them they were aligned to.
+    """
+    keys = alignment.keys()
+    seen = set()
+    while (above := reference.attributes.get("reference")) and reference.name not in seen:
+        seen.add(reference.name)
+        found = reference.attributes.get("alignment")
+        pairs = found.get("pairs", []) if isinstance(found, dict) else []
+        names_above = {pair["candidate"][-1]: pair["aligned"] for pair in reversed(pairs)}
+        once: dict[str, str] = {}
+        for node, twin in keys.items():
+            if twin in names_above:
+                once.setdefault(names_above[twin], node)
+        keys = {node: name for name, node in once.items()}
+        if not trace.has(str(above)):
+            break
+        reference = trace.recording(str(above))
+    return keys
+
+
+def _weight_places(reference: Recording | None, alignment: Alignment | None) -> Places:
+    """Where the parameter map says that weights belong: beside the reference's, wherever these lie."""
+    if reference is None or alignment is None:
+        return Places(())
+    held = {}
+    for key, stored in reference.weights.items():
+        layer, param = map(names.decode, stored.path.split("/")[1:3])
+        if layer is not None and param is not None:
+            held[key] = layer, param
+    pairs = alignment.parameters.pairs
+    return Places(replace(pair, reference=tuple(held.get(key, key) for key in pair.reference)) for pair in pairs)
+
+
 def _refine(
     trace: Trace, reference: Recording, recording: Recording, structure: Structure, keys: Mapping[str, str]
 ) -> Alignment:
     """Align again with the values; store under the new names where they changed."""
     alignment = align(reference, recording)
-    new = _stored_keys(structure, alignment.keys())
-    if new != keys or alignment.to_json() != recording.attributes.get("alignment"):
-        rekey(trace, recording.name, new, {"alignment": alignment.to_json()})
+    new = _stored_keys(structure, _aligned_names(trace, reference, alignment))
+    where, key = _weight_places(reference, alignment), names.encode(recording.name)
+    weights = {param: where[param] for param in (*recording.weights, *recording.weight_gradients)}
+    moved = any(place_of.weight(*weights[p], key) != stored.path for p, stored in recording.weights.items())
+    if moved or new != keys or alignment.to_json() != recording.attributes.get("alignment"):
+        rekey(trace, recording.name, new, {"alignment": alignment.to_json()}, weights)
     return alignment
 
 
@@ -345,13 +390,12 @@ def _save_weights(
     model: LoadedModel,
     writer: RecordingWriter,
     structure: Structure,
-    reference: Recording | None,
-    alignment: Alignment | None,
+    where: Places,
     storage: Storage,
     *,
     save: bool,
 ) -> None:
-    """Weights under the aligned layer's name, and under the reference's name for the same role where it has one.
+    """Weights under the layer and the name that ``where`` says.
 
     Where only some layers are recorded, those of the others are left out. Without ``save`` the writer only learns
     where their gradients belong.
@@ -359,27 +403,14 @@ def _save_weights(
     only = None
     if storage.only is not None:
         only = {node.owner for node in structure if (node.alias_of or node.name) in storage.only}
-    owners: dict[str, tuple[str, dict[str, str]]] = {}
-    for node in structure:
-        if not node.params:
-            continue
-        pair = alignment.by_candidate.get(node.name) if alignment is not None else None
-        if pair is None or reference is None:
-            owners.setdefault(node.owner, (node.owner or node.name, {}))
-            continue
-        twin = reference.structure.by_name[pair.aligned]
-        names = {parameter_role(twin.kind, p.name): p.name for p in twin.params}
-        renamed = {p.name: names.get(parameter_role(node.kind, p.name), p.name) for p in node.params}
-        owners[node.owner] = (twin.owner or twin.name, renamed)
-    places = {}
+    used = {}
     for owner, param, value in model.parameters():
         if only is not None and owner not in only:
             continue
-        layer, renamed = owners.get(owner, (owner, {}))
-        places[owner, param.name] = (layer, renamed.get(param.name, param.name))
+        used[owner, param.name] = where[owner, param.name]
         if save:
-            writer.put_weights(owner, param, value, places[owner, param.name])
-    writer.weight_keys(places)
+            writer.put_weights(owner, param, value, used[owner, param.name])
+    writer.weight_keys(used)
 
 
 def record_object(

@@ -1,5 +1,6 @@
 """Pairing the nodes of two recordings."""
 
-from tracer.alignment.engine import Alignment, Pair, align
+from tracer.alignment.engine import align
+from tracer.alignment.result import Alignment, Ambiguous, Pair
 
-__all__ = ["Alignment", "Pair", "align"]
+__all__ = ["Alignment", "Ambiguous", "Pair", "align"]

@@ -1,113 +1,166 @@
-"""From scores to pairs: order first, then the graph, then the values."""
+"""From probabilities to pairs: order first, then the graph, then the values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer.alignment import axes as axes_
+from tracer.alignment.candidates import Candidates, Index, Values
+from tracer.alignment.consistency import agree, crossed, hangs, healed, reassociated
+from tracer.alignment.evidence import EQUAL
 from tracer.alignment.features import TRANSPARENT, Features
-from tracer.alignment.score import Matrix
+from tracer.alignment.order import Ordered, heaviest
 
-LEAST = 0.3
-"""Pairs that score less are left unmatched."""
-SAME = 0.99
-"""Agreement of two tensors' order-free numbers above which they are taken for the same tensor."""
+LEAST = 0.1
+"""Pairs that are less likely are left unmatched."""
+CONFIRMED = 3.0
+"""How many pairs that merely look right one is worth besides itself whose weights or tensors are equal."""
+SINGLE = 0.5
+"""Likelihood from which a pair needs no neighbour to vouch for it, if nothing else fits either node."""
+DOUBT = 0.1
+"""Two pairs are exchanged for the two crosswise when no more than this share of the doubt about them remains."""
+PINNED = 2.0
+"""The weight of a pair that a person stated: more than evidence can give."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Candidate index by reference index, and what each pair that was considered would have cost."""
+
+    matched: Mapping[int, int]
+    regret: NDArray[np.float64]
 
 
 def assign(
-    joined: Matrix, content: Matrix, a: Features, b: Features, blocked: tuple[frozenset[int], ...]
-) -> dict[int, int]:
-    """Candidate index by reference index.
+    pairs: Candidates,
+    value: Values,
+    content: Values,
+    confirmed: Values,
+    a: Features,
+    b: Features,
+    blocked: tuple[frozenset[int], frozenset[int]],
+) -> Assigned:
+    """The best matching.
 
     Args:
-        joined: fitness of every pair; 2 and more is a person's word.
-        content: agreement of the tensors, for every pair whatever its kinds; 0 where unknown.
+        value: probability of each pair; :data:`PINNED` is a person's word.
+        content: agreement of the tensors of each pair, whatever their kinds; 0 where unknown.
+        confirmed: 1 for pairs with equal weights or equal tensors, down to 0.
         blocked: indices on either side that a person ignores.
     """
-    pinned = {int(i): int(j) for i, j in np.argwhere(joined >= 2)}
-    rest = joined.copy()
-    rest[list(pinned), :] = 0
-    rest[:, list(pinned.values())] = 0
-    matched = _in_order(rest) | pinned
-    _mend(matched, rest, content, a, b)
-    _swap(matched, rest)
-    _by_content(matched, joined, content, a, b, blocked)
-    return matched
+    pinned = {int(pairs.rows[p]): int(pairs.cols[p]) for p in np.flatnonzero(value >= PINNED)}
+    free = value.copy()
+    free[np.isin(pairs.rows, list(pinned)) | np.isin(pairs.cols, list(pinned.values()))] = 0
+    free[free < LEAST] = 0
+    # Likelihoods end at 1, whether or not values confirm them: what they confirm must outweigh what merely looks right.
+    free *= 1 + CONFIRMED * confirmed
+    ordered = _in_order(pairs, free, a, b)
+    matched = {int(pairs.rows[p]): int(pairs.cols[p]) for p in ordered.chosen} | pinned
+    _mend(matched, pairs, free, content, a, b)
+    _swap(matched, pairs, free)
+    _mend(matched, pairs, free, content, a, b)
+    _by_content(matched, pairs, value, content, a, b, blocked)
+    crossed(matched, pairs, content, a, b, pinned)
+    for i in [i for i, j in matched.items() if i not in pinned and hangs(matched, i, j, a, b)]:
+        del matched[i]
+    _mend(matched, pairs, free, content, a, b)
+    _alone(matched, pairs, free)
+    reassociated(matched, a, b, pinned)
+    healed(matched, pairs, content, a, b, pinned)
+    return Assigned(matched, ordered.regret)
 
 
-def _in_order(joined: Matrix) -> dict[int, int]:
-    """The heaviest set of pairs that keeps the order of both sides (Needleman–Wunsch with free gaps)."""
-    weights = np.where(joined >= LEAST, joined, 0).astype(np.float64)
-    best = np.zeros((weights.shape[0] + 1, weights.shape[1] + 1))
-    for i, row in enumerate(weights):
-        take = np.where(row > 0, best[i, :-1] + row, 0)
-        # Free gaps on the other side make the inner recurrence a running maximum.
-        best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], take))
-    matched = {}
-    i, j = weights.shape
-    while i and j:
-        if best[i, j] == best[i - 1, j]:
-            i -= 1
-        elif best[i, j] == best[i, j - 1]:
-            j -= 1
-        else:
-            i, j = i - 1, j - 1
-            matched[i] = j
-    return matched
+def _in_order(pairs: Candidates, weights: Values, a: Features, b: Features) -> Ordered:
+    """The heaviest matching in the order in which the models ran, or in that of the graph's branches."""
+    ran = heaviest(pairs, weights, np.arange(len(a.nodes)), np.arange(len(b.nodes)))
+    walked = heaviest(pairs, weights, _places(a.walk), _places(b.walk))
+    return ran if ran.total >= walked.total else walked
 
 
-def _mend(matched: dict[int, int], joined: Matrix, content: Matrix, a: Features, b: Features) -> None:
+def _places(order: tuple[int, ...]) -> Index:
+    out = np.empty(len(order), np.intp)
+    out[list(order)] = np.arange(len(order))
+    return out
+
+
+def _mend(matched: dict[int, int], pairs: Candidates, value: Values, content: Values, a: Features, b: Features) -> None:
     """Pair what is left where a neighbour's pair, or equal content, says so; order plays no part here."""
+    usable = np.flatnonzero(value > 0)
     while True:
-        taken = set(matched.values())
-        options = [
-            (joined[i, j] + 0.2 * content[i, j], i, j)
-            for i in range(len(a.nodes))
-            if i not in matched
-            for j in np.flatnonzero(joined[i] >= LEAST)
-            if j not in taken and (content[i, j] > 0.9 or agree(matched, i, int(j), a, b) > 0)
-        ]
+        taken = np.zeros(pairs.shape[1], bool)
+        taken[list(matched.values())] = True
+        held = np.zeros(pairs.shape[0], bool)
+        held[list(matched)] = True
+        usable = usable[~held[pairs.rows[usable]] & ~taken[pairs.cols[usable]]]
+        options = []
+        near = a.beside(held)[pairs.rows[usable]] & b.beside(taken)[pairs.cols[usable]]
+        for p in usable[near | (content[usable] > 0.9)]:
+            i, j = int(pairs.rows[p]), int(pairs.cols[p])
+            beside = agree(matched, i, j, a, b)
+            if (beside > 0 or content[p] > 0.9) and not hangs(matched, i, j, a, b):
+                options.append((float(value[p]) * (0.5 + 0.5 * beside) + 0.2 * float(content[p]), i, j))
         if not options:
             return
-        _, i, j = max(options)
-        matched[i] = int(j)
+        added: set[int] = set()
+        for _, i, j in sorted(options, reverse=True):
+            if not held[i] and not taken[j]:
+                if {*a.above[i], *(c for c, _ in a.below[i])} & added:
+                    continue  # its evidence has just changed: next round
+                matched[i] = j
+                held[i] = taken[j] = True
+                added.add(i)
 
 
-def agree(matched: Mapping[int, int], i: int, j: int, a: Features, b: Features) -> float:
-    """The share of neighbours on both sides that are paired with each other."""
-    ours = [*a.parents[i], *a.children[i]]
-    theirs = {*b.parents[j], *b.children[j]}
-    if not ours and not theirs:
-        return 1.0
-    hits = sum(matched.get(n) in theirs for n in ours)
-    return 2 * hits / (len(ours) + len(theirs))
+def _alone(matched: dict[int, int], pairs: Candidates, value: Values) -> None:
+    """Pair what is left and fits nothing else, wherever it stands: tables that are read in another order."""
+    taken = set(matched.values())
+    rival = pairs.rivals(value)
+    for p in np.flatnonzero((value >= SINGLE) & (rival < LEAST)):
+        i, j = int(pairs.rows[p]), int(pairs.cols[p])
+        if i not in matched and j not in taken:
+            matched[i] = j
+            taken.add(j)
 
 
-def _swap(matched: dict[int, int], joined: Matrix) -> None:
+def _swap(matched: dict[int, int], pairs: Candidates, value: Values) -> None:
     """Exchange partners where both together fit better crosswise (branches that run in another order)."""
+
+    def worth(i: int, j: int) -> float:
+        place = int(pairs.find(np.array([i]), np.array([j]))[0])
+        return float(value[place]) if place < len(pairs) else 0.0
+
     for _ in range(4):
         changed = False
         holder = {j: i for i, j in matched.items()}
+        best = pairs.row_max(value)
         for i in list(matched):
-            j = matched[i]
-            better = int(joined[i].argmax())
-            other = holder.get(better)
-            if better == j or joined[i, better] <= 1.05 * joined[i, j]:
+            if i not in matched:
                 continue
-            if other is None:
-                pass
-            elif joined[i, better] + joined[other, j] > 1.05 * (joined[i, j] + joined[other, better]):
-                if joined[other, j] >= LEAST:
+            j = matched[i]
+            now = worth(i, j)
+            if best[i] <= 1.05 * now and 1 - best[i] >= DOUBT * (1 - now):
+                continue
+            here = slice(pairs.starts[i], pairs.starts[i + 1])
+            better = int(pairs.cols[here][int(value[here].argmax())])
+            other = holder.get(better)
+            if other is not None:
+                cross = worth(other, j)
+                kept, crossed = now + worth(other, better), float(best[i]) + cross
+                # Near certainty a pair gains little: there it counts how much doubt is left.
+                surer = 2 - kept > 0.02 and 2 - crossed < DOUBT * (2 - kept)
+                if crossed <= 1.05 * kept and not surer:
+                    continue
+                if cross > 0:
                     matched[other] = j
                     holder[j] = other
                 else:
                     del matched[other]
                     del holder[j]
             else:
-                continue
-            if other is None:
                 del holder[j]
             matched[i] = better
             holder[better] = i
@@ -118,11 +171,12 @@ def _swap(matched: dict[int, int], joined: Matrix) -> None:
 
 def _by_content(
     matched: dict[int, int],
-    joined: Matrix,
-    content: Matrix,
+    pairs: Candidates,
+    value: Values,
+    content: Values,
     a: Features,
     b: Features,
-    blocked: tuple[frozenset[int], ...],
+    blocked: tuple[frozenset[int], frozenset[int]],
 ) -> None:
     """Pair tensors that hold the same values though their operations do not look alike.
 
@@ -130,20 +184,23 @@ def _by_content(
     convolution leaves the convolution equal to the BatchNorm. A pair whose values agree is never given up for this.
     """
     holder = {j: i for i, j in matched.items()}
+    settled = {(int(pairs.rows[p]), int(pairs.cols[p])) for p in np.flatnonzero((value >= PINNED) | (content >= 0.5))}
 
     def free(i: int | None, j: int | None) -> bool:
-        return i is None or j is None or (joined[i, j] < 2 and content[i, j] < 0.5)
+        return i is None or j is None or (i, j) not in settled
 
-    open_a = [i for i in range(len(a.nodes)) if free(i, matched.get(i)) and _computes(a, i) and i not in blocked[0]]
-    open_b = [j for j in range(len(b.nodes)) if free(holder.get(j), j) and _computes(b, j) and j not in blocked[1]]
     options = []
-    for i in open_a:
-        for j in open_b:
-            ours, theirs = a.nodes[i], b.nodes[j]
-            if content[i, j] >= SAME and ours.shape and theirs.shape:
-                reshaped = not axes_.possible(ours.shape, theirs.shape)
-                distance = abs(i / len(a.nodes) - j / len(b.nodes))
-                options.append((reshaped, theirs.role == "item", -joined[i, j], distance, i, j))
+    for p in np.flatnonzero(content >= EQUAL):
+        i, j = int(pairs.rows[p]), int(pairs.cols[p])
+        if i in blocked[0] or j in blocked[1] or not (_computes(a, i) and _computes(b, j)):
+            continue
+        if not (free(i, matched.get(i)) and free(holder.get(j), j)):
+            continue
+        ours, theirs = a.nodes[i], b.nodes[j]
+        if ours.shape and theirs.shape:
+            reshaped = not axes_.possible(ours.shape, theirs.shape)
+            distance = abs(i / len(a.nodes) - j / len(b.nodes))
+            options.append((reshaped, theirs.role == "item", -float(value[p]), distance, i, j))
     for *_, i, j in sorted(options):
         if free(i, matched.get(i)) and free(holder.get(j), j):
             if i in matched:

@@ -1,22 +1,25 @@
 """Which axis of the candidate's tensor is which of the reference's.
 
 Axes are written as one entry per reference axis: the candidate axis it is, or None for an axis of length one that the
-candidate lacks. Candidate axes that are not listed have length one and are dropped.
+candidate lacks. Candidate axes that are not listed have length one and are dropped. Axes that are products of others
+are the matter of :mod:`tracer.alignment.arrange`; :mod:`tracer.alignment.orient` finds both.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import permutations
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer.alignment.arrange import Rearrangement, bijections
+
 Axes = tuple[int | None, ...]
-_MOST = 720
-_SAMPLE = 1 << 18
+MOST = 720
+"""Orders that are told apart; of more (six equal lengths and above) the most natural ones and the first others."""
 
 
 def apply(values: NDArray[Any], axes: Axes) -> NDArray[Any]:
@@ -37,39 +40,52 @@ def apply(values: NDArray[Any], axes: Axes) -> NDArray[Any]:
 def possible(reference: Sequence[int], candidate: Sequence[int]) -> list[Axes]:
     """All axes under which the candidate's shape becomes the reference's; most natural first.
 
-    Axis 0, the batch, stays where it is if it can. The order is: nothing moved, channels moved between last and
-    second with the others in order, then everything else by how little it moves.
+    The order is: axis 0, the batch, where it was; then nothing moved, channels moved between last and second with the
+    others in order, everything else by how little it moves. Axes of length one keep their order: it is the same tensor.
     """
+    return list(_possible(tuple(reference), tuple(candidate)))
+
+
+@lru_cache(maxsize=8192)
+def _possible(reference: tuple[int, ...], candidate: tuple[int, ...]) -> tuple[Axes, ...]:
     if len(reference) == len(candidate):
-        pools: list[tuple[list[int], list[int]]] = [(list(range(len(reference))), list(range(len(candidate))))]
+        ours, theirs = list(range(len(reference))), list(range(len(candidate)))
     else:
-        pools = [([i for i, d in enumerate(reference) if d != 1], [i for i, d in enumerate(candidate) if d != 1])]
-    found: list[Axes] = []
-    for ours, theirs in pools:
-        if sorted(reference[i] for i in ours) != sorted(candidate[i] for i in theirs) or len(ours) > 8:
-            continue
-        pinned = bool(ours and theirs) and ours[0] == theirs[0] == 0 and reference[0] == candidate[0]
-        head = [0] if pinned else []
-        rest = theirs[1:] if pinned else theirs
-        for count, order in enumerate(permutations(rest)):
-            if count >= _MOST:
-                break
-            chosen = [*head, *order]
-            if all(reference[i] == candidate[j] for i, j in zip(ours, chosen, strict=True)):
-                axes: list[int | None] = [None] * len(reference)
-                for i, j in zip(ours, chosen, strict=True):
-                    axes[i] = j
-                found.append(tuple(axes))
-    return sorted(found, key=_moved)
+        ours = [i for i, length in enumerate(reference) if length != 1]
+        theirs = [i for i, length in enumerate(candidate) if length != 1]
+    lengths, others = [reference[i] for i in ours], [candidate[j] for j in theirs]
+    if sorted(lengths) != sorted(others):
+        return ()
+    found: dict[Axes, None] = {}
+    for order in (*_natural(lengths, others), *islice(bijections(lengths, others, MOST), MOST)):
+        axes: list[int | None] = [None] * len(reference)
+        for i, place in zip(ours, order, strict=True):
+            axes[i] = theirs[place]
+        found[tuple(axes)] = None
+    straight = [axes for axes in found if _ones_in_order(axes, reference)]
+    return tuple(sorted(straight, key=_moved)[:MOST])
 
 
-def _moved(axes: Axes) -> tuple[int, int]:
+def _natural(ours: Sequence[int], theirs: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    rank = len(ours)
+    orders = [tuple(range(rank))]
+    if rank > 2:
+        orders += [(0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1)), (1, 0, *range(2, rank))]
+    yield from (o for o in orders if all(a == theirs[j] for a, j in zip(ours, o, strict=True)))
+
+
+def _ones_in_order(axes: Axes, reference: Sequence[int]) -> bool:
+    ones = [axis for axis, length in zip(axes, reference, strict=True) if length == 1 and axis is not None]
+    return ones == sorted(ones)
+
+
+def _moved(axes: Axes) -> tuple[bool, int, int]:
     order = [a for a in axes if a is not None]
     inversions = sum(order[i] > order[j] for i in range(len(order)) for j in range(i + 1, len(order)))
     rank = len(order)
     straight = order == sorted(order)
     layouts = ([0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]) if rank > 2 else ()
-    return (0 if straight else 1 if order in layouts else 2, inversions)
+    return bool(order) and order[0] != min(order), 0 if straight else 1 if order in layouts else 2, inversions
 
 
 def preferred(options: Sequence[Axes], inherited: Axes | None, layouts: tuple[str | None, str | None]) -> Axes:
@@ -90,40 +106,19 @@ def preferred(options: Sequence[Axes], inherited: Axes | None, layouts: tuple[st
     return wanted if wanted in options else options[0]
 
 
-def decide(
-    reference: NDArray[Any], candidate: NDArray[Any], options: Sequence[Axes], prior: Axes
-) -> tuple[Axes, float | None]:
-    """The axes under which the values agree best, and the relative error there.
+def describe(axes: Axes | None, rank: int, arrangement: Rearrangement | None = None, *, ambiguous: bool = False) -> str:
+    """Axes as people write them: ``NWC→NCW`` for a channel move, ``=`` for none, else the permutation.
 
-    Leaves ``prior`` only for an option whose error is at most half of the prior's: where values have diverged they
-    say nothing about the axes. Looks at no more than a quarter of a million elements (whole leading slices).
+    A rearrangement is written out where axes alone do not say it; a question mark says that others are as likely.
     """
-    if len(options) == 1:
-        return options[0], None
-    inner = max(1, math.prod(reference.shape[1:]))
-    rows = max(1, min(len(reference), _SAMPLE // inner)) if reference.ndim else 1
-    errors = {}
-    for axes in options:
-        moved = apply(candidate, axes)
-        errors[axes] = _error(reference[:rows], moved[:rows])
-    best = min(errors, key=lambda a: errors[a])
-    if errors[best] < 0.5 * errors.get(prior, math.inf):
-        return best, errors[best]
-    return prior, errors.get(prior)
-
-
-def _error(a: NDArray[Any], b: NDArray[Any]) -> float:
-    x, y = a.reshape(-1)[:_SAMPLE], b.reshape(-1)[:_SAMPLE]
-    with np.errstate(all="ignore"):
-        x64, y64 = np.nan_to_num(x.astype(np.float64)), np.nan_to_num(y.astype(np.float64))
-        scale = float(np.linalg.norm(x64))
-        return float(np.linalg.norm(x64 - y64)) / scale if scale > 0 else math.inf
-
-
-def describe(axes: Axes | None, rank: int) -> str:
-    """Axes as people write them: ``NWC→NCW`` for a channel move, ``=`` for none, else the permutation."""
+    if arrangement is not None:
+        return f"{arrangement}{'?' * ambiguous}"
     if axes is None:
         return "?"
+    return _text(axes, rank) + "?" * ambiguous
+
+
+def _text(axes: Axes, rank: int) -> str:
     order = [a for a in axes if a is not None]
     if axes == tuple(range(rank)):
         return "="

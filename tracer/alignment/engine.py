@@ -1,120 +1,58 @@
-"""The alignment: score every pair, walk both graphs in order, mend what order alone gets wrong.
+"""The alignment: weigh all evidence for each pair, let the graph spread it, and choose the pairs that fit together.
 
-Order is the strongest single evidence (both authors follow the same paper), so a dynamic programme over the running
-order comes first; branches that the two sides run in another order are then paired through the graph.
+Any evidence may be missing, and any may lie, so all of it is joined: what two nodes look like, what they compute, their
+weights, their names, where they stand; then what their neighbours say. Order is strong (both authors follow the same
+paper), so a dynamic programme over the order comes first; branches that the two sides run in another order are then
+paired through the graph. What is more likely wrong than right is left open rather than guessed.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.alignment import axes as axes_
-from tracer.alignment import score
-from tracer.alignment.assign import LEAST, agree, assign
-from tracer.alignment.axes import Axes
-from tracer.alignment.features import Features, Summary, beyond, extract
+from tracer import kinds
+from tracer.alignment import twins
+from tracer.alignment.assign import LEAST, PINNED, assign
+from tracer.alignment.candidates import Values, params, possible, shapes
+from tracer.alignment.confidence import LEAST as LEAST_CONFIDENCE
+from tracer.alignment.confidence import alternatives, trust
+from tracer.alignment.consistency import agree
+from tracer.alignment.evidence import equal_tensors, gather
+from tracer.alignment.features import Features, Summary, agreement, beyond, extract
+from tracer.alignment.groups import groups
+from tracer.alignment.orient import find as find_axes
+from tracer.alignment.parameters import parameter_map
+from tracer.alignment.propagation import Graph
+from tracer.alignment.result import Alignment, Ambiguous, Pair
+from tracer.alignment.rules import Rules
 from tracer.errors import TraceError
 from tracer.graph import Structure
+from tracer.names import display
 from tracer.store import Recording
 
 if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping as MappingFile
 
 IGNORED = "ignored by the mapping file"
-_CONTENT_BONUS = 0.5
+_NEVER = -60.0
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Reference nodes and candidate nodes that compute the same thing.
-
-    Attributes:
-        reference, candidate: node names (one each today; groups keep the last as the one that is compared).
-        axes: see :mod:`tracer.alignment.axes`; None when no axis order makes the shapes equal.
-        confidence: 0 to 1.
-        evidence: shares in [0, 1] by name (``kind``, ``shape``, ``params``, ``graph``, ``values``), or
-            ``{"mapping": 1.0}`` for a pair that a person wrote.
-    """
-
-    reference: tuple[str, ...]
-    candidate: tuple[str, ...]
-    axes: Axes | None
-    confidence: float
-    evidence: Mapping[str, float]
-
-    @property
-    def aligned(self) -> str:
-        """The reference's name, which keys the store."""
-        return self.reference[-1]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "reference": list(self.reference),
-            "candidate": list(self.candidate),
-            "aligned": self.aligned,
-            "axes": None if self.axes is None else list(self.axes),
-            "confidence": round(self.confidence, 4),
-            "evidence": {name: round(value, 4) for name, value in self.evidence.items()},
-        }
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """All pairs in the reference's running order, and what has no twin, with the reason."""
-
-    pairs: tuple[Pair, ...]
-    unmatched_reference: Mapping[str, str] = field(default_factory=dict)
-    unmatched_candidate: Mapping[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def by_reference(self) -> dict[str, Pair]:
-        return {name: pair for pair in reversed(self.pairs) for name in pair.reference}
-
-    @cached_property
-    def by_candidate(self) -> dict[str, Pair]:
-        """The pair of each candidate node; a node that is also compared as an output keeps its own pair."""
-        return {name: pair for pair in reversed(self.pairs) for name in pair.candidate}
-
-    def keys(self) -> dict[str, str]:
-        """Candidate node to the aligned name it is stored under, each name once."""
-        out: dict[str, str] = {}
-        for name, pair in self.by_candidate.items():
-            if name == pair.candidate[-1] and self.by_reference[pair.aligned] is pair:
-                out[name] = pair.aligned
-        return out
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "pairs": [pair.to_json() for pair in self.pairs],
-            "unmatched": {
-                "reference": dict(self.unmatched_reference),
-                "candidate": dict(self.unmatched_candidate),
-            },
-        }
-
-    @classmethod
-    def empty(cls) -> Self:
-        return cls(())
-
-
-@dataclass(frozen=True)
-class _Side:
+class Side:
     structure: Structure
     summaries: Mapping[str, Summary]
     recording: Recording | None
 
 
-def _side(source: Recording | Structure) -> _Side:
+def side(source: Recording | Structure) -> Side:
     if isinstance(source, Structure):
-        return _Side(source, {}, None)
-    return _Side(source.structure, source.summaries, source)
+        return Side(source, {}, None)
+    return Side(source.structure, source.summaries, source)
 
 
 def align(
@@ -122,183 +60,233 @@ def align(
 ) -> Alignment:
     """Pair the nodes of two models.
 
-    Structures alone are enough; of recordings, the stored numbers about each tensor are used too, and tensors are
-    read where several axis orders are possible. What ``mapping`` says wins.
+    Structures alone are enough; of recordings, the stored numbers about each tensor and each weight are used too, and
+    tensors are read where several axis orders are possible. What ``mapping`` says wins.
 
-    Raises InputError when ``mapping`` names nodes that do not exist, TraceError when a tensor is damaged.
+    Raises InputError when ``mapping`` names nodes that do not exist.
     """
-    ours, theirs = _side(reference), _side(candidate)
-    a = extract(ours.structure, ours.summaries)
-    b = extract(theirs.structure, theirs.summaries)
-    if mapping is not None:
-        mapping.check(ours.structure, theirs.structure)
+    sides = side(reference), side(candidate)
+    a, b = (extract(side.structure, side.summaries) for side in sides)
+    mapping = None if mapping is None else mapping.resolve(sides[0].structure, sides[1].structure)
     if not a.nodes or not b.nodes:
-        return Alignment.empty()
-    local = score.local(a, b)
-    content = score.content(a, b)
-    start = np.minimum(local + _CONTENT_BONUS * content * (local > 0), 1.0).astype(np.float32)
-    blocked_a, blocked_b = _pin(start, a, b, mapping)
-    joined = score.propagate(start, a, b)
-    joined = np.maximum(joined, np.where(start >= 2, start, 0))
-    matched = assign(joined, content, a, b, (blocked_a, blocked_b))
-    pairs = _pairs(matched, joined, content, a, b, (ours, theirs), mapping)
-    ignored = {a.nodes[i].name for i in blocked_a}, {b.nodes[j].name for j in blocked_b}
-    pairs += _outputs(matched, a, b, (ours, theirs), ignored)
-    paired_a = {name for pair in pairs for name in pair.reference}
-    paired_b = {name for pair in pairs for name in pair.candidate}
-    return Alignment(
-        tuple(pairs),
-        {n.name: _why_not(joined[i], blocked_a, i) for i, n in enumerate(a.nodes) if n.name not in paired_a},
-        {n.name: _why_not(joined[:, j], blocked_b, j) for j, n in enumerate(b.nodes) if n.name not in paired_b},
-    )
+        alone = [{node.name: _why_not(0.0, False) for node in side.nodes} for side in (a, b)]
+        return Alignment((), alone[0], alone[1])
+    return Work(sides, a, b, mapping).run()
 
 
-def _pin(
-    start: score.Matrix, a: Features, b: Features, mapping: MappingFile | None
-) -> tuple[frozenset[int], frozenset[int]]:
-    """Write a person's decisions into the scores: 2 for a pair (more than evidence can give), 0 for its rivals."""
-    if mapping is None:
-        return frozenset(), frozenset()
-    ignored_a = frozenset(i for i, node in enumerate(a.nodes) if mapping.ignores("reference", node.name))
-    ignored_b = frozenset(j for j, node in enumerate(b.nodes) if mapping.ignores("candidate", node.name))
-    start[list(ignored_a), :] = 0
-    start[:, list(ignored_b)] = 0
-    for entry in mapping.pairs:
-        for name in entry.reference:
-            start[a.index[name], :] = 0
-        for name in entry.candidate:
-            start[:, b.index[name]] = 0
-        start[a.index[entry.reference[-1]], b.index[entry.candidate[-1]]] = 2
-    return ignored_a, ignored_b
+class Work:
+    """One alignment in the making."""
 
+    def __init__(self, sides: tuple[Side, Side], a: Features, b: Features, mapping: MappingFile | None) -> None:
+        self.sides, self.a, self.b = sides, a, b
+        self.rules = Rules.of(mapping, a, b, sides[0].structure, sides[1].structure)
+        self.weights = self._weights()
+        rows, cols = equal_tensors(a, b)
+        extra = self.rules.pairs
+        self.pairs = possible(a, b, (np.append(rows, extra[:, 0]), np.append(cols, extra[:, 1])))
+        related = self.weights is not None and self.weights.related
+        self.evidence = gather(a, b, self.pairs, self.weights if related else None)
+        self.said = self.rules.said(self.pairs)
+        self.rules.follow(self.said, self.pairs, a, b, self.evidence.columns["impossible"] == 0)
+        self.value = self._value()
+        content = np.where(self.said == 0, 0, self.evidence.columns["content"])
+        columns = self.evidence.columns
+        confirmed = np.where(self.said == 0, 0, np.maximum(columns["weights"], columns["equal_content"]))
+        self.assigned = assign(self.pairs, self.value, content, confirmed, a, b, self.rules.ignored)
 
-def _pairs(
-    matched: Mapping[int, int],
-    joined: score.Matrix,
-    content: score.Matrix,
-    a: Features,
-    b: Features,
-    sides: tuple[_Side, _Side],
-    mapping: MappingFile | None,
-) -> list[Pair]:
-    pairs: list[Pair] = []
-    axes_of: dict[int, Axes | None] = {}
-    pinned = {entry.reference[-1]: entry for entry in mapping.pairs} if mapping else {}
-    for i in sorted(matched):
-        j = matched[i]
-        ours, theirs = a.nodes[i], b.nodes[j]
-        entry = pinned.get(ours.name)
-        if entry is not None and entry.axes is not None:
-            axes: Axes | None = entry.axes
-        else:
-            inherited = next((axes_of[p] for p in a.parents[i] if axes_of.get(p) is not None), None)
-            axes = _axes(
-                ours.shape,
-                theirs.shape,
-                inherited,
-                (ours.layout, theirs.layout),
-                sides,
-                (ours.name, theirs.name),
+    def run(self) -> Alignment:
+        trusted = trust(self.pairs, self.value, self.evidence, self.assigned, self.a, self.b)
+        confidence = {
+            int(self.pairs.rows[place]): float(value)
+            for place, value in zip(trusted.places, trusted.confidence, strict=True)
+        }
+        stated = {i for i, _ in self.rules.pairs.tolist()}
+        matched = {i: j for i, j in self.assigned.matched.items() if i in stated or confidence[i] >= LEAST_CONFIDENCE}
+        pairs = self._pairs(matched, confidence)
+        ambiguous = tuple(self._ambiguous({i for i in self.assigned.matched if i not in matched}, pairs))
+        open_ = {entry.reference: entry.reason for entry in ambiguous}
+        best = self.pairs.row_max(self.value), self.pairs.column_max(self.value)
+        unmatched: list[dict[str, str]] = []
+        for s, side in enumerate((self.a, self.b)):
+            paired = {name for pair in pairs for name in (pair.reference, pair.candidate)[s]}
+            unmatched.append(
+                {
+                    node.name: open_[node.name]
+                    if s == 0 and node.name in open_
+                    else _why_not(float(best[s][i]), i in self.rules.ignored[s])
+                    for i, node in enumerate(side.nodes)
+                    if node.name not in paired
+                }
             )
-        axes_of[i] = axes
-        if entry is not None:
-            pairs.append(Pair(entry.reference, entry.candidate, axes, 1.0, {"mapping": 1.0}))
-            continue
-        evidence = _evidence(i, j, matched, content, a, b)
-        pairs.append(Pair((ours.name,), (theirs.name,), axes, _confidence(i, j, joined, evidence), evidence))
-    return pairs
+        parameters = parameter_map(
+            self.sides[0].structure,
+            self.sides[1].structure,
+            pairs,
+            self._stored,
+            self.weights.twins if self.weights is not None and self.weights.related else None,
+        )
+        return Alignment(tuple(pairs), unmatched[0], unmatched[1], ambiguous, parameters)
+
+    def _weights(self) -> twins.Evidence | None:
+        left, right = self.sides[0].recording, self.sides[1].recording
+        self._stored = None if left is None or right is None else (twins.Weights.of(left), twins.Weights.of(right))
+        return None if self._stored is None else twins.evidence(self.a, self.b, *self._stored)
+
+    def _value(self) -> Values:
+        said = self.said
+        logit = self.evidence.logit()
+        logit[said == 0] = _NEVER
+        logit[said == PINNED] = -_NEVER
+        value = Graph(self.a, self.b, self.pairs).propagate(logit)
+        value[said == 0] = 0
+        value[said == PINNED] = PINNED
+        return value
+
+    def _pairs(self, matched: Mapping[int, int], confidence: Mapping[int, float]) -> list[Pair]:
+        """The pairs in the reference's running order, groups with all their nodes, the models' outputs last."""
+        stated = self.rules.entries
+        # What only arranges the values of a node without a twin may be part of that node's group.
+        loose = {i: j for i, j in matched.items() if self.a.arranges(i) and self.a.above[i][0] not in matched}
+        firm = {i: j for i, j in matched.items() if i not in loose}
+        grouped = groups(firm, self.a, self.b, self._same) if firm else []
+        grouped = [
+            g
+            for g in grouped
+            if not self.rules.decided(g.reference, g.candidate)
+            and not self.rules.crosses(g.reference[-1:], g.candidate[-1:])
+            and not self._elsewhere(g.reference[-1], g.candidate[-1])
+        ]
+        inside = {i for g in grouped for i in g.reference}, {j for g in grouped for j in g.candidate}
+        members: list[tuple[tuple[int, ...], tuple[int, ...], str]] = [
+            ((i,), (j,), "") for i, j in matched.items() if i not in inside[0] and j not in inside[1]
+        ]
+        members += [(g.reference, g.candidate, g.what) for g in grouped]
+        members.sort(key=lambda found: found[0][-1])
+        ends = [(ours[-1], theirs[-1]) for ours, theirs, _ in members]
+        outputs = self._outputs(dict(ends))
+        axes = {(i, j): entry.axes for (i, j), entry in stated.items() if entry.axes is not None}
+        found = find_axes([*ends, *outputs], self.a, self.b, self._tensors, axes)
+        now = dict(ends)
+        pairs = []
+        for (ours, theirs, what), at in zip(members, found[: len(ends)], strict=True):
+            i, j = ours[-1], theirs[-1]
+            entry = stated.get((i, j))
+            if entry is not None:
+                pair = Pair(entry.reference, entry.candidate, at.axes, 1.0, {"mapping": 1.0})
+            else:
+                sure = confidence[i] if matched.get(i) == j else self._beside(i, now, confidence)
+                names = tuple(self.a.nodes[k].name for k in ours), tuple(self.b.nodes[k].name for k in theirs)
+                pair = Pair(*names, at.axes, sure, self._shares(i, j, now), what=what)
+            pairs.append(replace(pair, other_axes=at.ambiguous, arrangement=at.arrangement))
+        for (i, j), at in zip(outputs, found[len(ends) :], strict=True):
+            names = (self.a.nodes[i].name,), (self.b.nodes[j].name,)
+            pairs.append(Pair(*names, at.axes, 0.5, {"output": 1.0}, at.ambiguous, at.arrangement))
+        return pairs
+
+    def _beside(self, i: int, matched: Mapping[int, int], confidence: Mapping[int, float]) -> float:
+        """How sure a pair is that rests on its neighbours: as sure as the least of them."""
+        near = {*self.a.above[i], *(c for c, _ in self.a.below[i])} & matched.keys() & confidence.keys()
+        return max(LEAST_CONFIDENCE, min((confidence[k] for k in near), default=LEAST_CONFIDENCE))
+
+    def _shares(self, i: int, j: int, matched: Mapping[int, int]) -> dict[str, float]:
+        out = {
+            "kind": kinds.similarity(self.a.nodes[i].kind, self.b.nodes[j].kind),
+            "shape": shapes(self.a.dims[i], self.b.dims[j]),
+            "graph": agree(matched, i, j, self.a, self.b),
+        }
+        if self.a.params[i] or self.b.params[j]:
+            out["params"] = params(self.a.params[i], self.b.params[j])
+        if self.a.summaries[i] is not None and self.b.summaries[j] is not None:
+            out["values"] = self._same(i, j) or 0.0
+        if self.weights is not None and self.weights.related and self.a.params[i]:
+            out["weights"] = self.weights.scores.get((i, j), 0.0)
+        return out
+
+    def _same(self, i: int, j: int) -> float | None:
+        """Agreement of two tensors' order-free numbers; None where it is not known."""
+        if not (self.a.known[i] and self.b.known[j]):
+            return None
+        value = float(agreement(self.a.moments[i], self.b.moments[j : j + 1])[0])
+        return None if np.isnan(value) else value
+
+    def _elsewhere(self, i: int, j: int) -> bool:
+        """Whether two tensors differ, and one of them is known to be another of the other side."""
+        if self._same(i, j) != 0:
+            return False
+        equal = self.evidence.columns["equal_content"] > 0
+        return bool((equal & ((self.pairs.rows == i) | (self.pairs.cols == j))).any())
+
+    def _tensors(self, i: int, j: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        left, right = self.sides[0].recording, self.sides[1].recording
+        names = self.a.nodes[i].name, self.b.nodes[j].name
+        if left is None or right is None or left.stored(names[0]) is None or right.stored(names[1]) is None:
+            return None
+        try:
+            return left.read(names[0], verify=False), right.read(names[1], verify=False)
+        except TraceError:
+            return None  # the comparison says what is damaged
+
+    def _ambiguous(self, rows: Iterable[int], pairs: list[Pair]) -> Iterable[Ambiguous]:
+        """What was left open though something fits, and what it may be."""
+        paired = {name for pair in pairs for name in pair.reference}
+        taken = {name for pair in pairs for name in pair.candidate}
+        for i in sorted(rows):
+            node = self.a.nodes[i]
+            if node.name in paired:
+                continue
+            others = [
+                (self.b.nodes[j].name, share)
+                for j, share in alternatives(self.pairs, self.value, self.assigned, i)
+                if self.b.nodes[j].name not in taken
+            ]
+            if others:
+                yield Ambiguous(node.name, tuple(others), _as_likely([name for name, _ in others]))
+
+    def _outputs(self, matched: Mapping[int, int]) -> list[tuple[int, int]]:
+        """Outputs of the two models that stand at the same place, where one of them has no twin.
+
+        One side may end in a softmax that the other lacks: every layer agrees, and yet the models do not.
+        """
+        ends: list[list[int]] = []
+        for side, features, ignored in zip(self.sides, (self.a, self.b), self.rules.ignored, strict=True):
+            indices = (_index(side.structure, features, name) for name in side.structure.outputs)
+            ends.append([i for i in indices if i is not None and i not in ignored])
+        twin = set(matched.values())
+        joined = {matched.get(i) for i in ends[0]}
+        left = [i for i in ends[0] if matched.get(i) not in ends[1]]
+        right = [j for j in ends[1] if j not in joined]
+        found = []
+        for i, j in zip(left, right, strict=False):
+            if i in matched and j in twin:
+                continue
+            if len(ends[0]) != len(ends[1]) and not shapes(self.a.dims[i], self.b.dims[j]):
+                continue  # which stands for which is not known
+            above = beyond(self.sides[0].structure, self.a.nodes[i]), beyond(self.sides[1].structure, self.b.nodes[j])
+            passed = {self.a.nodes[k].name: self.b.nodes[m].name for k, m in matched.items() if k == i or m == j}
+            if any(ours in above[0] or theirs in above[1] for ours, theirs in passed.items()):
+                continue  # nothing but a permute or the like comes after the twin
+            found.append((i, j))
+        return found
 
 
-def _axes(
-    ours: tuple[int, ...] | None,
-    theirs: tuple[int, ...] | None,
-    inherited: Axes | None,
-    layouts: tuple[str | None, str | None],
-    sides: tuple[_Side, _Side],
-    names: tuple[str, str],
-) -> Axes | None:
-    if ours is None or theirs is None:
-        return None
-    options = axes_.possible(ours, theirs)
-    if not options:
-        return None
-    prior = axes_.preferred(options, inherited, layouts)
-    left, right = sides[0].recording, sides[1].recording
-    if len(options) == 1 or left is None or right is None or math.prod(ours) == 0:
-        return prior
-    if left.stored(names[0]) is None or right.stored(names[1]) is None:
-        return prior
-    try:
-        return axes_.decide(left.read(names[0], verify=False), right.read(names[1], verify=False), options, prior)[0]
-    except TraceError:
-        return prior  # the comparison says what is damaged
+def _index(structure: Structure, features: Features, name: str) -> int | None:
+    """Index of the node whose tensor ``name`` is: an output may be a container's."""
+    seen: set[str] = set()
+    while name not in features.index and name in structure.by_name and name not in seen:
+        seen.add(name)
+        name = structure.by_name[name].alias_of or ""
+    return features.index.get(name)
 
 
-def _outputs(
-    matched: Mapping[int, int],
-    a: Features,
-    b: Features,
-    sides: tuple[_Side, _Side],
-    ignored: tuple[set[str], set[str]],
-) -> list[Pair]:
-    """Outputs of the two models that stand at the same place, where one of them has no twin.
-
-    One side may end in a softmax that the other lacks: every layer agrees, and yet the models do not.
-    """
-    outputs = [
-        [side.structure.by_name[n] for n in side.structure.outputs if n in side.structure.by_name and n not in skip]
-        for side, skip in zip(sides, ignored, strict=True)
-    ]
-    names = {a.nodes[i].name: b.nodes[j].name for i, j in matched.items()}
-    paired = {theirs.name for theirs in outputs[1] if theirs.name in {names.get(ours.name) for ours in outputs[0]}}
-    left = [node for node in outputs[0] if names.get(node.name) not in paired]
-    right = [node for node in outputs[1] if node.name not in paired]
-    twins = set(names.values())
-    found = []
-    for ours, theirs in zip(left, right, strict=False):
-        if ours.name in names and theirs.name in twins:
-            continue
-        if names.get(ours.name) in beyond(sides[1].structure, theirs) or theirs.name in (
-            names.get(name) for name in beyond(sides[0].structure, ours)
-        ):
-            continue  # nothing but a permute or the like comes after the twin
-        axes = _axes(ours.shape, theirs.shape, None, (ours.layout, theirs.layout), sides, (ours.name, theirs.name))
-        found.append(Pair((ours.name,), (theirs.name,), axes, 0.5, {"output": 1.0}))
-    return found
+def _as_likely(names: list[str]) -> str:
+    shown = [display(name) for name in names[:4]]
+    more = f" or {len(names) - 4} more" if len(names) > 4 else ""
+    if len(shown) == 1:
+        return f"ambiguous: {shown[0]}, or nothing"
+    return f"ambiguous: {', '.join(shown[:-1])} or {shown[-1]}{more}"
 
 
-def _evidence(
-    i: int, j: int, matched: Mapping[int, int], content: NDArray[Any], a: Features, b: Features
-) -> dict[str, float]:
-    from tracer import kinds
-
-    out = {
-        "kind": kinds.similarity(a.nodes[i].kind, b.nodes[j].kind),
-        "shape": score.shapes(a.dims[i], b.dims[j]),
-        "graph": agree(matched, i, j, a, b),
-    }
-    if a.params[i] or b.params[j]:
-        out["params"] = score.params(a.params[i], b.params[j])
-    if a.summaries[i] is not None and b.summaries[j] is not None:
-        out["values"] = float(content[i, j])
-    return out
-
-
-def _confidence(i: int, j: int, joined: score.Matrix, evidence: Mapping[str, float]) -> float:
-    """Mean of the evidence (equal values settle it), less where a rival scores nearly as well."""
-    weights = {"kind": 0.2, "shape": 0.2, "params": 0.2, "graph": 0.4}
-    known = {name: weight for name, weight in weights.items() if name in evidence}
-    quality = sum(evidence[name] * weight for name, weight in known.items()) / sum(known.values())
-    if evidence.get("values", 0) > 0.9:
-        quality = max(quality, 0.95 + 0.05 * quality)
-    row, column = joined[i].copy(), joined[:, j].copy()
-    row[j] = column[i] = 0
-    rival = max(float(row.max(initial=0)), float(column.max(initial=0)))
-    margin = 1.0 if rival == 0 else min(1.0, max(0.0, (float(joined[i, j]) / rival - 1) / 0.25))
-    return float(min(1.0, quality * (0.75 + 0.25 * margin)))
-
-
-def _why_not(scores: NDArray[Any], ignored: frozenset[int], index: int) -> str:
-    if index in ignored:
+def _why_not(best: float, ignored: bool) -> str:
+    if ignored:
         return IGNORED
-    return "its only fits are paired better" if scores.max(initial=0) >= LEAST else "nothing alike on the other side"
+    return "its only fits are paired better" if best >= LEAST else "nothing alike on the other side"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from tracer.graph import Node, Param, Structure
 
 Summary = Mapping[str, float | int]
 
-TRANSPARENT = frozenset({"permute", "identity", "dropout", "cast", "squeeze", "expand_dims", "split"})
+TRANSPARENT = kinds.TRANSPARENT
 """Kinds that one side may have and the other not, without anything being computed."""
 
 
@@ -39,6 +41,125 @@ class Features:
     children: tuple[tuple[int, ...], ...]
     summaries: tuple[Summary | None, ...]
     index: Mapping[str, int]
+    direct: tuple[tuple[int, ...], ...]
+    """Indices of the nodes that are read themselves, seen through nothing but containers."""
+
+    @cached_property
+    def above(self) -> tuple[tuple[int, ...], ...]:
+        """The nodes whose values are read, seen through all that only arranges them: an entry an argument."""
+        out: list[tuple[int, ...]] = []
+        for i in range(len(self.nodes)):
+            found: list[int] = []
+            for parent in self.direct[i]:
+                source = self._source(parent)
+                if source is not None and source != i:
+                    found.append(source)
+            out.append(tuple(found))
+        return tuple(out)
+
+    @cached_property
+    def below(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Who reads a node's values, seen through the same, and as which argument: 0 for any of a sum's terms.
+
+        A node that only arranges values has the readers of what it makes.
+        """
+        readers: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
+        for i in range(len(self.nodes)):
+            if self.arranges(i):
+                continue
+            for slot, parent in enumerate(self.direct[i]):
+                passed: int | None = parent
+                place = 0 if self.nodes[i].kind in COMMUTATIVE else slot
+                while passed is not None:
+                    readers[passed].append((i, place))
+                    ahead = self.direct[passed][:1]
+                    passed = ahead[0] if self.arranges(passed) and ahead else None
+        return tuple(tuple(dict.fromkeys(found)) for found in readers)
+
+    @cached_property
+    def links(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Every node with each of those :attr:`above` and :attr:`below` it, as two columns."""
+        near = [{*self.above[i], *(c for c, _ in self.below[i])} for i in range(len(self.nodes))]
+        ends = [(i, k) for i, found in enumerate(near) for k in found]
+        ours, others = np.array(ends, np.intp).reshape(-1, 2).T
+        return ours, others
+
+    def beside(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which nodes have one of the ``chosen`` next to them, or none at all."""
+        ours, others = self.links
+        out = np.ones(len(self.nodes), bool)
+        out[ours] = False
+        out[ours[chosen[others]]] = True
+        return out
+
+    def arranges(self, index: int) -> bool:
+        """Whether a node only arranges or passes on the values of the one it reads."""
+        return self.nodes[index].kind in ARRANGING and bool(self.direct[index])
+
+    def _source(self, index: int) -> int | None:
+        while self.arranges(index):
+            index = self.direct[index][0]
+        return index
+
+    @cached_property
+    def moments(self) -> NDArray[np.float64]:
+        """:func:`moments` of every node, a row each."""
+        return np.array([moments(summary) for summary in self.summaries]).reshape(len(self.nodes), 6)
+
+    @cached_property
+    def known(self) -> tuple[bool, ...]:
+        """Whether the :attr:`moments` of every node say something."""
+        return tuple(bool(row.all()) for row in np.isfinite(self.moments))
+
+    @cached_property
+    def words(self) -> tuple[frozenset[str], ...]:
+        """The words of each node's name: those of its innermost scopes, without numbers."""
+        return tuple(words(node) for node in self.nodes)
+
+    @cached_property
+    def walk(self) -> tuple[int, ...]:
+        """The nodes in an order that does not depend on when parallel branches run.
+
+        From the outputs up, the smallest one first; what a node reads first comes first, and of a sum's terms the one
+        nearest to the input.
+        """
+        read = {p for found in self.direct for p in found}
+        seen: set[int] = set()
+        out: list[int] = []
+        ends = [i for i in range(len(self.nodes)) if i not in read]
+        for end in sorted(ends, key=lambda i: self.dims[i] or ()):
+            stack = [(end, False)]
+            while stack:
+                i, done = stack.pop()
+                if done:
+                    out.append(i)
+                elif i not in seen:
+                    seen.add(i)
+                    stack.append((i, True))
+                    first = list(self.direct[i])
+                    if self.nodes[i].kind in COMMUTATIVE:
+                        first.sort(key=lambda p: (self.depth_in[p], p))
+                    stack += [(p, False) for p in reversed(first) if p not in seen]
+        return tuple(out)
+
+
+COMMUTATIVE = frozenset({"add", "mul", "average", "maximum", "minimum"})
+ARRANGING = (TRANSPARENT - {"split"}) | {"reshape", "flatten"}
+"""Kinds that are looked through to see which computation reads which."""
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SPOKEN = {
+    "convolution": "conv", "conv1d": "conv", "conv2d": "conv", "conv3d": "conv", "batch": "bn", "normalization": "norm",
+    "batchnorm": "bn", "layernorm": "ln", "linear": "dense", "fc": "dense", "query": "q", "key": "k", "value": "v",
+    "proj": "projection", "intermediate": "mid", "embeddings": "embed", "embedding": "embed", "attn": "attention",
+    "activation": "act", "downsample": "shortcut", "pre": "", "tf": "", "layer": "", "layers": "", "block": "",
+    "blocks": "", "model": "", "module": "", "features": "",
+}  # fmt: skip
+
+
+def words(node: Node) -> frozenset[str]:
+    """The words of a node's name, spelled alike for both frameworks; numbers, and words that say nothing, left out."""
+    found = (_SPOKEN.get(w.lower(), w.lower()) for w in _WORD.findall(node.name.replace("preactivation", "")))
+    return frozenset(w for w in found if len(w) > 0)
 
 
 def pairable(node: Node) -> bool:
@@ -51,12 +172,16 @@ def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
     tensors, where there are any."""
     nodes = tuple(node for node in structure.nodes if pairable(node))
     index = {node.name: i for i, node in enumerate(nodes)}
-    parents = tuple(tuple(dict.fromkeys(_through(structure, node, index))) for node in nodes)
+    parents = tuple(tuple(dict.fromkeys(_through(structure, node, index, TRANSPARENT))) for node in nodes)
+    direct = tuple(
+        tuple(p for p in _through(structure, node, index, frozenset()) if p < i) for i, node in enumerate(nodes)
+    )
     children: list[list[int]] = [[] for _ in nodes]
     for i, found in enumerate(parents):
         for parent in found:
             children[parent].append(i)
-    weight = [int(node.kind in kinds.WEIGHTED or bool(node.params)) for node in nodes]
+    # Vectors do not count: a normalisation may be folded into the layer before it.
+    weight = [int(node.kind in kinds.WEIGHTED or any(len(p.shape) > 1 for p in node.params)) for node in nodes]
     depth_in = [0] * len(nodes)
     for i in range(len(nodes)):
         depth_in[i] = weight[i] + max((depth_in[p] for p in parents[i] if p < i), default=0)
@@ -74,6 +199,7 @@ def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
         tuple(tuple(c) for c in children),
         tuple(summaries.get(name) for name in stored),
         index,
+        direct,
     )
 
 
@@ -85,8 +211,8 @@ def _params(nodes: Sequence[Node]) -> list[tuple[Param, ...]]:
     ]
 
 
-def _through(structure: Structure, node: Node, index: Mapping[str, int]) -> list[int]:
-    """Indices of a node's parents, looking through containers, aliases and transparent nodes."""
+def _through(structure: Structure, node: Node, index: Mapping[str, int], clear: frozenset[str]) -> list[int]:
+    """Indices of a node's parents, looking through containers, parts of layers, and kinds that are ``clear``."""
     out: list[int] = []
     queue = list(node.parents)
     seen: set[str] = set()
@@ -96,7 +222,7 @@ def _through(structure: Structure, node: Node, index: Mapping[str, int]) -> list
         if found is None or name in seen:
             continue
         seen.add(name)
-        if found.role == "container" or found.kind in TRANSPARENT:
+        if found.role in ("container", "inner") or found.kind in clear:
             ahead = (found.alias_of,) if found.alias_of else found.parents
             if ahead and ahead[0] is not None:
                 queue = [a for a in ahead if a is not None] + queue

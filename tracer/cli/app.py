@@ -24,7 +24,10 @@ TraceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 AsciiOption = Annotated[bool, typer.Option("--ascii", help="Keep to ASCII characters.")]
-MapOption = Annotated[Optional[Path], typer.Option("--map", help="A mapping file (YAML); what it says wins.")]  # noqa: UP045
+MapOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--map", help="A mapping file (YAML, TOML, JSON); what it says wins."),
+]
 ReferenceArgument = Annotated[Optional[str], typer.Argument(help="Reference recording.", metavar="[REF]")]  # noqa: UP045
 CandidateArgument = Annotated[Optional[str], typer.Argument(help="Candidate recording.", metavar="[CAND]")]  # noqa: UP045
 ModelArgument = Annotated[Optional[Path], typer.Argument(help="Model file (none when --arch builds it).")]  # noqa: UP045
@@ -239,16 +242,27 @@ def map_(
         Optional[Path],  # noqa: UP045
         typer.Option("--write", help="Write the mapping as a file to edit."),
     ] = None,
+    accept: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--accept",
+            help="Confidence of a sure pair (0.9); with --write, pairs below it become comments.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --write.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Each pair and node for itself, nothing folded or cut.")] = False,
     json: JsonOption = False,
     ascii: AsciiOption = False,
 ) -> int:
-    """Show which layers are paired, with axes and confidence."""
-    from tracer.cli import reading
+    """Show which layers are paired, with axes, confidence and evidence, and which are left open."""
+    from tracer.cli import mapping
 
-    return reading.show_map(
-        trace, reference, candidate, mapping=map, write=write, force=force, as_json=json, ascii_only=ascii
-    )
+    return mapping.show(
+        trace, reference, candidate, mapping=map, write=write, accept=accept, force=force, everything=all,
+        as_json=json, ascii_only=ascii,
+    )  # fmt: skip
 
 
 @app.command()

@@ -1,24 +1,22 @@
-"""The commands that only read a trace: runs, diff, map. They need no framework."""
+"""The commands that only read a trace: runs and diff. They need no framework."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from pathlib import Path
 
-from rich.table import Table
+from rich.cells import cell_len
 from rich.text import Text
 
-from tracer.alignment import align, mapping
-from tracer.alignment.axes import describe
+from tracer.alignment import mapping
 from tracer.cli import settings
 from tracer.compare import Tolerance
 from tracer.compare import diff as compare
-from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
-from tracer.errors import ExitCode, InputError, TraceError
+from tracer.errors import ExitCode, TraceError
 from tracer.names import display
 from tracer.report import text, words
+from tracer.report.outline import columns
 from tracer.selection import choose
 from tracer.store import Recording, Trace
 
@@ -32,27 +30,53 @@ def runs(path: Path, *, as_json: bool) -> int:
     if not recordings:
         settings.say(f"{display(str(path))} holds no recordings yet: tracer record tf MODEL")
         return ExitCode.OK
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    special = any(_how(r) for r in recordings)
-    titles = ("name", "framework", "model", "loader", "activations", "input", "size", "recorded", "state")
-    for title in (*titles, *(("how",) if special else ())):
-        table.add_column(title, justify="right" if title in ("activations", "size") else "left")
-    for r in recordings:
-        saved = f"{len(r.summaries)}/{r.planned}"
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(r.created))
-        why = str(r.attributes.get("error") or "the writer is gone").removeprefix("damaged: ")
-        state = r.state if r.state == "complete" else f"{r.state}: {why}"
-        cells = (r.name, r.framework, r.model, str(r.attributes.get("loader", "?")), saved, r.input_id)
-        more = (words.bytes_text(r.nbytes), when, "recording …" if r.state == "recording" else state)
-        last = (_how(r),) if special else ()
-        table.add_row(*(Text(display(cell, 60)) for cell in (*cells, *more, *last)))
-    settings.out().print(table)
+    width = settings.out().width
+    cells = [_cells(r) for r in recordings]
+    titles = [title for title in cells[0] if any(row[title] for row in cells)]
+    for given_up in (None, "loader", "recorded", "size", "input", "framework"):
+        titles = [title for title in titles if title != given_up]
+        table = [titles, *([display(row[title], 60) for title in titles] for row in cells)]
+        if sum(max(map(cell_len, column)) + 2 for column in zip(*table, strict=True)) - 2 <= width:
+            break
+    right = frozenset(at for at, title in enumerate(titles) if title in ("activations", "size"))
+    for at, line in enumerate(columns(table, width=width, right=right)):
+        settings.out().print(Text(line, "bold" if at == 0 else ""))
     settings.hint(
         f"tracer diff{settings.trace_option(path)}"
         if len(recordings) > 1
         else f"tracer record pt MODEL{settings.trace_option(path)}"
     )
     return ExitCode.PARTIAL if any(r.state == "damaged" for r in recordings) else ExitCode.OK
+
+
+def _cells(r: Recording) -> dict[str, str]:
+    """What there is to say of a recording, by the title of the column."""
+    why = str(r.attributes.get("error") or "the writer is gone").removeprefix("damaged: ")
+    state = {"complete": r.state, "recording": "recording …"}.get(r.state, f"{r.state}: {why}")
+    return {
+        "name": r.name,
+        "framework": r.framework,
+        "model": r.model,
+        "loader": str(r.attributes.get("loader", "?")),
+        "activations": f"{len(r.summaries)}/{r.planned}",
+        "aligned to": _aligned(r),
+        "input": r.input_id,
+        "size": words.bytes_text(r.nbytes),
+        "recorded": time.strftime("%Y-%m-%d %H:%M", time.localtime(r.created)),
+        "how": _how(r),
+        "state": state,
+    }
+
+
+def _aligned(r: Recording) -> str:
+    """What a recording's activations are stored beside, and how many of them are."""
+    reference, pairs = r.attributes.get("reference"), _pairs(r)
+    return f"{reference}: {words.count(pairs, 'pair')}" if reference is not None and pairs is not None else ""
+
+
+def _pairs(r: Recording) -> int | None:
+    alignment = r.attributes.get("alignment")
+    return len(alignment.get("pairs", ())) if isinstance(alignment, dict) else None
 
 
 def _how(r: Recording) -> str:
@@ -76,6 +100,7 @@ def _described(r: Recording) -> dict[str, object]:
         "name": r.name,
         "state": r.state,
         **{key: r.attributes.get(key) for key in (*keys, *more)},
+        "pairs": _pairs(r),
         "activations": len(r.summaries),
         "gradients": len(r.gradients),
         "planned": r.planned,
@@ -128,69 +153,3 @@ def diff(
 
 def _mapping(path: Path | None) -> mapping.Mapping | None:
     return None if path is None else mapping.load(path)
-
-
-def show_map(
-    path: Path,
-    reference: str | None,
-    candidate: str | None,
-    *,
-    mapping: Path | None,
-    write: Path | None,
-    force: bool,
-    as_json: bool,
-    ascii_only: bool,
-) -> int:
-    """Print or write the alignment; needs no values, so it works on failed recordings too."""
-    ours, theirs = choose(Trace.open(path), reference, candidate, complete=False)
-    alignment = align(ours, theirs, _mapping(mapping))
-    if write is not None:
-        from tracer.alignment.mapping import dump
-
-        _write(write, dump(alignment, ours.name, theirs.name), force)
-    if as_json:
-        found = {"schema": "tracer-map/1", "reference": ours.name, "candidate": theirs.name, **alignment.to_json()}
-        shapes = {n.name: None if n.shape is None else list(n.shape) for n in ours.structure}
-        for pair in found["pairs"]:
-            pair["shape"] = shapes.get(pair["aligned"])
-        found["unmatched"] = {side: list(names) for side, names in found["unmatched"].items()}
-        settings.out().print(json.dumps(found))
-        return ExitCode.OK
-    if write is not None:
-        settings.out().print(Text(f"wrote {len(alignment.pairs)} pairs to {display(str(write))}"))
-        settings.hint(f"tracer diff --map {shlex.quote(str(write))}{settings.trace_option(path)}")
-        return ExitCode.OK
-    plain = settings.ascii_only(ascii_only)
-    fit = text.to_ascii if plain else str
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("", ours.name, theirs.name, "shape", "axes", "conf", "evidence"):
-        table.add_column(Text(display(title)), justify="right" if title == "conf" else "left")
-    for pair in alignment.pairs:
-        shape = ours.structure.by_name[pair.aligned].shape
-        axes = describe(pair.axes, len(shape or ()))
-        evidence = " ".join(f"{name} {value:.2g}" for name, value in pair.evidence.items())
-        cells = [" + ".join(pair.reference), " + ".join(pair.candidate), words.shape_text(shape), axes]
-        cells += [f"{pair.confidence:.2f}", evidence]
-        mark = "=" if plain else "⇄"
-        table.add_row(mark, *(Text(fit(display(cell))) for cell in cells))
-    glyph = (ASCII_GLYPHS if plain else GLYPHS)[Verdict.UNMATCHED]
-    for names, left in ((alignment.unmatched_reference, True), (alignment.unmatched_candidate, False)):
-        for name, reason in names.items():
-            sides = (display(name), "") if left else ("", display(name))
-            table.add_row(glyph, *(Text(fit(s), "dim") for s in (*sides, "", "", "", reason)))
-    settings.out().print(table)
-    settings.hint(
-        f"tracer map --write mapping.yaml{settings.trace_option(path)}   or   tracer diff{settings.trace_option(path)}"
-    )
-    return ExitCode.OK
-
-
-def _write(path: Path, content: str, force: bool) -> None:
-    if path.exists() and not force:
-        raise InputError(f"{display(str(path))} exists already: --force replaces it")
-    try:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(content, "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {display(str(path))}: {error.strerror}") from error

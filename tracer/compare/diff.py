@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from tracer import dtypes
 from tracer.alignment import Alignment, Pair, align
 from tracer.alignment import axes as axes_
+from tracer.alignment.arrange import Rearrangement
+from tracer.alignment.consistency import MASKED
 from tracer.alignment.engine import IGNORED
 from tracer.alignment.features import least_apart, same_content
 from tracer.alignment.mapping import Mapping as MappingFile
-from tracer.compare.configuration import differences
 from tracer.compare.judging import Of, judged, tolerance_for
 from tracer.compare.pair import PairDiff
-from tracer.compare.stats import compare
+from tracer.compare.stats import Stats, compare
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.graph import Node
@@ -67,7 +68,7 @@ class Diff:
     def latent(self) -> tuple[PairDiff, ...]:
         """Pairs that agree on this input although their settings differ: another input may tell them apart."""
         agree = (Verdict.MATCH, Verdict.NOISE)
-        return tuple(p for p in self.pairs if p.verdict in agree and differences(p.node, p.candidate_node))
+        return tuple(p for p in self.pairs if p.verdict in agree and p.settings)
 
     @property
     def broken(self) -> tuple[PairDiff, ...]:
@@ -191,13 +192,13 @@ def _compare(
     """A pair with its statistics, or with the reason why there are none; the verdict comes later."""
     node = reference.structure.by_name[pair.reference[-1]]
     other = candidate.structure.by_name[pair.candidate[-1]]
-    stats, obstacle, saved, rearranged = None, "", True, False
+    stats, ordered, obstacle, saved, rearranged = None, None, "", True, False
     for recording, name in ((reference, node.name), (candidate, other.name)):
         if _stored(recording, name, of) is None:
             why = recording.why_missing(name) if of == "values" else recording.why_no_gradient(name)
             what = name if of == "values" else f"the gradient of {name}"
             obstacle, saved = f"{what} of '{recording.name}' was not recorded: {why}", False
-    if not obstacle and pair.axes is None:
+    if not obstacle and pair.axes is None and pair.arrangement is None:
         obstacle = f"{_shape(node.shape)} against {_shape(other.shape)}: no order of the axes makes these shapes equal"
     a, b = _summary(reference, node.name, of), _summary(candidate, other.name, of)
     content = same_content(a, b)
@@ -208,6 +209,10 @@ def _compare(
             own, _ = tolerance_for(pair.aligned, tolerance, mapping)
             if pair.axes is not None:
                 stats = compare(ours, axes_.apply(theirs, pair.axes), own.atol, own.rtol)
+                if pair.arrangement is not None and not stats.passes(own.atol, own.rtol):
+                    ordered = _arranged(ours, theirs, pair.arrangement, own)
+            elif pair.arrangement is not None:
+                stats = _arranged(ours, theirs, pair.arrangement, own)
             elif content == 1.0:
                 # The same values in whatever order, as where time steps are folded into the batch?
                 sorted_ = compare(np.sort(ours, axis=None), np.sort(theirs, axis=None), own.atol, own.rtol)
@@ -216,11 +221,26 @@ def _compare(
             obstacle, saved = str(error), False
     return PairDiff(
         pair, node, other, node.shape, stats, Verdict.NOT_COMPARABLE, obstacle, None, 0.0, tolerance,
-        content=content, obstacle=obstacle, saved=saved, rearranged=rearranged, apart=apart,
+        content=content, masked=_masked(a) and _masked(b), obstacle=obstacle, saved=saved, rearranged=rearranged,
+        ordered=ordered, apart=apart,
         left_out=reference.left_out(node.name) or candidate.left_out(other.name),
         coarsest=max((n.dtype for n in (node, other) if n.dtype), key=dtypes.epsilon, default="float32"),
         stored_rounding=max(_storing(reference, node, of), _storing(candidate, other, of)),
     )  # fmt: skip
+
+
+def _masked(summary: Mapping[str, float | int] | None) -> bool:
+    return summary is not None and (bool(summary.get("inf")) or float(summary.get("min", 0.0)) <= MASKED)
+
+
+def _arranged(ours: NDArray[Any], theirs: NDArray[Any], arrangement: Rearrangement, tolerance: Tolerance) -> Stats:
+    """Statistics under a rearrangement; factor by factor, so that nothing is copied."""
+    split, moved = arrangement.factored(ours, theirs)
+    stats = compare(split, moved, tolerance.atol, tolerance.rtol)
+    if stats.argmax is None:
+        return stats
+    place = np.unravel_index(np.ravel_multi_index(stats.argmax, split.shape), ours.shape)
+    return replace(stats, argmax=tuple(int(i) for i in place))
 
 
 def _stored(recording: Recording, name: str, of: Of) -> Stored | None:

@@ -9,8 +9,8 @@ from typing import Literal
 from tracer import dtypes, kinds
 from tracer.alignment.features import TRANSPARENT, Apart, pairable
 from tracer.alignment.mapping import Mapping as MappingFile
-from tracer.compare.configuration import differences
 from tracer.compare.pair import PairDiff
+from tracer.compare.stats import Stats
 from tracer.compare.verdict import GROWTH, Tolerance, Verdict, judge, rounding_floor
 from tracer.graph import Node, Structure
 from tracer.names import display
@@ -85,12 +85,12 @@ class _Judge:
         above = self._above(pair)
         steps = 1 + len(above.uncompared)
         depth = steps + max((self._depth.get(p.aligned, 0) for p in above.pairs), default=0)
-        inherited = max((p.stats.rel_l2 for p in above.pairs if p.stats is not None), default=None)
+        inherited = max((s.rel_l2 for s in map(_telling, above.pairs) if s is not None), default=None)
         own, note = tolerance_for(pair.aligned, self._tolerance, self._mapping)
         floor = rounding_floor(pair.coarsest, depth) + pair.stored_rounding
         pair = replace(pair, inherited=inherited, floor=floor, tolerance=own, note=note, between=above.between)
         off = next((p.aligned for p in above.pairs if p.verdict in _OFF), None)
-        suspicious = bool(differences(pair.node, pair.candidate_node)) or any(above.between)
+        suspicious = bool(pair.settings) or any(above.between)
         if pair.stats is not None:
             verdict, reason = judge(
                 pair.stats, own, floor, dtypes.epsilon(pair.coarsest), off, inherited, suspicious, pair.stored_rounding,
@@ -106,10 +106,18 @@ class _Judge:
         else:
             verdict, reason = Verdict.NOT_COMPARABLE, pair.obstacle
         if verdict is Verdict.DIVERGED:
+            pair = replace(pair, reordered=self._agrees(pair, pair.ordered))
+            order = f"the same values in another order: {pair.pair.arrangement}" if pair.reordered else ""
             if self._undone(pair):
-                verdict, reason = Verdict.MATCH, "the same values arranged otherwise, as the next layer expects"
+                said = order or "the same values arranged otherwise"
+                verdict, reason = Verdict.MATCH, f"{said}, as the next layer expects"
+            elif pair.masked and self._unseen(pair):
+                verdict, reason = Verdict.MATCH, "it differs, but all that reads it agrees: what is masked is not seen"
             else:
-                reason = "; ".join(part for part in (reason, self._inputs(above, inherited)) if part)
+                surprised = self._surprised(pair) if order else None
+                if surprised is not None:
+                    order += f", which {display(surprised)} does not expect"
+                reason = "; ".join(part for part in (order, reason, self._inputs(above, inherited)) if part)
         pair = replace(pair, verdict=verdict, reason=reason)
         if "output" not in pair.pair.evidence:
             self._done[pair.aligned] = pair
@@ -118,15 +126,15 @@ class _Judge:
 
     def _above(self, pair: PairDiff) -> _Above:
         forward = self._of == "values"
-        ours, lonely, missing = self._walked(self._ours, pair.pair.reference[0], self._by_reference, forward)
-        theirs, lonely_theirs, _ = self._walked(self._theirs, pair.pair.candidate[0], self._by_candidate, forward)
+        ours, lonely, missing = self._walked(self._ours, pair.pair.reference, self._by_reference, forward)
+        theirs, lonely_theirs, _ = self._walked(self._theirs, pair.pair.candidate, self._by_candidate, forward)
         sources = {self._by_reference[name].aligned for name in ours}
         found = tuple(self._done[name] for name in sorted(sources) if name in self._done)
         same = sources == {self._by_candidate[name].aligned for name in theirs}
         return _Above(found, (lonely, lonely_theirs), same, missing)
 
     def _walked(
-        self, structure: Structure, start: str, paired: Mapping[str, PairDiff], forward: bool
+        self, structure: Structure, start: Sequence[str], paired: Mapping[str, PairDiff], forward: bool
     ) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
         """The nearest compared nodes, and what was passed: without a twin, and with one that has no values."""
         compared = {name for name, pair in paired.items() if pair.aligned in self._known}
@@ -171,19 +179,49 @@ class _Judge:
         """Whether a layout operation only orders its values otherwise, and all that read it come out right.
 
         A port may flatten in another order and re-order the rows of the next kernel: that is no defect. A forgotten
-        permute looks the same here but not one layer on.
+        permute looks the same here but not one layer on. What works element by element hands the order on.
         """
-        if pair.node.kind not in kinds.LAYOUT_ONLY or pair.content != 1.0 or self._of == "gradients":
+        if not (self._agrees(pair, pair.ordered) or (pair.node.kind in kinds.LAYOUT_ONLY and pair.content == 1.0)):
             return False
-        below, _ = _walk(self._ours, pair.aligned, self._by_reference, lambda node: self._ours.children[node.name])
-        readers = [self._by_reference[name] for name in below]
-        return bool(readers) and all(self._agrees(reader) for reader in readers)
+        readers = self._readers(pair)
+        return bool(readers) and self._of == "values" and all(map(self._takes, readers))
 
-    def _agrees(self, pair: PairDiff) -> bool:
-        if pair.stats is None:
+    def _unseen(self, pair: PairDiff) -> bool:
+        readers = self._readers(pair)
+        return (
+            bool(readers) and self._of == "values" and all(self._agrees(r, r.stats) or self._passes(r) for r in readers)
+        )
+
+    def _passes(self, pair: PairDiff) -> bool:
+        """Whether a reader of masked values is masked as well, and all that reads it agrees."""
+        return pair.masked and self._unseen(pair)
+
+    def _readers(self, pair: PairDiff) -> list[PairDiff]:
+        children = self._ours.children
+        below, _ = _walk(self._ours, pair.pair.reference, self._by_reference, lambda node: children[node.name])
+        return [self._by_reference[name] for name in below]
+
+    def _surprised(self, pair: PairDiff) -> str | None:
+        """The first that reads re-ordered values and does not come out right."""
+        for reader in self._readers(pair):
+            if not self._takes(reader):
+                return (self._surprised(reader) if self._agrees(reader, reader.ordered) else None) or reader.aligned
+        return None
+
+    def _takes(self, pair: PairDiff) -> bool:
+        """Whether a reader of re-ordered values comes out right, or hands the order on to layers that do."""
+        return self._agrees(pair, pair.stats) or (self._agrees(pair, pair.ordered) and self._undone(pair))
+
+    def _agrees(self, pair: PairDiff, stats: Stats | None) -> bool:
+        if stats is None:
             return False
         own, _ = tolerance_for(pair.aligned, self._tolerance, self._mapping)
-        return pair.stats.passes(own.atol, own.rtol) or pair.stats.rel_l2 <= rounding_floor(pair.coarsest, _DEEP)
+        return stats.passes(own.atol, own.rtol) or stats.rel_l2 <= rounding_floor(pair.coarsest, _DEEP)
+
+
+def _telling(pair: PairDiff) -> Stats | None:
+    """The statistics that say how far a pair's values are apart."""
+    return pair.ordered if pair.reordered else pair.stats
 
 
 def _upwards(node: Node) -> Sequence[str]:
@@ -204,14 +242,15 @@ def _downwards(structure: Structure) -> Callable[[Node], Sequence[str]]:
 
 
 def _walk(
-    structure: Structure, start: str, paired: Container[str], further: Callable[[Node], Sequence[str]]
+    structure: Structure, start: Sequence[str], paired: Container[str], further: Callable[[Node], Sequence[str]]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The nearest paired nodes from ``start`` on, and the nodes passed that compute something."""
+    """The nearest paired nodes beyond those of a pair, ``start``, and the nodes passed that compute something."""
     nodes = structure.by_name
     found: list[str] = []
     passed: list[str] = []
-    queue = list(further(nodes[start]))
-    seen = {start, *queue}
+    seen = set(start)
+    queue = list(dict.fromkeys(name for first in start for name in further(nodes[first]) if name not in seen))
+    seen.update(queue)
     while queue:
         name = queue.pop(0)
         node = nodes.get(name)

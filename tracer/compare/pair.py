@@ -10,7 +10,13 @@ from tracer.alignment import Pair
 from tracer.alignment.features import Apart
 from tracer.compare.stats import Stats
 from tracer.compare.verdict import Tolerance, Verdict
+from tracer.configuration import differences
 from tracer.graph import Node
+
+_SHARED_OUT = frozenset(
+    {"padding", "output_padding", "bias", "units", "num_layers", "bidirectional", "normalized_shape"}
+    | {"kernel_size", "strides", "dilation", "groups", "filters"}
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class PairDiff:
         obstacle: why there are no statistics; empty where there are.
         saved: whether both tensors could be read, whatever their shapes.
         rearranged: whether both hold the same values though their shapes differ.
+        ordered: statistics under the pair's arrangement, where the tensors disagree as they are.
+        reordered: whether they agree under it: both hold the same values in another order.
         between: nodes of the reference and of the candidate that compute something, have no twin, and lie between the
             nearest pairs above and this one: a difference may be theirs.
         floor: estimated relative rounding error at this depth.
@@ -31,6 +39,7 @@ class PairDiff:
         apart: where only statistics were recorded, how far apart the tensors are at least.
         coarsest: the coarser of the two element types that were computed with.
         stored_rounding: relative rounding added by storing a tensor at less than its own precision.
+        masked: whether both tensors hold values that only say that something is masked.
         content: agreement of the order-free numbers of both tensors, 1 for the same values in whatever order.
     """
 
@@ -46,9 +55,12 @@ class PairDiff:
     tolerance: Tolerance
     note: str = ""
     content: float | None = None
+    masked: bool = False
     obstacle: str = ""
     saved: bool = True
     rearranged: bool = False
+    ordered: Stats | None = None
+    reordered: bool = False
     between: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     left_out: bool = False
     apart: Apart | None = None
@@ -58,6 +70,17 @@ class PairDiff:
     @property
     def aligned(self) -> str:
         return self.pair.aligned
+
+    @property
+    def settings(self) -> list[tuple[str, Any, Any]]:
+        """Settings that both nodes state and that differ: name, the reference's value, the candidate's.
+
+        In a group another node may make up for some of them: a layer without padding has a padding before it,
+        and of a depthwise and a pointwise convolution the first alone has the kernel's size.
+        """
+        found = differences(self.node, self.candidate_node)
+        several = len(self.pair.reference) > 1 or len(self.pair.candidate) > 1
+        return [entry for entry in found if not (several and entry[0] in _SHARED_OUT)]
 
     def to_json(self) -> dict[str, Any]:
         s = self.stats

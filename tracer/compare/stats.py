@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from tracer import dtypes
 
-BLOCK = 1 << 14
-"""Elements compared at a time: intermediate results stay in the cache, and below the size at which the allocator asks
-the kernel for fresh pages each time."""
+BLOCK = 10_000
+"""Elements compared at a time: intermediate results stay in the cache, below the size at which the allocator asks the
+kernel for fresh pages each time, and below the one above which OpenBLAS starts threads for a dot product, which on a
+busy machine wait for each other longer than they work."""
 RTOLS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Relative tolerances for which the smallest sufficient absolute one is kept."""
 

@@ -1,93 +1,153 @@
-"""Whether the recorded weights of two paired layers are the same, up to how each framework lays them out.
-
-Keras keeps a kernel as (spatial…, in, out), PyTorch as (out, in, spatial…); a depthwise kernel is (spatial…, channel,
-multiplier) there and (channel·multiplier, 1, spatial…) here; biases, scales and statistics are vectors in both.
-Recurrent and attention layers merge and re-order theirs: left to a comparison that knows them.
-"""
+"""Whether the recorded weights of two paired layers are the same, however each framework lays them out."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer.alignment import owned, relayout
+from tracer.alignment.owned import Key
+from tracer.alignment.parameters import INTO_WEIGHTS, ParameterMap, ParameterPair
 from tracer.compare.pair import PairDiff
 from tracer.errors import TraceError
-from tracer.graph import Node
-from tracer.kinds import CONVOLUTIONS, NORMALISATIONS, parameter_role
-from tracer.store import Recording
+from tracer.graph import Structure
+from tracer.kinds import parameter_role
+from tracer.names import display
+from tracer.store import Recording, Stored
 
-_SIMPLE = CONVOLUTIONS | NORMALISATIONS | {"dense", "prelu", "embedding"}
 _CLOSE = 1e-6
 """Relative difference under which two tensors are taken for the same: a conversion copies, it does not compute."""
 
 
-def facts(pair: PairDiff, reference: Recording, candidate: Recording) -> list[str]:
-    """Sentences about the weights of a pair; none where there are no weights, or the layer re-orders them."""
-    ours, theirs = _weights(pair.node, reference), _weights(pair.candidate_node, candidate)
-    if pair.node.kind not in _SIMPLE or pair.node.kind != pair.candidate_node.kind or not (ours and theirs):
-        return []
-    out = []
-    for name in [*ours, *(n for n in theirs if n not in ours)]:
-        if name not in ours or name not in theirs:
-            out.append(f"{name}: only on the {'reference' if name in ours else 'candidate'}'s side")
+def facts(pair: PairDiff, reference: Recording, candidate: Recording, parameters: ParameterMap) -> list[str]:
+    """Sentences about the weights of a pair; none where there are no weights, or they were not recorded."""
+    ours = _keys(reference.structure, pair.pair.reference)
+    theirs = _keys(candidate.structure, pair.pair.candidate)
+    same: list[str] = []
+    apart: list[tuple[str, str, str]] = []
+    several = len({key[0] for key in theirs}) > len({key[0] for key in ours})  # one layer against those
+    for found in parameters.pairs:
+        if not (set(found.reference) & set(ours) or set(found.candidate) & set(theirs)):
             continue
-        fault = _difference(ours[name], theirs[name], pair.node, pair.candidate_node)
+        fault = _difference(found, reference, candidate)
+        if fault is None:
+            continue
         if fault:
-            out.append(f"{name}: {fault}")
-    if not out:
-        return [f"Its weights are the same on both sides ({', '.join(ours)})"]
-    return [f"Weights differ: {fact}" for fact in out]
+            keys = found.candidate if several else found.reference
+            apart.append((found.role, display(keys[0][0]), fault))
+        else:
+            same.append(found.role)
+    roles = Counter(role for role, _, _ in apart)
+    other = [f"{role}{f' of {owner}' if roles[role] > 1 else ''}: {fault}" for role, owner, fault in apart]
+    other += _alone(ours, theirs, pair, reference, candidate, parameters)
+    if other:
+        return [f"Weights differ: {fact}" for fact in other]
+    return [f"Its weights are the same on both sides ({', '.join(dict.fromkeys(same))})"] if same else []
 
 
-def _weights(node: Node, recording: Recording) -> dict[str, NDArray[Any]]:
-    found = {}
-    for param in node.params:
-        stored = recording.weights.get((node.owner or node.name, param.name))
-        if stored is not None:
-            try:
-                found[parameter_role(node.kind, param.name)] = recording.read_stored(stored)
-            except TraceError:
-                continue  # said where the trace is checked
-    return found
+def _keys(structure: Structure, names: Iterable[str]) -> list[Key]:
+    """The parameters of these nodes, a shared layer's too."""
+    by_name = dict(zip((node.name for node in structure.nodes), owned.keys(structure.nodes), strict=True))
+    return [key for name in names for key in by_name.get(name, ())]
 
 
-def _difference(ours: NDArray[Any], theirs: NDArray[Any], node: Node, other: Node) -> str:
-    """What is wrong, in words; empty when nothing is."""
-    if ours.size != theirs.size:
-        return f"{_shape(ours)} against {_shape(theirs)}"
-    if node.kind.startswith("depthwise") or ours.ndim != theirs.ndim or ours.ndim == 1:
-        # Vectors, and kernels whose axes are merged: equal in some order, or not.
-        flat = ours.reshape(-1)
-        same = any(_relative(flat, theirs.transpose(o).reshape(-1)) < _CLOSE for o in permutations(range(theirs.ndim)))
-        return "" if same else f"relative difference {_relative(flat, theirs.reshape(-1)):.1e}"
-    wanted = _wanted(node, other, ours.ndim)
-    orders = [wanted, *(order for order in permutations(range(ours.ndim)) if order != wanted)]
-    errors = {o: _relative(ours, theirs.transpose(o)) for o in orders if theirs.transpose(o).shape == ours.shape}
-    if not errors:
-        return f"{_shape(ours)} against {_shape(theirs)}"
-    if errors.get(wanted, 1.0) < _CLOSE:
+def _alone(
+    ours: list[Key],
+    theirs: list[Key],
+    pair: PairDiff,
+    reference: Recording,
+    candidate: Recording,
+    parameters: ParameterMap,
+) -> list[str]:
+    """What only one side has, or both in sizes that do not go together."""
+    left = [
+        {
+            parameter_role(kind, key[1]): stored
+            for key in keys
+            if not unmatched.get(key, INTO_WEIGHTS).startswith(INTO_WEIGHTS)
+            and (stored := recording.weights.get(key)) is not None
+            and stored.dtype not in owned.WHOLE
+        }
+        for keys, unmatched, recording, kind in (
+            (ours, parameters.unmatched_reference, reference, pair.node.kind),
+            (theirs, parameters.unmatched_candidate, candidate, pair.candidate_node.kind),
+        )
+    ]
+    if not ours or not theirs:
+        return []  # the weights are another node's on that side
+    out = []
+    for role in dict.fromkeys([*left[0], *left[1]]):
+        if role in left[0] and role in left[1]:
+            out.append(f"{role}: {_shape(left[0][role])} against {_shape(left[1][role])}")
+        else:
+            out.append(f"{role}: only on the {'reference' if role in left[0] else 'candidate'}'s side")
+    return out
+
+
+def _difference(found: ParameterPair, reference: Recording, candidate: Recording) -> str | None:
+    """What is wrong, in words; empty when nothing is, None when it cannot be known."""
+    if not found.comparable:
+        return None
+    kept = (
+        [reference.weights.get(key) for key in found.reference],
+        [candidate.weights.get(key) for key in found.candidate],
+    )
+    try:
+        a, b = (
+            {key: recording.read_stored(stored) for key, stored in zip(keys, side, strict=True) if stored is not None}
+            for recording, keys, side in zip(
+                (reference, candidate), (found.reference, found.candidate), kept, strict=True
+            )
+        )
+    except TraceError:
+        return None  # said where the trace is checked
+    if len(a) < len(found.reference) or len(b) < len(found.candidate):
+        return None
+    pieces = [
+        (
+            relayout.read(piece.reference_steps, [a[key] for key in piece.reference]),
+            relayout.read(piece.candidate_steps, [b[key] for key in piece.candidate]),
+        )
+        for piece in found.pieces
+    ]
+    x, y = (np.concatenate([_flat(side[i]) for side in pieces]) for i in (0, 1))
+    error = _relative(x, y)
+    if error < _CLOSE:
         return ""
-    if min(errors.values()) < _CLOSE:
-        return f"the same values with the axes in another order than this layer wants ({_shape(theirs)})"
-    return f"relative difference {errors.get(wanted, min(errors.values())):.1e}"
+    if x.size == y.size and _relative(np.sort(x), np.sort(y)) < _CLOSE:
+        turned = len(found.pieces) == len(pieces[0][0]) == len(pieces[0][1]) == 1
+        moved = turned and _turned(pieces[0][0][0], pieces[0][1][0])
+        what = "the axes in another order" if moved else "the elements in another order"
+        return f"the same values with {what} than this layer wants ({_wanted(found, kept[1])})"
+    return f"relative difference {error:.1e}"
 
 
-def _wanted(node: Node, other: Node, rank: int) -> tuple[int, ...]:
-    """The order of the candidate's axes that is the reference's."""
-    keras, keras_too = (any(p.name == "kernel" for p in n.params) for n in (node, other))
-    if keras == keras_too or rank < 2:
-        return tuple(range(rank))
-    return (*range(2, rank), 1, 0) if keras else (rank - 1, rank - 2, *range(rank - 2))
+def _wanted(found: ParameterPair, kept: list[Stored | None]) -> str:
+    shapes = " + ".join(_shape(stored) for stored in kept if stored is not None)
+    return shapes if found.relation == "as it is" else f"{shapes}, {found.relation}"
 
 
-def _relative(a: NDArray[Any], b: NDArray[Any]) -> float:
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    scale = float(np.linalg.norm(x))
-    return float(np.linalg.norm(x - y)) / scale if scale else float(np.abs(y).max(initial=0))
+def _turned(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether some order of the axes makes the two equal."""
+    orders = (o for o in permutations(range(b.ndim)) if tuple(b.shape[i] for i in o) == a.shape)
+    return b.ndim == a.ndim and any(_relative(_flat([a]), _flat([b.transpose(o)])) < _CLOSE for o in orders)
 
 
-def _shape(values: NDArray[Any]) -> str:
-    return "×".join(map(str, values.shape)) or "scalar"
+def _flat(arrays: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
+    return np.concatenate([values.astype(np.float64).reshape(-1) for values in arrays])
+
+
+def _relative(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    if a.size != b.size:
+        return np.inf
+    scale = float(np.linalg.norm(a))
+    return float(np.linalg.norm(a - b)) / scale if scale else float(np.abs(b).max(initial=0))
+
+
+def _shape(stored: Stored) -> str:
+    return "×".join(map(str, stored.shape)) or "scalar"

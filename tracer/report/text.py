@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tracer.compare.configuration import differences
 from tracer.compare.diff import Diff
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
@@ -53,7 +52,7 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         for fact in words.facts(shown):
             out.append(f"  {fact}\n")
         if shown is diff.first:
-            for fact in weight_facts(shown, diff.reference, diff.candidate):
+            for fact in weight_facts(shown, diff.reference, diff.candidate, diff.alignment.parameters):
                 out.append(f"  {display(fact)}\n")
         if shown.candidate_node.source:
             out.append(f"  at {display(shown.candidate_node.source)}\n", "dim")
@@ -83,7 +82,7 @@ def _first(names: list[str], most: int = 5) -> str:
 def _settings(pairs: tuple[PairDiff, ...]) -> str:
     parts = []
     for pair in pairs[:3]:
-        key, ours, theirs = differences(pair.node, pair.candidate_node)[0]
+        key, ours, theirs = pair.settings[0]
         parts.append(f"{display(pair.aligned)} {display(key)} {display(str(ours))} against {display(str(theirs))}")
     return "; ".join(parts) + (f" and {len(pairs) - 3} more" if len(pairs) > 3 else "")
 
@@ -101,8 +100,7 @@ def _headline(diff: Diff) -> str:
 
 
 def _names(pair: PairDiff) -> str:
-    ours = " + ".join(map(display, pair.pair.reference))
-    return f"{ours} ⇄ {' + '.join(map(display, pair.pair.candidate))}"
+    return f"{words.together(pair.pair.reference)} ⇄ {words.together(pair.pair.candidate)}"
 
 
 def _worst(diff: Diff) -> PairDiff | None:
@@ -131,12 +129,13 @@ def table(diff: Diff, *, ascii_only: bool = False) -> Table:
         out.add_column(cell(name), justify="right" if right else "left")
     for count, pair in enumerate(diff.pairs):
         s = pair.stats
-        cells = [str(count), "+".join(pair.pair.reference), "+".join(pair.pair.candidate), words.op_text(pair)]
+        cells = [str(count), words.together(pair.pair.reference), words.together(pair.pair.candidate)]
+        cells += [words.op_text(pair)]
         cells += [words.shape_text(pair.shape), words.axes_text(pair)]
         cells += [words.number(s.max_abs if s else None), words.number(s.rel_l2 if s else None)]
         cells += [f"{pair.pair.confidence:.2f}"]
         style = STYLES[pair.verdict] if pair.verdict is not Verdict.MATCH else ""
-        out.add_row(cell(glyphs[pair.verdict], STYLES[pair.verdict]), *(cell(display(c), style) for c in cells))
+        out.add_row(cell(glyphs[pair.verdict], STYLES[pair.verdict]), *(cell(c, style) for c in cells))
     for name, node in ((n, diff.reference.structure.by_name[n]) for n in diff.alignment.unmatched_reference):
         out.add_row(cell(glyphs[Verdict.UNMATCHED]), "", cell(display(name), "dim"), cell("—", "dim"),
                     cell(display(node.label), "dim"), cell(words.shape_text(node.shape), "dim"))  # fmt: skip

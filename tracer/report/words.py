@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tracer import kinds
 from tracer.alignment.axes import describe
-from tracer.compare.configuration import differences
+from tracer.alignment.patterns import scopes
 from tracer.compare.diff import Diff
 from tracer.compare.pair import PairDiff
 from tracer.compare.stats import Stats
@@ -28,6 +28,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}e}" if math.isfinite(value) else str(value)
 
 
+def count(number: int, what: str) -> str:
+    """``1 pair``, ``2 pairs``."""
+    return f"{number} {what}" + "s" * (number != 1)
+
+
 def index_text(index: Sequence[int] | None) -> str:
     return "—" if index is None else "(" + ", ".join(map(str, index)) + ")"
 
@@ -42,12 +47,28 @@ def bytes_text(count: int) -> str:
 
 
 def axes_text(pair: PairDiff) -> str:
-    axes = pair.pair.axes
-    return describe(axes, len(axes) if axes is not None else 0)
+    axes, found = pair.pair.axes, pair.pair
+    return describe(axes, len(axes or ()), found.arrangement, ambiguous=bool(found.other_axes))
+
+
+def together(names: Sequence[str]) -> str:
+    """``a/b/(mul + add)`` for nodes that begin alike; of more than three the first, the last and how many they are."""
+    first, last = min(names), max(names)
+    common = max((scope for scope in scopes(first) if scope[-1] in "/." and last.startswith(scope)), default="")
+    common = common if len(names) > 1 else ""
+    shown = [display(name[len(common) :]) for name in names]
+    rest = " + ".join(shown) if len(shown) < 4 else f"{shown[0]} … {shown[-1]}"
+    text = f"{display(common)}({rest})" if common else rest
+    return text if len(shown) < 4 else f"{text}, {len(shown)} nodes"
 
 
 def op_text(pair: PairDiff) -> str:
-    """The operation in the frameworks' own words: one word where they agree, both where they do not."""
+    """The operation in the frameworks' own words: one word where they agree, both where they do not.
+
+    Of a group, what it is.
+    """
+    if pair.pair.what:
+        return display(pair.pair.what)
     ours, theirs = pair.node.label, pair.candidate_node.label
     return display(ours) if pair.node.kind == pair.candidate_node.kind else f"{display(ours)} ⇄ {display(theirs)}"
 
@@ -57,9 +78,10 @@ def facts(pair: PairDiff) -> list[str]:
     out = []
     if pair.reason:
         out.append(pair.reason[0].upper() + pair.reason[1:])
-    for key, ours, theirs in differences(pair.node, pair.candidate_node):
+    for key, ours, theirs in pair.settings:
         out.append(f"Configuration differs: {display(key)} {display(str(ours))} against {display(str(theirs))}")
-    if pair.verdict is Verdict.DIVERGED and 0 < kinds.similarity(pair.node.kind, pair.candidate_node.kind) < 1:
+    alike = pair.pair.what or pair.verdict is not Verdict.DIVERGED
+    if not alike and 0 < kinds.similarity(pair.node.kind, pair.candidate_node.kind) < 1:
         out.append(f"Different operations: {display(pair.node.label)} against {display(pair.candidate_node.label)}")
     s = pair.stats
     if s is not None:
@@ -71,7 +93,7 @@ def facts(pair: PairDiff) -> list[str]:
             out.append(_needs(s, pair.tolerance))
         if s.nonfinite:
             out.append(f"{s.nonfinite} elements are NaN or infinite on one side only")
-    if pair.content == 1.0 and s is not None and s.rel_l2 > 0.1:
+    if pair.content == 1.0 and s is not None and s.rel_l2 > 0.1 and not pair.reordered:
         out.append("Both tensors hold the same values, in another order")
     if pair.note:
         out.append(f"Judged by the {display(pair.note)}")

@@ -14,35 +14,64 @@ from tracer.errors import TraceError
 from tracer.store import places, zarr3
 from tracer.store.trace import Recording, Stored, Trace, lock
 
+Weight = tuple[str, str]
+"""Owner and name of a parameter; or the aligned layer and the name that it is stored under."""
+_Named = str | Weight
 _SECTIONS = (("activations", ""), ("gradients", places.GRADIENTS))
 """The indices of a recording whose arrays lie under aligned names, and what stands before their places."""
+_WEIGHTS = (("weights", ""), ("weight_gradients", places.GRADIENTS))
+_PARTS = dict((*_SECTIONS, *_WEIGHTS))
+_PENDING = frozenset({"pending_keys", "pending_weights", "pending_attributes"})
+_ASIDE = "\0moving"
+"""The layer under which weights lie that are in each other's way."""
 
 
-def rekey(trace: Trace, name: str, keys: Mapping[str, str], attributes: Mapping[str, Any]) -> None:
-    """Store a recording's activations under new aligned names and update its attributes.
+def rekey(
+    trace: Trace,
+    name: str,
+    keys: Mapping[str, str],
+    attributes: Mapping[str, Any],
+    weights: Mapping[Weight, Weight] | None = None,
+) -> None:
+    """Store a recording's activations, and weights where ``weights`` says so, under new aligned names and update its
+    attributes.
 
     New folders are made beside the old ones (hard links: no data is copied), then the recording's metadata is
     replaced in one step, then the old folders go. Killed at any instant, the recording is as before or as wanted
-    (or, where two activations change places, has ``pending_keys`` that :func:`finish_rekeys` carries out).
+    (or, where two arrays change places, has ``pending_keys`` that :func:`finish_rekeys` carries out).
 
     Raises TraceError when the recording is being written or the disk fails.
     """
     recording = trace.recording(name)
     with lock(recording.folder):
         key = names.encode(name)
-        held = {
-            (index, node): stored.path for index, _ in _SECTIONS for node, stored in _section(recording, index).items()
+        held: dict[tuple[str, _Named], str] = {
+            (index, what): stored.path for index in _PARTS for what, stored in _section(recording, index).items()
         }
-        parts = dict(_SECTIONS)
-        wanted = {(index, node): places.activation(node, keys, key, parts[index]) for index, node in held}
+        wanted = dict(held)
+        for index, what in held:
+            if isinstance(what, str):
+                wanted[index, what] = places.activation(what, keys, key, _PARTS[index])
+            elif weights is not None and what in weights:
+                wanted[index, what] = places.weight(*weights[what], key, _PARTS[index])
         occupied = {path: what for what, path in held.items()}
         in_the_way = {occupied[path] for what, path in wanted.items() if occupied.get(path, what) != what}
         if in_the_way:
-            aside = {what: path for what, path in held.items() if what not in in_the_way}
-            aside |= {(index, node): places.activation(node, {}, key, parts[index]) for index, node in in_the_way}
-            pending = {"pending_keys": dict(keys), "pending_attributes": dict(attributes)}
+            aside = {**held, **{entry: _aside(entry, key) for entry in in_the_way}}
+            pending = {
+                "pending_keys": dict(keys),
+                "pending_weights": [[list(old), list(new)] for old, new in (weights or {}).items()],
+                "pending_attributes": dict(attributes),
+            }
             recording = _move(trace, recording, aside, {}, pending)
         _move(trace, recording, wanted, keys, attributes)
+
+
+def _aside(entry: tuple[str, _Named], key: str) -> str:
+    index, what = entry
+    if isinstance(what, str):
+        return places.activation(what, {}, key, _PARTS[index])
+    return places.weight(_ASIDE, "\0".join(what), key, _PARTS[index])
 
 
 def finish_rekeys(trace: Trace) -> None:
@@ -50,41 +79,39 @@ def finish_rekeys(trace: Trace) -> None:
     for recording in trace.recordings():
         if "pending_keys" in recording.attributes:
             with contextlib.suppress(TraceError):
-                keys, attributes = (
-                    recording.attributes["pending_keys"],
-                    recording.attributes["pending_attributes"],
-                )
-                rekey(trace, recording.name, keys, attributes)
+                found = recording.attributes
+                weights = {tuple(old): tuple(new) for old, new in found.get("pending_weights", ())}
+                rekey(trace, recording.name, found["pending_keys"], found["pending_attributes"], weights)
 
 
-def _section(recording: Recording, index: str) -> Mapping[str, Stored]:
-    return recording.activations if index == "activations" else recording.gradients
+def _section(recording: Recording, index: str) -> Mapping[Any, Stored]:
+    found: Mapping[Any, Stored] = getattr(recording, index)
+    return found
 
 
 def _move(
     trace: Trace,
     recording: Recording,
-    paths: Mapping[tuple[str, str], str],
+    paths: Mapping[tuple[str, _Named], str],
     keys: Mapping[str, str],
     more: Mapping[str, Any],
 ) -> Recording:
-    entries: dict[str, list[list[Any]]] = {index: [] for index, _ in _SECTIONS}
+    entries: dict[str, list[list[Any]]] = {index: [] for index in _PARTS}
     for index, found in entries.items():
-        for node, stored in _section(recording, index).items():
-            path = paths[index, node]
+        for what, stored in _section(recording, index).items():
+            path = paths[index, what]
             if path != stored.path:
-                _link(trace.root / stored.path, trace.root / path, trace.root, keys.get(node))
-            found.append([node, path, list(stored.shape), stored.dtype, dict(stored.summary)])
-    if not entries["gradients"]:
-        del entries["gradients"]
-    dropped = {"plan", "pending_keys", "pending_attributes"}
-    attributes = {k: v for k, v in recording.attributes.items() if k not in dropped}
+                aligned = keys.get(what) if isinstance(what, str) else None
+                _link(trace.root / stored.path, trace.root / path, trace.root, aligned)
+            label = [what] if isinstance(what, str) else list(what)
+            found.append([*label, path, list(stored.shape), stored.dtype, dict(stored.summary)])
+    entries = {index: found for index, found in entries.items() if found or index in ("activations", "weights")}
+    attributes = {k: v for k, v in recording.attributes.items() if k not in {"plan", *_PENDING}}
     try:
         zarr3.make_group(recording.folder, {**attributes, **more, **entries})
     except OSError as error:
         raise TraceError(f"cannot rewrite recording '{names.display(recording.name)}': {error.strerror}") from error
-    keep = [*paths.values(), *(stored.path for stored in _parameters(recording))]
-    trace.sweep(recording.name, keep=frozenset(keep))
+    trace.sweep(recording.name, keep=frozenset(paths.values()))
     return trace.recording(recording.name)
 
 

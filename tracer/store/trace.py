@@ -66,7 +66,7 @@ class Recording:
 
     @cached_property
     def weights(self) -> dict[tuple[str, str], Stored]:
-        """Saved parameters and buffers, by owner and local name."""
+        """Saved parameters and buffers, by owner and local name; without a summary in traces of earlier versions."""
         return self._parameters("weights")
 
     @cached_property
@@ -94,8 +94,8 @@ class Recording:
     def _parameters(self, key: str) -> dict[tuple[str, str], Stored]:
         try:
             return {
-                (text(owner), text(name)): _stored(path, shape, dtype, {})
-                for owner, name, path, shape, dtype in self.attributes.get(key, [])
+                (text(owner), text(name)): _stored(path, shape, dtype, *(summary or [{}]))
+                for owner, name, path, shape, dtype, *summary in self.attributes.get(key, [])
             }
         except (TypeError, ValueError) as error:
             raise TraceError(f"damaged: the {key} of recording '{names.display(self.name)}'") from error

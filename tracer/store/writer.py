@@ -221,7 +221,9 @@ class RecordingWriter:
             self._write(path, value, {"owner": owner, "param": name, **more})
         except OSError as error:
             raise self.failure(error) from error
-        self._weights[index].append([owner, name, path, list(value.shape), value.dtype.name])
+        # A weight is known again by these numbers, however the other framework lays it out.
+        summary = summarize(value) if index == "weights" else {}
+        self._weights[index].append([owner, name, path, list(value.shape), value.dtype.name, summary])
 
     # -- writing -----------------------------------------------------------------------------------------------
 

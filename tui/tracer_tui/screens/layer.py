@@ -152,10 +152,14 @@ class LayerScreen(TracerScreen):
                     continue
                 values = recording.read(node.name, verify=False)
                 if side and row.pair is not None and found[0] is not None:
-                    if row.pair.pair.axes is None:
+                    axes, arrangement = row.pair.pair.axes, row.pair.pair.arrangement
+                    if axes is not None:
+                        values = apply(values, axes)
+                    elif arrangement is not None:
+                        values = arrangement.apply(values)
+                    else:
                         reasons[side] = f"shape {words.shape_text(values.shape)} does not fit"
                         continue
-                    values = apply(values, row.pair.pair.axes)
                     if values.shape != found[0].shape:
                         reasons[side] = f"shape {words.shape_text(values.shape)} does not fit"
                         continue

@@ -1,0 +1,133 @@
+"""The order of a dense layer's rows and columns where it stands behind a flatten or before a reshape.
+
+Keras flattens (height, width, channels), PyTorch (channels, height, width): the same network then has its rows in
+another order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tracer.alignment.atoms import Atom
+from tracer.alignment.axes import Axes, possible, preferred
+from tracer.alignment.matching import Paired
+from tracer.graph import Node, Structure
+
+_FLAT = frozenset({"flatten", "reshape"})
+_PASSING = frozenset(
+    {"identity", "dropout", "cast", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "relu6",
+     "mul", "prelu", "squeeze", "expand_dims", "softplus", "hard_sigmoid", "hard_silu"}
+)  # fmt: skip
+"""Kinds that neither move nor mix elements."""
+_MOST = 8
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Lengths of the reference's flattened axes, and which of them the candidate flattens first, second …"""
+
+    lengths: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def __str__(self) -> str:
+        rank = len(self.lengths)
+        last_first = self.order == (rank - 1, *range(rank - 1))
+        letters = {2: "LC", 3: "HWC", 4: "DHWC"}.get(rank, "ABCDEFGH"[:rank])
+        if not last_first:
+            first_last = self.order == (*range(1, rank), 0)
+            letters = {2: "CL", 3: "CHW", 4: "CDHW"}.get(rank, letters) if first_last else "ABCDEFGH"[:rank]
+        return f"({','.join(letters)})→({','.join(letters[i] for i in self.order)})"
+
+
+class Flattened:
+    """Finds the axes that were flattened before a layer, or that it is reshaped into behind it, on both sides."""
+
+    def __init__(self, ours: Structure, theirs: Structure, pairs: Iterable[Paired]) -> None:
+        self._sides = ours, theirs
+        self._axes: Mapping[tuple[str, str], Axes | None] = {
+            (a, b): pair.axes for pair in pairs for a in pair.reference for b in pair.candidate
+        }
+
+    def rows(self, a: Atom, b: Atom) -> Turned | None:
+        """How the rows of a dense kernel differ; None where they do not, or nothing was flattened."""
+        found = [_before(side, atom) for side, atom in zip(self._sides, (a, b), strict=True)]
+        return self._turned(found[0], found[1])
+
+    def columns(self, a: Atom, b: Atom) -> Turned | None:
+        """The same for the columns of a layer whose output is reshaped."""
+        found = [_behind(side, atom) for side, atom in zip(self._sides, (a, b), strict=True)]
+        return self._turned(found[0], found[1])
+
+    def _turned(self, ours: Node | None, theirs: Node | None) -> Turned | None:
+        if ours is None or theirs is None or not ours.shape or not theirs.shape:
+            return None
+        if (ours.name, theirs.name) in self._axes:
+            axes = self._axes[ours.name, theirs.name]
+        else:
+            options = possible(ours.shape, theirs.shape)
+            layouts = _layout(self._sides[0], ours), _layout(self._sides[1], theirs)
+            axes = preferred(options, None, layouts) if options else None
+        if axes is None or any(axis is None for axis in axes) or axes[0] != 0 or len(axes) != len(theirs.shape):
+            return None
+        inverse = sorted(range(1, len(axes)), key=lambda i: axes[i] or 0)
+        order = tuple(i - 1 for i in inverse)
+        lengths = tuple(ours.shape[1:])
+        kept = [i for i in order if lengths[i] != 1]
+        return None if kept == sorted(kept) else Turned(lengths, order)
+
+
+def _layout(structure: Structure, node: Node) -> str | None:
+    """A tensor's layout: its own, or that of the nearest node before it that has one and its rank."""
+    for _ in range(_MOST):
+        if node.layout is not None:
+            return node.layout
+        if node.kind == "permute" or not node.parents or node.parents[0] not in structure.by_name:
+            return None
+        node = structure.by_name[node.parents[0]]
+    return None
+
+
+def _spatial(shape: Sequence[int] | None) -> bool:
+    return shape is not None and len(shape) > 2 and sum(d != 1 for d in shape[1:]) > 1
+
+
+def _before(structure: Structure, atom: Atom) -> Node | None:
+    """The tensor that is flattened on the way to a layer."""
+    if atom.node < 0:
+        return None
+    node = structure.nodes[atom.node]
+    for _ in range(_MOST):
+        if not node.parents or node.parents[0] not in structure.by_name:
+            return None
+        node = structure.by_name[node.parents[0]]
+        if node.kind in _FLAT and node.parents and node.parents[0] in structure.by_name:
+            source = structure.by_name[node.parents[0]]
+            flat = node.shape is not None and source.shape is not None and len(node.shape) == 2
+            if flat and _spatial(source.shape) and math.prod((source.shape or ())[1:]) == (node.shape or (0,))[-1]:
+                return source
+        if node.kind not in _PASSING and node.kind not in _FLAT and node.role != "container":
+            return None
+    return None
+
+
+def _behind(structure: Structure, atom: Atom) -> Node | None:
+    """The tensor that a layer's output is reshaped into."""
+    if atom.node < 0:
+        return None
+    node = structure.nodes[atom.node]
+    if node.shape is None or len(node.shape) != 2:
+        return None
+    width = node.shape[-1]
+    for _ in range(_MOST):
+        children = [structure.by_name[c] for c in structure.children[node.name]]
+        children = [c for c in children if c.role not in ("container", "inner")]
+        if len(children) != 1:
+            return None
+        node = children[0]
+        if node.kind in _FLAT and _spatial(node.shape) and math.prod((node.shape or ())[1:]) == width:
+            return node
+        if node.kind not in _PASSING:
+            return None
+    return None

@@ -1,0 +1,533 @@
+"""The parameter map: whose weights go where, and how they are laid out there.
+
+It differs from the tensor map wherever one layer of one side is several of the other, or computes something else with
+the same weights: a transposed convolution with a crop behind it, a GRU of which only the last step is taken, separable
+convolutions, bidirectional and fused layers, a BatchNorm folded into a convolution, three LSTM layers in one module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tracer.alignment.atoms import RECURRENT, Atom, Slot, named_tag
+from tracer.alignment.axes import Axes
+from tracer.alignment.flattened import Flattened
+from tracer.alignment.matching import Match, Matching, Paired, Side, fit, gaps, grouped, match
+from tracer.alignment.owned import WHOLE, Key, described
+from tracer.alignment.relayout import Steps, rows
+from tracer.alignment.twins import Twins, Weights
+from tracer.graph import Structure
+
+STATISTICS = ("running_mean", "running_var")
+FOLDED = "scaled by BatchNorm"
+INTO_WEIGHTS = "folded into the weights of"
+UNSETTLED = "no exact twin: one side keeps one bias, the other two"
+_FUSED = (2, 3, 4)
+_SAME_GATES = {("ifco", "ifgo"), ("ifgo", "ifco")}
+"""Two names of one order."""
+_ALIKE = {"bias": "beta"}
+"""Roles that one framework's vector may have for another's."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Parameters that are equal when each side's are read by its steps; see :mod:`tracer.alignment.relayout`."""
+
+    reference: tuple[Key, ...]
+    reference_steps: Steps
+    candidate: tuple[Key, ...]
+    candidate_steps: Steps
+
+
+@dataclass(frozen=True)
+class ParameterPair:
+    """Parameters of the reference and those of the candidate that hold, or should hold, the same.
+
+    Attributes:
+        reference, candidate: owner and name of each, several where one framework keeps as one what the other splits.
+        axes: for one parameter against one whose axes are only moved: which axis of the candidate each of the
+            reference's is, None for one of length one that the candidate lacks; None for every other relation.
+        relation: how the one becomes the other, in words: ``transpose``, ``gates ifco→ifgo`` …
+        confidence: 0 to 1.
+        evidence: how they were found, in words.
+        role: what they are for: ``kernel``, ``bias``, ``gamma`` …, the same in every framework.
+        pieces: how to compare them.
+    """
+
+    reference: tuple[Key, ...]
+    candidate: tuple[Key, ...]
+    axes: Axes | None
+    relation: str
+    confidence: float
+    evidence: str
+    role: str = ""
+    pieces: tuple[Piece, ...] = field(default=(), compare=False)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the two hold the same values when read by their pieces."""
+        return not self.relation.startswith((FOLDED, UNSETTLED))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reference": [list(key) for key in self.reference],
+            "candidate": [list(key) for key in self.candidate],
+            "axes": None if self.axes is None else list(self.axes),
+            "relation": self.relation,
+            "confidence": round(self.confidence, 4),
+            "evidence": self.evidence,
+        }
+
+
+@dataclass(frozen=True)
+class ParameterMap:
+    """All pairs in the reference's order, and what has no twin, with the reason."""
+
+    pairs: tuple[ParameterPair, ...] = ()
+    unmatched_reference: Mapping[Key, str] = field(default_factory=dict)
+    unmatched_candidate: Mapping[Key, str] = field(default_factory=dict)
+
+
+def parameter_map(
+    reference: Structure,
+    candidate: Structure,
+    pairs: Iterable[Paired],
+    weights: tuple[Weights, Weights] | None = None,
+    same: Twins | None = None,
+) -> ParameterMap:
+    """Whose weights go where.
+
+    Args:
+        pairs: the tensor map.
+        weights: what is stored of both sides' weights, if anything: it also names parameters that no node lists.
+        same: which of them hold the same values (:func:`tracer.alignment.twins.twins`); None where the candidate has
+            weights of its own.
+    """
+    tensor_map = tuple(pairs)
+    ours = Side(reference, weights[0] if weights else None)
+    theirs = Side(candidate, weights[1] if weights else None)
+    found = match(ours, theirs, tensor_map, same)
+    fused = _fuse(found)
+    builder = _Builder(found, tensor_map)
+    for m in found.matches:
+        builder.take(m)
+    for several, one, swapped in fused:
+        builder.take_fused(several, one, swapped)
+    builder.residual()
+    return builder.result()
+
+
+class Places:
+    """Under which layer and parameter of the reference each of the candidate's is stored, each place once.
+
+    What is one to one lies under the reference's own name; where several are one, the candidate's keep their names
+    under the reference's layer; what has no twin stays where it is.
+    """
+
+    def __init__(self, pairs: Iterable[ParameterPair]) -> None:
+        self._of: dict[Key, Key] = {}
+        self._taken: set[Key] = set()
+        for pair in pairs:
+            alone = len(pair.reference) == len(pair.candidate) == 1
+            for theirs in pair.candidate:
+                if theirs not in self._of:
+                    self._take(theirs, pair.reference[0] if alone else (pair.reference[0][0], theirs[1]))
+
+    def __getitem__(self, key: Key) -> Key:
+        if key not in self._of:
+            self._take(key, key)
+        return self._of[key]
+
+    def _take(self, key: Key, place: Key) -> None:
+        number, free = 1, place
+        while free in self._taken:
+            number += 1
+            free = place[0], f"{place[1]}_{number}"
+        self._taken.add(free)
+        self._of[key] = free
+
+
+class _Builder:
+    """Turns matched atoms into pairs of parameters and gathers what is left over."""
+
+    def __init__(self, found: Matching, tensor_map: Sequence[Paired]) -> None:
+        self.found = found
+        self.flat = Flattened(found.ours.structure, found.theirs.structure, tensor_map)
+        self.pieces: list[_Slots] = []
+        self.done: tuple[set[int], set[int]] = set(), set()
+        self.loose: tuple[dict[int, list[Slot]], dict[int, list[Slot]]] = {}, {}
+        self.partner: dict[int, int] = {}
+        self.folded: dict[int, tuple[int, int]] = {}
+
+    def take(self, m: Match) -> None:
+        a, b = self.found.ours.atoms[m.reference], self.found.theirs.atoms[m.candidate]
+        self.done[0].add(m.reference)
+        self.done[1].add(m.candidate)
+        self.partner[m.reference] = m.candidate
+        left, right = list(a.slots), list(b.slots)
+        chosen = []
+        for slot in a.slots:
+            other = next((o for o in right if _role(o) == _role(slot) and _may_pair(slot, o)), None)
+            if other is not None:
+                chosen.append((slot, other))
+                left.remove(slot)
+                right.remove(other)
+        for slot in list(left):
+            fits = [o for o in right if sorted(o.shape) == sorted(slot.shape)]
+            alone = sum(sorted(o.shape) == sorted(slot.shape) for o in left) == 1
+            if len(fits) == 1 and alone and "free" in (a.kind, b.kind):
+                chosen.append((slot, fits[0]))
+                left.remove(slot)
+                right.remove(fits[0])
+        for slot, other in chosen:
+            self.pieces.append(_Slots(slot, other, a, b, m.confidence, m.how))
+        if left:
+            self.loose[0].setdefault(m.reference, []).extend(left)
+        if right:
+            self.loose[1].setdefault(m.candidate, []).extend(right)
+
+    def take_fused(self, several: Sequence[int], one: int, swapped: bool) -> None:
+        """Several dense layers against one whose kernel holds theirs side by side; ``swapped``: the reference's one."""
+        many, few = (self.found.theirs, self.found.ours) if swapped else (self.found.ours, self.found.theirs)
+        whole = few.atoms[one]
+        self.done[1 - swapped].add(one)
+        roles = {slot.role: slot for slot in whole.slots}
+        confidence, how = self._fused_evidence(several, one, swapped)
+        for index, number in enumerate(several):
+            atom = many.atoms[number]
+            self.done[swapped].add(number)
+            for slot in atom.slots:
+                if slot.role not in roles:
+                    self.loose[swapped].setdefault(number, []).append(slot)
+                    continue
+                cut = roles[slot.role]
+                last = len(cut.shape) - 1
+                width = cut.shape[last] // len(several)
+                part = replace(
+                    cut,
+                    shape=(*cut.shape[:last], width),
+                    steps=(*cut.steps, ("part", last, index, len(several))),
+                    part=(index, len(several)),
+                    labels=None,
+                )
+                tagged = replace(whole, tag=atom.tag or named_tag(atom.owner))
+                pair = (part, slot, tagged, atom) if swapped else (slot, part, atom, tagged)
+                self.pieces.append(_Slots(*pair, confidence, how))
+
+    def _fused_evidence(self, several: Sequence[int], one: int, swapped: bool) -> tuple[float, str]:
+        same = self.found.same
+        if same is None:
+            return 0.8, "side by side between matched neighbours"
+        many, few = (self.found.theirs, self.found.ours) if swapped else (self.found.ours, self.found.theirs)
+        runs = (same.split if swapped else same.joined).get(few.atoms[one].main.keys[0], ())
+        keys = {many.atoms[number].main.keys[0] for number in several}
+        return (
+            (0.99, "equal values")
+            if any(set(run) == keys for run in runs)
+            else (0.6, "side by side between matched neighbours")
+        )
+
+    def residual(self) -> None:
+        """Single parameters that are left of layers that are matched in part."""
+        ours, theirs = self.found.ours, self.found.theirs
+        spots = [self._spots(0, ours), self._spots(1, theirs)]
+        owners: dict[str, set[str]] = {}
+        for i, j in self.partner.items():
+            owners.setdefault(ours.atoms[i].owner, set()).add(theirs.atoms[j].owner)
+        near: tuple[dict[str, list[tuple[int, Slot]]], ...] = ({}, {})
+        for side, model in enumerate((ours, theirs)):
+            for spot in spots[side]:
+                near[side].setdefault(model.atoms[spot[0]].owner, []).append(spot)
+        # A layer norm may be one layer here and a multiplication and an addition there.
+        for i, slot in spots[0]:
+            owner = ours.atoms[i].owner
+            fits = [spot for twin in owners.get(owner, ()) for spot in near[1].get(twin, ()) if _alike(slot, spot[1])]
+            rivals = [s for _, s in near[0][owner] if _alike(slot, s)]
+            exact = [(j, o) for j, o in fits if _role(o) == _role(slot)]
+            if len(exact) == 1 and sum(_role(s) == _role(slot) for s in rivals) == 1:
+                fits = exact
+            elif len(fits) != 1 or len(rivals) != 1:
+                continue
+            j, other = fits[0]
+            near[0][owner].remove((i, slot))
+            near[1][theirs.atoms[j].owner].remove((j, other))
+            self._spend(0, i, slot)
+            self._spend(1, j, other)
+            self.pieces.append(_Slots(slot, other, ours.atoms[i], theirs.atoms[j], 0.8, "their layers are paired"))
+
+    def _spots(self, side: int, model: Side) -> list[tuple[int, Slot]]:
+        found = [(n, slot) for n, slots in self.loose[side].items() for slot in slots]
+        return found + [
+            (n, slot) for n, atom in enumerate(model.atoms) if n not in self.done[side] for slot in atom.slots
+        ]
+
+    def _spend(self, side: int, number: int, slot: Slot) -> None:
+        if number in self.loose[side] and slot in self.loose[side][number]:
+            self.loose[side][number].remove(slot)
+        else:
+            model = (self.found.ours, self.found.theirs)[side]
+            self.done[side].add(number)
+            rest = [s for s in model.atoms[number].slots if s is not slot]
+            if rest:
+                self.loose[side].setdefault(number, []).extend(rest)
+
+    # -- the result ------------------------------------------------------------------------------------------------
+
+    def result(self) -> ParameterMap:
+        self._fold()
+        pairs = self._merged()
+        used = {key for pair in pairs for key in pair.reference}, {key for pair in pairs for key in pair.candidate}
+        left = [{k: why for k, why in self._left(side).items() if k not in used[side]} for side in (0, 1)]
+        place = {k: n for n, atom in enumerate(self.found.ours.atoms) for k in atom.keys}
+        pairs.sort(key=lambda pair: place[pair.reference[0]])
+        return ParameterMap(tuple(pairs), left[0], left[1])
+
+    def _fold(self) -> None:
+        """Find the BatchNorms that stand behind a matched convolution and have no twin themselves."""
+        for side, model in enumerate((self.found.ours, self.found.theirs)):
+            by_name = {model.structure.nodes[atom.node].name: n for n, atom in enumerate(model.atoms) if atom.node >= 0}
+            for n, atom in enumerate(model.atoms):
+                if atom.kind != "batchnorm" or n in self.done[side] or atom.node < 0:
+                    continue
+                parents = model.structure.nodes[atom.node].parents
+                before = by_name.get(parents[0]) if parents else None
+                if before in self.done[side] and not self._normalised(side, before):
+                    self.folded[n] = (side, before)
+
+    def _normalised(self, side: int, number: int) -> bool:
+        """Whether a BatchNorm stands behind an atom's twin, too."""
+        other = (self.found.theirs, self.found.ours)[side]
+        matches = (self.found.of_a, self.found.of_b)[side].get(number, ())
+        twins = [other.atoms[m.reference if side else m.candidate] for m in matches]
+        behind = [other.structure.children[other.structure.nodes[t.node].name] for t in twins if t.node >= 0]
+        return any(other.structure.by_name[name].kind == "batchnorm" for names in behind for name in names)
+
+    def _merged(self) -> list[ParameterPair]:
+        """Pieces that share a parameter as one pair: three kernels against the one that holds them."""
+        joined: dict[Any, list[_Slots]] = {}
+        for piece in self.pieces:
+            ours, theirs = piece.slot, piece.other
+            anchor: Any = (ours.keys, theirs.keys)
+            if theirs.part and not ours.part:
+                anchor = theirs.keys
+            elif ours.part and not theirs.part:
+                anchor = ours.keys
+            joined.setdefault((bool(ours.part), bool(theirs.part), anchor), []).append(piece)
+        return [self._pair(found) for found in joined.values()]
+
+    def _pair(self, found: list[_Slots]) -> ParameterPair:
+        first = found[0]
+        if len(found) > 1:
+            found = sorted(found, key=lambda p: p.other.part or p.slot.part or (0, 0))
+        confidence = min(p.confidence for p in found)
+        ours = tuple(dict.fromkeys(key for p in found for key in p.slot.keys))
+        theirs = tuple(dict.fromkeys(key for p in found for key in p.other.keys))
+        both = all(p.slot.part and p.other.part and p.slot.part == p.other.part for p in found)
+        if both and first.slot.whole == first.other.whole:
+            axes: Axes | None = tuple(range(len(first.slot.whole)))
+            whole = Piece(ours, (), theirs, ())
+            return ParameterPair(
+                ours, theirs, axes, _same_words(first.slot), confidence, first.how, first.slot.role, (whole,)
+            )
+        pieces, words = [], []
+        for p in found:
+            piece, word = self._piece(p)
+            pieces.append(piece)
+            words.append(word)
+        if first.slot.part or first.other.part:
+            tags = [p.a.tag or p.b.tag or named_tag(p.a.owner) or named_tag(p.b.owner) for p in found]
+            words = [
+                _joined_words(tags, found),
+                *(w for w in words if not w.startswith(("as it is", "statistics", "transpose"))),
+            ]
+        axes = _axes(first.slot, first.other) if len(found) == 1 and len(ours) == len(theirs) == 1 else None
+        relation = ", ".join(dict.fromkeys(words))
+        if " order " in relation:
+            axes = None
+        fold = self._folds(first)
+        if fold:
+            relation, axes = f"{FOLDED}: {fold}", None
+        tag = first.a.tag or first.b.tag if len(found) == 1 else ""
+        role = f"{tag} {first.slot.role}".strip()
+        return ParameterPair(ours, theirs, axes, relation, confidence, first.how, role, tuple(pieces))
+
+    def _piece(self, p: _Slots) -> tuple[Piece, str]:
+        steps, words = p.slot.steps, []
+        if len(p.slot.shape) == len(p.other.shape) == 2 and p.slot.role == "kernel" and "dense" in (p.a.kind, p.b.kind):
+            turned = self.flat.rows(p.a, p.b)
+            if turned is not None and math.prod(turned.lengths) == p.slot.shape[0]:
+                steps = (*steps, *rows(0, p.slot.shape, turned.lengths, turned.order))
+                words.append(f"row order {turned}")
+        if "dense" in (p.a.kind, p.b.kind) and p.slot.role in ("kernel", "bias") and p.slot.shape == p.other.shape:
+            turned = self.flat.columns(p.a, p.b)
+            if turned is not None and math.prod(turned.lengths) == p.slot.shape[-1]:
+                steps = (*steps, *rows(len(p.slot.shape) - 1, p.slot.shape, turned.lengths, turned.order))
+                words.append(f"column order {turned}")
+        piece, layout = Piece(p.slot.keys, steps, p.other.keys, p.other.steps), _words(p)
+        return piece, ", ".join(words if words and layout == "as it is" else [layout, *words])
+
+    def _folds(self, p: _Slots) -> str:
+        """The BatchNorm that is folded into one side's kernel or bias, by its owner."""
+        for norm, (side, before) in self.folded.items():
+            model = (self.found.ours, self.found.theirs)[side]
+            if model.atoms[before] is (p.a, p.b)[side] and p.slot.role in ("kernel", "bias"):
+                return model.atoms[norm].owner
+        return ""
+
+    def _left(self, side: int) -> dict[Key, str]:
+        model, other = ((self.found.ours, self.found.theirs), (self.found.theirs, self.found.ours))[side]
+        back = {j: i for i, j in self.partner.items()} if side else self.partner
+        why: dict[Key, str] = {}
+        alike = grouped(other.atoms, range(len(other.atoms)))
+        for number, atom in enumerate(model.atoms):
+            if number in self.folded and self.folded[number][0] == side:
+                reason = f"{INTO_WEIGHTS} the twin of '{model.atoms[self.folded[number][1]].owner}'"
+            elif number in self.done[side]:
+                twin = other.atoms[back[number]].owner if number in back else ""
+                reason = f"'{twin}' has none" if twin else "its layer's twin has none"
+            elif any(fit(atom, other.atoms[rival]) > 0 for rival in alike.get(atom.signature, ())):
+                reason = "its only fits are paired better"
+            else:
+                reason = f"no parameter of shape {_shape(atom.main.whole)} is left for it on the other side"
+            for key in atom.keys:
+                why.setdefault(key, reason)
+        listed = described(model.structure)
+        stored = () if model.weights is None else model.weights.shapes
+        for key in (*listed, *stored):
+            whole = listed[key].dtype in WHOLE if key in listed else model.weights and key in model.weights.whole
+            counter = key[1].rpartition(".")[2] == "num_batches_tracked"
+            why.setdefault(
+                key, "a counter" if counter else "whole numbers, not learned" if whole else "no layer uses it"
+            )
+        return why
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """Two slots that are the same, with their atoms."""
+
+    slot: Slot
+    other: Slot
+    a: Atom
+    b: Atom
+    confidence: float
+    how: str
+
+
+def _may_pair(slot: Slot, other: Slot) -> bool:
+    """Whether two slots of one role go together; only a GRU's biases need not have one size."""
+    return sorted(slot.shape) == sorted(other.shape) or (slot.role == "bias" and bool(slot.gates and other.gates))
+
+
+def _alike(slot: Slot, other: Slot) -> bool:
+    return sorted(d for d in slot.shape if d != 1) == sorted(d for d in other.shape if d != 1)
+
+
+def _role(slot: Slot) -> str:
+    return _ALIKE.get(slot.role, slot.role)
+
+
+def _axes(slot: Slot, other: Slot) -> Axes | None:
+    if slot.gates != other.gates and (slot.gates, other.gates) not in _SAME_GATES:
+        return None
+    return _moved(slot, other)
+
+
+def _moved(slot: Slot, other: Slot) -> Axes | None:
+    """Which axis of the other parameter each axis of the one is; None where axes are split or merged."""
+    if slot.labels is None or other.labels is None or slot.shape != other.shape:
+        return None
+    place = {label: axis for axis, label in enumerate(other.labels) if label is not None}
+    spare = [axis for axis, label in enumerate(other.labels) if label is None]
+    return tuple(place[label] if label is not None else spare.pop(0) if spare else None for label in slot.labels)
+
+
+def _words(p: _Slots) -> str:
+    """How the candidate's layout differs from the reference's."""
+    slot, other = p.slot, p.other
+    words = []
+    if slot.gates and slot.gates != other.gates:
+        words.append(f"gates {slot.gates}→{other.gates}")
+    if slot.role == "bias" and p.a.kind in RECURRENT:
+        if len(slot.keys) != len(other.keys):
+            gru = p.a.kind == "gru"
+            two = slot if len(slot.keys) > 1 else other
+            one = other if two is slot else slot
+            if gru and math.prod(one.whole) != 2 * math.prod(two.whole):
+                return UNSETTLED
+            words.append("two biases in one" if gru else "sum of two biases")
+        return ", ".join(words) or "as it is"
+    if p.slot.role in STATISTICS:
+        return "statistics as they are"
+    if "depthwise" in (p.a.kind, p.b.kind):
+        words.append("depthwise")
+    elif slot.labels is None or other.labels is None:
+        if len(slot.whole) != len(other.whole) and not (slot.part or other.part):
+            words.append("heads merged")
+        elif slot.whole != other.whole:
+            words.append("transpose")
+    else:
+        axes = _moved(slot, other)
+        moved = [axis for axis in axes or () if axis is not None]
+        if moved != sorted(moved):
+            words.append("transpose")
+        elif slot.whole != other.whole and axes is not None:
+            words.append("reshape")
+    return ", ".join(words) or "as it is"
+
+
+def _same_words(slot: Slot) -> str:
+    return "statistics as they are" if slot.role in STATISTICS else "as it is"
+
+
+def _joined_words(tags: Sequence[str], found: Sequence[_Slots]) -> str:
+    verb = "split into" if found[0].slot.part else "concat"
+    names = [tag[0] if tag in ("query", "key", "value") else str(n) for n, tag in enumerate(tags)]
+    total = (found[0].slot.part or found[0].other.part or (0, 0))[1]
+    if len(found) < total:
+        return f"part {', '.join(names)} of {total}"
+    return f"{verb} {','.join(names)}"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def _fuse(found: Matching) -> list[tuple[list[int], int, bool]]:
+    """Dense layers of one side, reading the same tensor, whose kernels stand side by side in one of the other's."""
+    out = []
+    for swapped in (False, True):
+        many, few = (found.theirs, found.ours) if swapped else (found.ours, found.theirs)
+        in_gap, one_gap = gaps(found)[:: -1 if swapped else 1]
+        spent: set[int] = set()
+        for one, gap in one_gap.items():
+            whole = few.atoms[one]
+            if whole.kind != "dense" or len(whole.main.shape) != 2:
+                continue
+            loose = [n for n, g in in_gap.items() if g == gap and n not in spent and many.atoms[n].kind == "dense"]
+            for run in _runs(many, loose, whole):
+                out.append((run, one, swapped))
+                spent.update(run)
+                break
+    return out
+
+
+def _runs(side: Side, loose: Sequence[int], whole: Atom) -> Iterable[list[int]]:
+    """Sets of dense atoms that may make up ``whole``, in the order in which they stand in it."""
+    rows_, width = whole.main.shape
+    by_source: dict[tuple[str, ...], list[int]] = {}
+    for n in loose:
+        atom = side.atoms[n]
+        if len(atom.main.shape) == 2 and atom.main.shape[0] == rows_ and atom.node >= 0:
+            source = (atom.owner,) if atom.tag else side.structure.nodes[atom.node].parents[:1]
+            by_source.setdefault(source, []).append(n)
+    order = {"query": 0, "key": 1, "value": 2}
+    for near in by_source.values():
+        for count in _FUSED:
+            chosen = near[:count]
+            if len(near) == count and all(side.atoms[n].main.shape[1] * count == width for n in chosen):
+                tags = [order.get(side.atoms[n].tag or named_tag(side.atoms[n].owner), 3) for n in chosen]
+                yield [n for _, n in sorted(zip(tags, chosen, strict=True), key=lambda item: item[0])]

@@ -1,0 +1,83 @@
+"""Reading a parameter into the common layout in which two frameworks' weights can be compared.
+
+The common layout is: kernels (spatial…, in, out) without spatial axes of length one, depthwise ones (spatial…,
+channel·multiplier), vectors without axes of length one, LSTM gates i,f,g,o and GRU gates r,z,n side by side in the last
+axis, the biases of a cell added up where they are only ever added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Step = tuple[str | int, ...]
+"""One of ``("move", axes…)``, ``("shape", lengths…)``, ``("part", axis, index, count)``, ``("blocks", axis, order…)``,
+``("fold",)``, which adds up along the first axis, and ``("sum",)``; all but the last work on each array by itself."""
+Steps = tuple[Step, ...]
+
+
+def read(steps: Steps, arrays: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Arrays of parameters in the common layout. Raises ValueError when a step does not fit."""
+    found = list(arrays)
+    for name, *numbers in steps:
+        values = [int(n) for n in numbers]
+        if name == "sum":
+            found = [np.sum([a.astype(np.float64) for a in found], axis=0)] if len(found) > 1 else found
+        elif name == "fold":
+            found = [a.astype(np.float64).sum(axis=0) for a in found]
+        elif name == "move":
+            found = [a.transpose(values) for a in found]
+        elif name == "shape":
+            found = [a.reshape(values) for a in found]
+        elif name == "part":
+            axis, index, count = values
+            found = [np.split(a, count, axis)[index] for a in found]
+        elif name == "blocks":
+            axis, *order = values
+            found = [np.concatenate([np.split(a, len(order), axis)[i] for i in order], axis) for a in found]
+        else:
+            raise ValueError(f"unknown step {name!r}")
+    return found
+
+
+def write(steps: Steps, arrays: Sequence[NDArray[Any]], values: Iterable[NDArray[Any]]) -> None:
+    """The inverse of :func:`read`: fill ``arrays``, in place, so that reading them gives ``values``.
+
+    Of several that are added up the first takes all and the others become zero; what the steps leave out (the other
+    parts) stays as it is. Raises ValueError when a step does not fit or the sizes differ.
+    """
+    starts = np.cumsum([0, *(a.size for a in arrays)])
+    places = [np.arange(n, n + a.size).reshape(a.shape) for n, a in zip(starts[:-1], arrays, strict=True)]
+    emptied: list[NDArray[Any]] = []
+    for step in steps:
+        if step[0] == "sum":
+            emptied += places[1:]
+            places = places[:1]
+        elif step[0] == "fold":
+            emptied += [p[1:] for p in places]
+            places = [p[0] for p in places]
+        else:
+            places = read((step,), places)
+    flat = np.concatenate([a.reshape(-1) for a in arrays])
+    for unused in emptied:
+        flat[unused.reshape(-1)] = 0
+    where = np.concatenate([p.reshape(-1) for p in places])
+    given = np.concatenate([v.reshape(-1) for v in values])
+    if where.size != given.size:
+        raise ValueError(f"{given.size} values for {where.size} places")
+    flat[where] = given
+    for n, a in zip(starts[:-1], arrays, strict=True):
+        a[...] = flat[n : n + a.size].reshape(a.shape)
+
+
+def rows(axis: int, shape: Sequence[int], lengths: Sequence[int], order: Sequence[int]) -> Steps:
+    """Steps that put the elements along ``axis`` of an array of ``shape``, flattened from ``lengths``, in another
+    order of these axes."""
+    before, after = shape[:axis], shape[axis + 1 :]
+    rank = len(lengths)
+    moved = (*range(axis), *(axis + o for o in order), *range(axis + rank, axis + rank + len(after)))
+    return (("shape", *before, *lengths, *after), ("move", *moved), ("shape", *before, math.prod(lengths), *after))
