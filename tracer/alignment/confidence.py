@@ -18,7 +18,7 @@ from tracer.alignment.features import Features
 
 LEAST = 0.5
 """A pair that is more likely wrong than right is not made."""
-TIE = 0.97
+TIE = 0.85
 """Closeness above which another matching is as good as the best."""
 OPEN = 0.6
 """An alternative is named when it is at least so good as the best, in what it costs the whole matching."""
