@@ -180,8 +180,7 @@ def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
     for i, found in enumerate(parents):
         for parent in found:
             children[parent].append(i)
-    # Vectors do not count: a normalisation may be folded into the layer before it.
-    weight = [int(node.kind in kinds.WEIGHTED or any(len(p.shape) > 1 for p in node.params)) for node in nodes]
+    weight = [_weighted(node) for node in nodes]
     depth_in = [0] * len(nodes)
     for i in range(len(nodes)):
         depth_in[i] = weight[i] + max((depth_in[p] for p in parents[i] if p < i), default=0)
@@ -201,6 +200,19 @@ def extract(structure: Structure, summaries: Mapping[str, Summary]) -> Features:
         index,
         direct,
     )
+
+
+def _weighted(node: Node) -> int:
+    """How many layers with weights a node stands for, as another framework may write it.
+
+    Vectors do not count: a normalisation may be folded into the layer before it.
+    """
+    if node.kind == "attention":
+        return 2 if node.params else 0  # the projections in front and behind; the products have none
+    if node.kind.startswith("separable"):
+        return 2  # depthwise, then pointwise
+    stacked = sum(p.name.startswith("weight_hh_l") and not p.name.endswith("_reverse") for p in node.params)
+    return max(stacked, int(node.kind in kinds.WEIGHTED or any(len(p.shape) > 1 for p in node.params)))
 
 
 def _params(nodes: Sequence[Node]) -> list[tuple[Param, ...]]:
