@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.axes import Axes
@@ -110,7 +110,3 @@ class Alignment:
                 "candidate": dict(self.unmatched_candidate),
             },
         }
-
-    @classmethod
-    def empty(cls) -> Self:
-        return cls(())
