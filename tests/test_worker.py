@@ -691,6 +691,7 @@ def start_parent(work: Path, command: str) -> tuple[subprocess.Popen[str], list[
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(work / "tmp")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     assert parent.stdout is not None
     for line in parent.stdout:
