@@ -182,6 +182,20 @@ def fit_graph(sample: Sample) -> dict[str, float]:
     return dict(GRAPH)
 
 
+def weigh(sample: Sample) -> None:
+    """What each kind of evidence is worth: the mean F1 without it, with half of it, and with twice as much."""
+    print(f"# as it is: mean F1 {f1(sample):.5f}; without, half, twice", flush=True)
+    for numbers in (LOCAL, GRAPH):
+        for name in [name for name in numbers if name not in ("bias", "impossible")]:
+            kept_ = numbers[name]
+            reached = []
+            for factor in (0.0, 0.5, 2.0):
+                numbers[name] = kept_ * factor
+                reached.append(f1(sample))
+            numbers[name] = kept_
+            print(f"# {name:14} {kept_:6.2f}   " + "  ".join(f"{value:.5f}" for value in reached), flush=True)
+
+
 def fit_trust(sample: Sample, names: list[str]) -> dict[str, float]:
     """Which of the chosen pairs are right; prints how well that is known."""
     xs, ys, ws = [], [], []
@@ -207,9 +221,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--trust", action="store_true", help="only fit how sure chosen pairs are")
+    parser.add_argument("--weigh", action="store_true", help="only say what each kind of evidence is worth")
     options = parser.parse_args()
     sample = Sample(options.seeds)
     print(f"# {len(sample.pairs)} ports, {len(sample)} cases")
+    if options.weigh:
+        weigh(sample)
+        return
     if not options.trust:
         print(f"# mean F1 with the numbers as they were {f1(sample):.5f}", flush=True)
         LOCAL.update(fit_local(sample, [name for name in LOCAL if name not in ("bias", "impossible")]))
