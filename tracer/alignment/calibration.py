@@ -1,8 +1,8 @@
 """How much each kind of evidence weighs, in log-odds, and what makes a pair trustworthy.
 
-TRUST was fitted on the corpus by ``python -m benchmarks.calibrate --trust``. LOCAL and GRAPH were set by hand and measured
-there: numbers from a logistic regression over single pairs reached a mean F1 of 0.91 after the propagation, these 0.989
-(the regression lets the position speak for everything). ``--weigh`` says what each of them is worth.
+TRUST was fitted on the corpus by ``python -m benchmarks.calibrate --trust``. LOCAL and GRAPH were set by hand and
+measured there: numbers from a logistic regression over single pairs reached a mean F1 of 0.91 after the propagation,
+these 0.989 (the regression lets the position speak for everything). ``--weigh`` says what each of them is worth.
 """
 
 from __future__ import annotations
