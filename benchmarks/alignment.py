@@ -45,7 +45,7 @@ def axes(pair: Kept, alignment: Alignment) -> dict[str, int]:
         good = right_axes(ours, theirs, a, b)
         if not good:
             continue
-        open_ = found.axes is None or bool(getattr(found, "axes_open", False))
+        open_ = found.axes is None or bool(found.other_axes)
         counts["open" if open_ else "right" if found.axes in good else "wrong"] += 1
     return counts
 
