@@ -108,7 +108,7 @@ def _mend(matched: dict[int, int], pairs: Candidates, value: Values, content: Va
         added: set[int] = set()
         for _, i, j in sorted(options, reverse=True):
             if not held[i] and not taken[j]:
-                if {*a.above[i], *(c for c, _ in a.below[i])} & added:
+                if a.near[i] & added:
                     continue  # its evidence has just changed: next round
                 matched[i] = j
                 held[i] = taken[j] = True
@@ -149,10 +149,10 @@ def _swap(matched: dict[int, int], pairs: Candidates, value: Values) -> None:
             other = holder.get(better)
             if other is not None:
                 cross = worth(other, j)
-                kept, crossed = now + worth(other, better), float(best[i]) + cross
+                kept, exchanged = now + worth(other, better), float(best[i]) + cross
                 # Near certainty a pair gains little: there it counts how much doubt is left.
-                surer = 2 - kept > 0.02 and 2 - crossed < DOUBT * (2 - kept)
-                if crossed <= 1.05 * kept and not surer:
+                surer = 2 - kept > 0.02 and 2 - exchanged < DOUBT * (2 - kept)
+                if exchanged <= 1.05 * kept and not surer:
                     continue
                 if cross > 0:
                     matched[other] = j

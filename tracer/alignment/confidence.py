@@ -52,7 +52,7 @@ def trust(pairs: Candidates, value: Values, evidence: Evidence, assigned: Assign
     """Gather what :data:`tracer.alignment.calibration.TRUST` weighs, for all chosen pairs in ascending order."""
     rows = np.array(sorted(assigned.matched), np.intp)
     places = pairs.find(rows, np.array([assigned.matched[i] for i in rows.tolist()], np.intp))
-    near = closeness(assigned)
+    near = closeness(assigned.regret)
     position = {int(i): k for k, i in enumerate(rows)}
     sources = np.array([position.get(a.above[i][0], -1) if a.arranges(i) else -1 for i in rows.tolist()], np.intp)
     ties = np.where(sources >= 0, 1, _ties(pairs, value, near)[places])
@@ -90,15 +90,15 @@ def _ties(pairs: Candidates, value: Values, near: Values) -> Index:
     return np.maximum(rows, cols)
 
 
-def closeness(assigned: Assigned) -> Values:
+def closeness(regret: NDArray[np.float64]) -> Values:
     """1 for pairs that are part of a best matching, less the more a matching with them falls short."""
-    return (1 / (1 + np.maximum(assigned.regret, 0))).astype(np.float32)
+    return (1 / (1 + np.maximum(regret, 0))).astype(np.float32)
 
 
 def alternatives(pairs: Candidates, value: Values, assigned: Assigned, row: int) -> Sequence[tuple[int, float]]:
     """What a reference node may be as well: candidate indices with shares that add up to one, likeliest first."""
     here = slice(pairs.starts[row], pairs.starts[row + 1])
-    good = value[here] * closeness(assigned)[here] ** 2
+    good = value[here] * closeness(assigned.regret[here]) ** 2
     if not len(good) or good.max() <= 0:
         return []
     kept = np.flatnonzero(good >= OPEN * good.max())

@@ -43,7 +43,7 @@ def healed(
     same = dict(zip(rows.tolist(), content[places].tolist(), strict=True))
     for i in rows.tolist():
         j = matched[i]
-        known = np.isfinite(a.moments[i]).all() and np.isfinite(b.moments[j]).all()
+        known = a.known[i] and b.known[j]
         if i in stated or same[i] >= 0.5 or not known or a.arranges(i) or b.arranges(j):
             continue
         if max(a.moments[i, 3], b.moments[j, 3]) <= MASKED:
@@ -60,8 +60,7 @@ def healed(
 
 def agree(matched: Mapping[int, int], i: int, j: int, a: Features, b: Features) -> float:
     """The share of neighbours on both sides that are paired with each other."""
-    ours = {*a.above[i], *(c for c, _ in a.below[i])}
-    theirs = {*b.above[j], *(c for c, _ in b.below[j])}
+    ours, theirs = a.near[i], b.near[j]
     if not ours and not theirs:
         return 1.0
     hits = sum(matched.get(n) in theirs for n in ours)
@@ -97,7 +96,7 @@ def _wrong_below(
     if any(a.nodes[r].kind in COMMUTATIVE for r in readers):
         return False
     places = pairs.find(np.array(readers, np.intp), np.array([matched[r] for r in readers], np.intp))
-    known = [np.isfinite(a.moments[r]).all() and np.isfinite(b.moments[matched[r]]).all() for r in readers]
+    known = [a.known[r] and b.known[matched[r]] for r in readers]
     return any(k and p < len(pairs) and content[p] < 0.5 for k, p in zip(known, places.tolist(), strict=True))
 
 

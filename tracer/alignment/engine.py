@@ -185,7 +185,7 @@ class Work:
 
     def _beside(self, i: int, matched: Mapping[int, int], confidence: Mapping[int, float]) -> float:
         """How sure a pair is that rests on its neighbours: as sure as the least of them."""
-        near = {*self.a.above[i], *(c for c, _ in self.a.below[i])} & matched.keys() & confidence.keys()
+        near = self.a.near[i] & matched.keys() & confidence.keys()
         return max(LEAST_CONFIDENCE, min((confidence[k] for k in near), default=LEAST_CONFIDENCE))
 
     def _shares(self, i: int, j: int, matched: Mapping[int, int]) -> dict[str, float]:

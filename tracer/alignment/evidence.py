@@ -72,18 +72,15 @@ def gather(a: Features, b: Features, pairs: Candidates, weights: twins.Evidence 
     parameters = Table(a.params, b.params, params).of(pairs)
     without = Table([not p for p in a.params], [not p for p in b.params], lambda x, y: float(x) + float(y)).of(pairs)
     bare, one_bare = (without == 2).astype(np.float32), (without == 1).astype(np.float32)
-    impossible = Table(
-        [(n.kind, n.role == "input") for n in a.nodes],
-        [(n.kind, n.role == "input") for n in b.nodes],
-        lambda x, y: float(kinds.similarity(x[0], y[0]) == 0 or x[1] != y[1]),
-    ).of(pairs)
-    impossible = np.maximum(impossible, (shape == 0) | ((without == 0) & (parameters == 0)))
+    inputs = [np.array([node.role == "input" for node in side.nodes]) for side in (a, b)]
+    impossible = (kind == 0) | (inputs[0][pairs.rows] != inputs[1][pairs.cols])
+    impossible |= (shape == 0) | ((without == 0) & (parameters == 0))
     din = np.abs(np.array(a.depth_in)[pairs.rows] - np.array(b.depth_in)[pairs.cols])
     dout = np.abs(np.array(a.depth_out)[pairs.rows] - np.array(b.depth_out)[pairs.cols])
     settings = _settings(a, b, pairs)
     content = np.zeros(len(pairs), np.float32)
     if len(pairs):
-        content = np.nan_to_num(_agreement(a.moments[pairs.rows], b.moments[pairs.cols])).astype(np.float32)
+        content = np.nan_to_num(agreement(a.moments[pairs.rows], b.moments[pairs.cols])).astype(np.float32)
     columns = {
         "related_kind": (kind >= 0.5).astype(np.float32),
         "same_kind": (kind == 1).astype(np.float32),
@@ -112,19 +109,6 @@ def gather(a: Features, b: Features, pairs: Candidates, weights: twins.Evidence 
         known = np.isin(pairs.rows, list(weights.known[0])) & np.isin(pairs.cols, list(weights.known[1]))
         columns["other_weights"][:] = known & (columns["weights"] == 0)
     return Evidence(columns)
-
-
-def _agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """:func:`tracer.alignment.features.agreement`, row by row."""
-    with np.errstate(all="ignore"):
-        scale = np.maximum(ours[:, 2], theirs[:, 2])
-        worst = np.abs(theirs[:, 1:] - ours[:, 1:])
-        worst[:, :4] /= scale[:, None]
-        worst[:, 4] /= scale**3
-        value = np.clip(1 - np.log10(np.maximum(worst.max(axis=1), 1e-3) / 1e-3) / 2, 0, 1)
-    value[theirs[:, 0] != ours[:, 0]] = 0
-    out: NDArray[np.float64] = np.where(np.isnan(scale), np.nan, value)
-    return out
 
 
 def _settings(a: Features, b: Features, pairs: Candidates) -> Values:

@@ -49,12 +49,8 @@ class Features:
         """The nodes whose values are read, seen through all that only arranges them: an entry an argument."""
         out: list[tuple[int, ...]] = []
         for i in range(len(self.nodes)):
-            found: list[int] = []
-            for parent in self.direct[i]:
-                source = self._source(parent)
-                if source is not None and source != i:
-                    found.append(source)
-            out.append(tuple(found))
+            sources = map(self._source, self.direct[i])
+            out.append(tuple(source for source in sources if source != i))
         return tuple(out)
 
     @cached_property
@@ -77,10 +73,16 @@ class Features:
         return tuple(tuple(dict.fromkeys(found)) for found in readers)
 
     @cached_property
+    def near(self) -> tuple[frozenset[int], ...]:
+        """The nodes :attr:`above` and :attr:`below` each."""
+        return tuple(
+            frozenset((*above, *(c for c, _ in below))) for above, below in zip(self.above, self.below, strict=True)
+        )
+
+    @cached_property
     def links(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Every node with each of those :attr:`above` and :attr:`below` it, as two columns."""
-        near = [{*self.above[i], *(c for c, _ in self.below[i])} for i in range(len(self.nodes))]
-        ends = [(i, k) for i, found in enumerate(near) for k in found]
+        """Every node with each of those :attr:`near` it, as two columns."""
+        ends = [(i, k) for i, found in enumerate(self.near) for k in found]
         ours, others = np.array(ends, np.intp).reshape(-1, 2).T
         return ours, others
 
@@ -96,7 +98,7 @@ class Features:
         """Whether a node only arranges or passes on the values of the one it reads."""
         return self.nodes[index].kind in ARRANGING and bool(self.direct[index])
 
-    def _source(self, index: int) -> int | None:
+    def _source(self, index: int) -> int:
         while self.arranges(index):
             index = self.direct[index][0]
         return index
@@ -270,18 +272,19 @@ def moments(summary: Summary | None) -> tuple[float, ...]:
 
 
 def agreement(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How well the :func:`moments` of one tensor agree with those of others (a row each).
+    """How well the :func:`moments` of one tensor, or of as many as there are others, agree with those of others (a row
+    each).
 
     1 where they differ by less than a thousandth of the tensors' magnitude, falling to 0 at a tenth; NaN where
     either is not known; 0 where the sizes differ.
     """
     with np.errstate(all="ignore"):
-        scale = np.maximum(one[2], others[:, 2])
-        worst = np.abs(others[:, 1:] - one[1:])
+        scale = np.maximum(one[..., 2], others[:, 2])
+        worst = np.abs(others[:, 1:] - one[..., 1:])
         worst[:, :4] /= scale[:, None]
         worst[:, 4] /= scale**3
         value = np.clip(1 - np.log10(np.maximum(worst.max(axis=1), 1e-3) / 1e-3) / 2, 0, 1)
-    value[others[:, 0] != one[0]] = 0
+    value[others[:, 0] != one[..., 0]] = 0
     out: NDArray[np.float64] = np.where(np.isnan(scale), np.nan, value)
     return out
 

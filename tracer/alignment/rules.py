@@ -55,13 +55,7 @@ class Rules:
                 frozenset(a.index[name] for entry in mapping.pairs for name in entry.reference),
                 frozenset(b.index[name] for entry in mapping.pairs for name in entry.candidate),
             ),
-            [
-                (
-                    frozenset(a.index[n] for n in ours if n in a.index),
-                    frozenset(b.index[n] for n in theirs if n in b.index),
-                )
-                for ours, theirs in constraints(mapping, reference, candidate)
-            ],
+            [(_indices(ours, a), _indices(theirs, b)) for ours, theirs in constraints(mapping, reference, candidate)],
         )
 
     @property
@@ -101,14 +95,14 @@ class Rules:
             seen.add((s, t))
             for ours, theirs in ((_readers(a, s), _readers(b, t)), (_sources(a, s), _sources(b, t))):
                 fits = [
-                    (i, j)
+                    (i, j, place)
                     for i in ours
                     for j in theirs
                     for place in pairs.find(np.array([i]), np.array([j]))
                     if place < len(pairs) and possible[place] and said[place] == 1
                 ]
                 if len(fits) == 1:
-                    (i, j), (place,) = fits[0], pairs.find(np.array([fits[0][0]]), np.array([fits[0][1]]))
+                    ((i, j, place),) = fits
                     said[(pairs.rows == i) ^ (pairs.cols == j)] = 0
                     said[place] = 1
                     queue.append((i, j))
