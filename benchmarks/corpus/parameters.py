@@ -3,56 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from benchmarks.corpus.port import Parameter
+from benchmarks.corpus.score import SURE, Counts
 from tracer.alignment.parameters import ParameterPair
 
 
 @dataclass
-class ParameterScore:
-    """Counts; scores of several pairs add up.
+class ParameterScore(Counts):
+    """Counts of single parameters: a pair of three kernels with one counts as three.
 
-    Attributes:
-        right, wrong: single parameters that were paired; a pair of three kernels with one counts as three. Those of
-            which the truth knows neither side are not counted.
-        expected: what the truth holds.
-        sure_right, sure_wrong: of those with a confidence of ``SURE`` and more.
-        errors, missed: what is wrong, for a person.
+    Those of which the truth knows neither side are not counted.
     """
-
-    right: int = 0
-    wrong: int = 0
-    expected: int = 0
-    sure_right: int = 0
-    sure_wrong: int = 0
-    errors: list[str] = field(default_factory=list)
-    missed: list[str] = field(default_factory=list)
-
-    @property
-    def precision(self) -> float:
-        return self.right / max(1, self.right + self.wrong)
 
     @property
     def recall(self) -> float:
         return self.right / max(1, self.expected)
 
-    @property
-    def sure_precision(self) -> float:
-        return self.sure_right / max(1, self.sure_right + self.sure_wrong)
-
-    def __iadd__(self, other: ParameterScore) -> ParameterScore:
-        for name in ("right", "wrong", "expected", "sure_right", "sure_wrong"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
-
     def line(self) -> str:
         sure = f"sure P {self.sure_precision:.4f} of {self.sure_right + self.sure_wrong}"
         missed = f"missed {self.expected - self.right:3}/{self.expected:<4}"
         return f"P {self.precision:.4f} R {self.recall:.4f}  wrong {self.wrong:3} {missed} {sure}"
-
-
-SURE = 0.9
 
 
 def score(pairs: Iterable[ParameterPair], truth: Mapping[Parameter, Parameter]) -> ParameterScore:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Self
 
 from benchmarks.corpus.truth import Truth
 from tracer.alignment import Alignment
@@ -13,34 +14,54 @@ SURE = 0.9
 
 
 @dataclass
-class Score:
-    """Counts; scores of several pairs add up.
+class Counts:
+    """What is counted of any map; counts of several models add up.
 
     Attributes:
-        right, wrong: pairs of nodes that hold the same tensor, and others.
-        expected: pairs that there are: of every class the smaller number of nodes that compute something.
-        hits: of these, those that were found.
+        right, wrong: pairs that are right, and others.
+        expected: pairs that there are.
         sure_right, sure_wrong: of the pairs with a confidence of ``SURE`` and more.
-        ambiguous: nodes left open.
-        trust: confidence and whether the pair is right, for each.
-        errors: what is wrong, for a person.
-        missed: nodes of the reference whose class was not found.
+        errors, missed: what is wrong, and what was not found, for a person.
     """
 
     right: int = 0
     wrong: int = 0
     expected: int = 0
-    hits: int = 0
     sure_right: int = 0
     sure_wrong: int = 0
-    ambiguous: int = 0
-    trust: list[tuple[float, bool]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
 
     @property
     def precision(self) -> float:
         return self.right / max(1, self.right + self.wrong)
+
+    @property
+    def sure_precision(self) -> float:
+        return self.sure_right / max(1, self.sure_right + self.sure_wrong)
+
+    def __iadd__(self, other: Self) -> Self:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, int):
+                setattr(self, each.name, value + getattr(other, each.name))
+        return self
+
+
+@dataclass
+class Score(Counts):
+    """Counts of node pairs: right ones hold the same tensor.
+
+    Attributes:
+        expected: of every class the smaller number of nodes that compute something.
+        hits: of these, those that were found.
+        ambiguous: nodes left open.
+        trust: confidence and whether the pair is right, for each.
+    """
+
+    hits: int = 0
+    ambiguous: int = 0
+    trust: list[tuple[float, bool]] = field(default_factory=list)
 
     @property
     def recall(self) -> float:
@@ -51,16 +72,11 @@ class Score:
         return 2 * self.precision * self.recall / max(1e-9, self.precision + self.recall)
 
     @property
-    def sure_precision(self) -> float:
-        return self.sure_right / max(1, self.sure_right + self.sure_wrong)
-
-    @property
     def coverage(self) -> float:
         return (self.sure_right + self.sure_wrong) / max(1, self.right + self.wrong)
 
-    def __iadd__(self, other: Score) -> Score:
-        for name in ("right", "wrong", "expected", "hits", "sure_right", "sure_wrong", "ambiguous"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+    def __iadd__(self, other: Self) -> Self:
+        super().__iadd__(other)
         self.trust += other.trust
         return self
 
