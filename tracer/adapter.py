@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer import kinds as vocabulary
-from tracer.errors import AdapterError, InputError, MissingFrameworkError
+from tracer.errors import AdapterError, InputError, MissingFrameworkError, ReplayError
 from tracer.graph import Layout, Param, Structure
 from tracer.text import described
 
@@ -121,6 +121,20 @@ class Sink(Protocol):
         """The same for a trainable parameter, by its owner and name as in :meth:`LoadedModel.parameters`."""
 
 
+class Exchange(Protocol):
+    """Stands between a node and what reads it while a model is run again: see :meth:`LoadedModel.replay`."""
+
+    def wants(self, name: str) -> bool:
+        """Whether the tensor of node ``name`` is to be handed over; others are left as they are, at no cost."""
+
+    def __call__(self, name: str, value: Array) -> Array | None:
+        """What everything that reads node ``name`` gets instead of the ``value`` it computed; None leaves the value.
+
+        The array may have another shape; it is cast to the type that the node computes in. ``value`` is the model's own
+        memory: it is read or copied before the call returns. What this raises ends the replay and is passed on.
+        """
+
+
 class LoadedModel(ABC):
     """A model ready to run."""
 
@@ -161,6 +175,22 @@ class LoadedModel(ABC):
         raises; whatever ran before was handed over. The model is left as it was found: parameters, buffers, modes,
         hooks, attributes, random state.
         """
+
+    def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        """Run once more as :attr:`run` says, with tensors exchanged on the way; no gradients.
+
+        Every stored node that ``exchange`` wants is handed over by the name it has in :meth:`structure`, the inputs
+        among them, each as soon as it exists, and what ``exchange`` returns takes its place for all that runs after it
+        (for what shares its memory, too, where the model changes it in place; never for what ran before). So each node
+        can be fed another model's activations.
+
+        With ``double`` weights, inputs and everything between are float64 where the model computes in a narrower
+        floating type (a cast to such a type on the way is one to float64), so that what remains of rounding is
+        negligible; nodes that cannot be computed so are run in their own type. The model itself is left as it was.
+
+        Raises ReplayError, in one line that says why, where the model cannot be run so, and ModelError when it raises.
+        """
+        raise ReplayError(f"models of {self.framework} loaded by {self.loader} cannot be run again node by node")
 
     @abstractmethod
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:

@@ -69,6 +69,12 @@ class ModelError(TracerError, RuntimeError):
     exit_code = ExitCode.PARTIAL
 
 
+class ReplayError(TracerError):
+    """A recorded model cannot be run again, or not as it was recorded."""
+
+    exit_code = ExitCode.PARTIAL
+
+
 class TraceError(TracerError, OSError):
     """The trace cannot be read or written as wanted: damaged, newer, locked, full disk."""
 
