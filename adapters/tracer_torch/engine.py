@@ -6,13 +6,14 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from tracer.graph import Role
 from tracer.kinds import composed
@@ -21,6 +22,7 @@ from tracer_torch.events import NOWHERE, Event, Origin, Origins, joined
 from tracer_torch.tensors import Returned, dtype_name, shape_of, version, walk
 
 Emit = Callable[[Event, torch.Tensor], None]
+Swap = Callable[[Event, torch.Tensor], torch.Tensor | None]
 _INTERNAL = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
 _RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "running.py")
 _NO_OPERATIONS = frozenset({"flatten", "reshape", "view", "ravel", "squeeze", "dropout", "feature_dropout"})
@@ -46,8 +48,8 @@ class Frame:
 class Recorder:
     """Collects the events of one pass.
 
-    With ``describe`` False only what names them is filled in. ``emit`` gets each tensor as it comes into being,
-    ``reads`` those that are used, and ``writes`` those that a function is about to change.
+    With ``describe`` False only what names them is filled in. ``emit`` gets each tensor as it comes into being, ``swap``
+    gives what is to stand in its place for all that runs after it (None: itself), ``reads`` those that are used, and ``writes`` those that a function is about to change.
 
     Faults of our own are kept in ``faults`` and never reach the model; ``unseen`` lists the scopes that read
     tensors of which it is not known where they came from; ``empty`` the modules that returned no tensor, with what
@@ -56,16 +58,21 @@ class Recorder:
     drawn, ``frozen`` which modules were not in training mode, ``lost`` which tensors could not be put back.
     """
 
-    def __init__(self, root: nn.Module, *, describe: bool, emit: Emit | None = None) -> None:
+    def __init__(
+        self, root: nn.Module, *, describe: bool, emit: Emit | None = None, swap: Swap | None = None
+    ) -> None:
         self.root = root
         self.describe = describe
         self.emit = emit
+        self.swap = swap
+        self._swapped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.events: list[Event] = []
         self.calls: dict[str, int] = {}
         self.faults: list[str] = []
         self.unseen: list[str] = []
         self.failed: tuple[str, nn.Module, BaseException] | None = None
         self.outputs: list[int] = []
+        self.places: list[str] = []
         self.others: list[str] = []
         self.blind = False
         self.empty: dict[str, str] = {}
@@ -88,15 +95,36 @@ class Recorder:
 
     # --- what the run calls ---------------------------------------------------------------------------------
 
-    def begin(self, inputs: Mapping[str, torch.Tensor]) -> None:
-        """Record the inputs and enter the root."""
+    def begin(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Record the inputs and enter the root: what the model is to be fed."""
         for name, tensor in inputs.items():
             base = name if name not in self.reserved else f"input_{name}"
             self._new(tensor, base, base, 0, "input", kind="input", label="input")
         self.stack = [Frame(self.root, "", 0, leaf=False)]
+        return {name: self._in_place_of(tensor) for name, tensor in inputs.items()}
+
+    def _in_place_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self._swapped.get(id(tensor), (tensor, tensor))[1]
+
+    def swapped(self, result: Any, read: Iterable[int] = ()) -> Any:
+        """What a call or module returns instead of ``result``; tensors in ``read`` (ids) are changed where they lie."""
+        if not self._swapped:
+            return result
+        try:
+            for original, new in self._swapped.values():
+                if id(original) in read and original.shape == new.shape:
+                    original.copy_(new)
+            kept = {key: pair for key, pair in self._swapped.items() if key not in read or _resized(*pair)}
+
+            def replaced(value: Any) -> Any:
+                return kept[id(value)][1] if id(value) in kept else value
+
+            return tree_map(replaced, result) if kept else result
+        finally:
+            self._swapped.clear()
 
     def finish(self, result: object) -> None:
-        """Note which events are the model's outputs."""
+        """Note which events are the model's outputs, and where they stand in what it returns."""
         found = Returned(result)
         self.others = found.others if result is not None else ["None"]
         for path, tensor in found.tensors:
@@ -108,6 +136,7 @@ class Recorder:
                 node = self._new(tensor, "output", "", 0, "op", path if self.outputs else "", kind="other:output",
                                  label="output", parents=parents, reads=reads)  # fmt: skip
             self.outputs.append(node)
+            self.places.append(path)
 
     # --- modules --------------------------------------------------------------------------------------------
 
@@ -136,13 +165,13 @@ class Recorder:
             )
         )
 
-    def leave(self, module: nn.Module, output: object) -> None:
-        """A module has run, or raised."""
+    def leave(self, module: nn.Module, output: object) -> object:
+        """A module has run, or raised: what it returns instead of ``output``, None where that stays."""
         if threading.get_ident() != self.thread:
-            return
+            return None
         position = next((i for i in range(len(self.stack) - 1, 0, -1) if self.stack[i].module is module), None)
         if position is None:
-            return
+            return None
         frame = self.stack[position]
         # What lies above raised, and someone caught it.
         del self.stack[position:]
@@ -150,11 +179,12 @@ class Recorder:
         if output is None and error is not None:
             if self.failed is None or self.failed[2] is not error:
                 self.failed = frame.path, module, error
-            return
+            return None
         found = Returned(output, frame.passed)
         if not found.tensors and output is not None:
             self.empty[frame.path] = type(output).__name__
         self._module_outputs(frame, found.tensors)
+        return self.swapped(output, frame.versions) if self._swapped else None
 
     def _module_outputs(self, frame: Frame, tensors: list[tuple[str, torch.Tensor]]) -> None:
         module = frame.module
@@ -230,6 +260,7 @@ class Recorder:
             if self.describe:
                 more = {"kind": "other:unseen", "label": "made unseen", "source": _source()}
             self._new(tensor, self._free_name(frame, "unseen"), frame.path, frame.call, "op", scope=frame.path, **more)
+            self.swapped(None, {id(tensor)})  # it is read already, and can only be changed where it lies
 
     def after(
         self,
@@ -358,7 +389,14 @@ class Recorder:
             self.origins[tensor] = Origin(index, (index,))
         if self.emit is not None:
             self.emit(event, tensor)
+        if self.swap is not None and alias is None and (new := self.swap(event, tensor)) is not None:
+            self._swapped[id(tensor)] = tensor, new
+            self.origins[new] = self.origins[tensor]
         return index
+
+
+def _resized(old: torch.Tensor, new: torch.Tensor) -> bool:
+    return old.shape != new.shape
 
 
 def _source() -> str | None:
@@ -401,6 +439,7 @@ class FunctionWatch(TorchFunctionMode):
         if read is not None:
             try:
                 recorder.after(func, args, named, read, result)
+                result = recorder.swapped(result, {id(tensor) for tensor, _, _ in read})
             except Exception as error:
                 recorder.faults.append(f"{functions.name_of(func)}: {type(error).__name__}")
         return result

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from tracer.adapter import Array, InputSpec, LoadedModel, NotRecorded, Run, Sink
-from tracer.errors import InputError, LossError, MisfitError, ModelError, TracerError
+from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, NotRecorded, Run, Sink
+from tracer.errors import InputError, LossError, MisfitError, ModelError, ReplayError, TracerError
 from tracer.graph import Param, Structure
 from tracer.names import display
 from tracer.text import described, one_line, some
-from tracer_torch import failing, gradients, layers, running
+from tracer_torch import failing, gradients, layers, replaying, running
 from tracer_torch.engine import Recorder
 from tracer_torch.events import Event, Key, finished
 from tracer_torch.gradients import Gradients
@@ -184,6 +184,12 @@ class TorchModel(LoadedModel):
                 places.hand_over(gradients.loss(self.run.loss, result), self.module, recorder.owned, sink)
             del result
 
+    def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        _, names, fault = self._known.get((self.run, _fingerprint(inputs))) or self._structure(inputs)
+        if fault:
+            raise ReplayError(f"the model raised {fault}")
+        replaying.replay(self.module, inputs, names, exchange, self.run, double=double)
+
     def _initialise(self, inputs: Mapping[str, Array]) -> None:
         """Give lazy modules their weights, in a copy of the model: its own stay without. Raises InputError."""
         if self._lazy is None:
@@ -287,4 +293,4 @@ def _conclude(recorder: Recorder, how: Run, fault: str, lazy: bool) -> tuple[Str
         notes.append("lazy modules drew their weights in a copy of the model: the model itself is still without")
     if recorder.lost:
         notes.append(f"changed by its forward in a way that could not be undone: {some(recorder.lost)}")
-    return finished(recorder.events, recorder.calls, recorder.outputs, recorder.owned, notes)
+    return finished(recorder.events, recorder.calls, recorder.outputs, recorder.places, recorder.owned, notes)

@@ -49,8 +49,8 @@ def _hooked(recorder: Recorder, gradients: Gradients | None) -> Iterator[None]:
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         _guarded(recorder, lambda: recorder.enter(module, args, kwargs))
 
-    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        _guarded(recorder, lambda: recorder.leave(module, output))
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        return _guarded(recorder, lambda: recorder.leave(module, output))
 
     try:
         inside = layers.computing(recorder.root)
@@ -73,13 +73,14 @@ def _hooked(recorder: Recorder, gradients: Gradients | None) -> Iterator[None]:
             handle.remove()
 
 
-def _guarded(recorder: Recorder, action: Callable[[], None]) -> None:
+def _guarded(recorder: Recorder, action: Callable[[], object]) -> object:
     """Run our part of a hook: its own torch calls unseen, its faults kept from the model."""
     recorder.busy = True
     try:
-        action()
+        return action()
     except Exception as error:
         recorder.faults.append(f"{type(error).__name__}: {error}")
+        return None
     finally:
         recorder.busy = False
 
@@ -118,8 +119,8 @@ def run(
         if how.loss is not None and not plain:
             # Not the leaves themselves: those may not be changed in place.
             tensors = {name: _with_gradient(tensor) for name, tensor in tensors.items()}
-        args, kwargs = arguments(model, tensors)
-        recorder.begin(tensors)
+        arguments(model, tensors)  # refuses what it does not take before anything is recorded
+        args, kwargs = arguments(model, recorder.begin(tensors))
         if gradients is not None:
             recorder.reads = gradients.read
         before = drawn()
