@@ -177,6 +177,38 @@ def frozen_structure(toy: Toy) -> Callable[..., Structure]:
     return structure
 
 
+class Exchanged:
+    """An exchange seen through a mistake of the adapter's."""
+
+    def __init__(self, exchange: Any, off: float = 0.0, deaf: bool = False) -> None:
+        self.exchange, self.off, self.deaf = exchange, off, deaf
+
+    def wants(self, name: str) -> bool:
+        return bool(self.exchange.wants(name))
+
+    def __call__(self, name: str, value: Any) -> Any:
+        found = self.exchange(name, value + value.dtype.type(self.off))
+        return None if self.deaf else found
+
+
+def replaying(
+    *, narrow: dict[str, Any] | None = None, wide: dict[str, Any] | None = None, scar: bool = False
+) -> Change:
+    """A model whose replay in its own type, or in double, makes a mistake."""
+
+    def make(toy: Toy) -> Any:
+        def replay(self: Any, inputs: Any, exchange: Any, *, double: bool = False) -> None:
+            wrong = wide if double else narrow
+            seen = exchange if wrong is None else Exchanged(exchange, **wrong)
+            toy.adapter.ToyModel.replay(self, inputs, seen, double=double)
+            if scar and double:
+                self.net.layers["dense"].weight += 1
+
+        return with_model(toy, replay=replay)
+
+    return make
+
+
 def stale(self: Any, inputs: Any, sink: Any) -> None:
     for name, value in list(self._run(inputs)):
         if sink.wants(name):
@@ -232,6 +264,10 @@ BREACHES: dict[str, tuple[str, str, Change]] = {
     "input misshapen": ("the_signature_fits_the_inputs", "the case gives .3, 4", specs(InputSpec("x", (None, 5)))),
     "input twice": ("the_signature_fits_the_inputs", "two inputs", specs(InputSpec("x", None), InputSpec("x", None))),
     "type unknown": ("the_signature_fits_the_inputs", "no name of a type", specs(InputSpec("x", None, "torch.float"))),
+    "another run": ("run_again_it_is", "changes nothing must be", replaying(narrow={"off": 1e-3})),
+    "deaf": ("what_is_exchanged_is", "must get what it was exchanged for", replaying(narrow={"deaf": True})),
+    "double off": ("in_double_it_computes", "dense: .* off", replaying(wide={"off": 10.0})),
+    "double scars": ("in_double_it_computes", "must leave the model", replaying(scar=True)),
     "name twice": ("names_are_unique", "dense .2 times", lambda t: with_nodes(t, one(2, name="dense"))),
     "parents later": ("parents_precede", "head: parent relu", lambda t: with_nodes(t, lambda nodes: nodes[::-1])),
     "parent unknown": ("parents_precede", "parent ghost", lambda t: with_nodes(t, one(1, parents=("ghost",)))),

@@ -164,13 +164,16 @@ class Structure:
     """A model's graph in the order in which it runs (parents come before their children).
 
     ``notes`` are sentences for the user about what could not be seen ("lstm: gates are not visible"); ``fault`` says
-    what the model itself raised while it was looked at: the nodes are then those that ran before.
+    what the model itself raised while it was looked at: the nodes are then those that ran before. ``returned`` says
+    where each output stands in what the model returns, place and node: ``[1]``, ``[logits]``, ``[0][h]``, nothing for
+    a single one. It is empty where the format knows no such places.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fault: str = ""
+    returned: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
@@ -207,6 +210,7 @@ class Structure:
             "outputs": list(self.outputs),
             "notes": list(self.notes),
             "fault": self.fault,
+            **({"returned": [list(item) for item in self.returned]} if self.returned else {}),
             **({"kinds": {word: sorted(alike) for word, alike in own.items()}} if own else {}),
         }
 
@@ -223,4 +227,5 @@ class Structure:
             tuple(str(o) for o in raw.get("outputs", ())),
             tuple(str(n) for n in raw.get("notes", ())),
             str(raw.get("fault", "")),
+            tuple((text(place), text(node)) for place, node in raw.get("returned", ())),
         )

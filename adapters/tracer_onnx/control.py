@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from onnx import GraphProto, NodeProto
 
 from tracer.adapter import Array
-from tracer.names import display
 from tracer_onnx.loading import captured, graphs_of, is_standard, take_constants, take_weights
 from tracer_onnx.names import unique
 
 Evaluate = Callable[[GraphProto, dict[str, Array], Sequence[str]], list[bool] | None]
 """Computes conditions of a graph with its weights; None when what comes before them cannot run."""
 _DEEPEST = 32
+
+
+class Taken(NamedTuple):
+    """Which way an If went: its own name, the value that decided, and what that was."""
+
+    name: str
+    condition: str
+    answer: bool
+
+    @property
+    def word(self) -> str:
+        return "then" if self.answer else "else"
 
 
 def has_branches(graph: GraphProto) -> bool:
@@ -23,13 +35,13 @@ def has_branches(graph: GraphProto) -> bool:
 
 def unfold(
     graph: GraphProto, weights: dict[str, Array], evaluate: Evaluate
-) -> tuple[GraphProto, dict[str, Array], list[str]]:
-    """``graph`` with the taken branch of every If in its place, its weights, and a sentence for each If.
+) -> tuple[GraphProto, dict[str, Array], list[Taken]]:
+    """``graph`` with the taken branch of every If in its place, its weights, and which branches these are.
 
     The conditions are computed with the inputs, those that hang on another If after it; Ifs inside a branch are
     unfolded as well. Where a condition cannot be computed the Ifs stay, and running the graph says why.
     """
-    out, weights, notes = GraphProto(), dict(weights), []
+    out, weights, ways = GraphProto(), dict(weights), list[Taken]()
     out.CopyFrom(graph)
     for _ in range(_DEEPEST):
         ifs = _independent(out)
@@ -45,16 +57,15 @@ def unfold(
             if not is_standard(node, "If") or node.output[0] not in answers:
                 nodes.append(node)
                 continue
-            word = "then" if answers[node.output[0]] else "else"
-            branch = next(a.g for a in node.attribute if a.name == f"{word}_branch")
+            way = Taken(node.name or node.output[0], node.input[0], answers[node.output[0]])
+            branch = next(a.g for a in node.attribute if a.name == f"{way.word}_branch")
             nodes += _branch(node, branch, out, weights, taken)
-            shown = display(node.name or node.output[0], 80)
-            notes.append(f"If '{shown}' took its {word} branch for this input: the other one was not recorded")
+            ways.append(way)
         kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del out.node[:]
         out.node.extend(kept)
         take_constants(out, weights)
-    return out, weights, notes
+    return out, weights, ways
 
 
 def _independent(graph: GraphProto) -> list[NodeProto]:
@@ -93,14 +104,14 @@ def _branch(
             names[result] = given
         else:  # an outer value, a weight, or one value given twice
             extra.append(NodeProto(op_type="Identity", input=[names.get(result, result)], output=[given]))
-    _rename(inner, names)
+    rename(inner, names)
     take_weights(inner, weights)
     outer.initializer.extend(inner.initializer)
     outer.sparse_initializer.extend(inner.sparse_initializer)
     return [*inner.node, *extra]
 
 
-def _rename(graph: GraphProto, names: dict[str, str]) -> None:
+def rename(graph: GraphProto, names: dict[str, str]) -> None:
     """Rename values in a graph, and where graphs inside it read them."""
     for tensor in (*graph.initializer, *(s.values for s in graph.sparse_initializer)):
         tensor.name = names.get(tensor.name, tensor.name)
@@ -110,7 +121,7 @@ def _rename(graph: GraphProto, names: dict[str, str]) -> None:
         for inner in graphs_of(node):
             own = {v.name for v in inner.input} | {t.name for t in inner.initializer}
             own = own.union(*(n.output for n in inner.node))
-            _rename(inner, {old: new for old, new in names.items() if old not in own})
+            rename(inner, {old: new for old, new in names.items() if old not in own})
             for output in inner.output:
                 if output.name not in own:
                     output.name = names.get(output.name, output.name)

@@ -88,9 +88,11 @@ def describe(flow: Flow, inputs: Mapping[str, Array], seen: Seen, notes: Iterabl
             listed += [
                 (named[op.index].owner, param, value) for param, value in zip(own.params, own.values, strict=True)
             ]
-    outputs = tuple(dict.fromkeys(node_of[o.name] for o in flow.graph.output if o.name in node_of))
+    ends = [(k, node_of[o.name]) for k, o in enumerate(flow.graph.output) if o.name in node_of]
+    returned = tuple((f"[{k}]" if len(flow.graph.output) > 1 else "", name) for k, name in ends)
+    outputs = tuple(dict.fromkeys(name for _, name in ends))
     said = (*notes, *_notes(flow))
-    return Described(Structure(tuple(nodes), outputs, said, fault), node_of, tuple(listed))
+    return Described(Structure(tuple(nodes), outputs, said, fault, returned), node_of, tuple(listed))
 
 
 def _kind(

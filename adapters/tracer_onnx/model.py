@@ -11,16 +11,19 @@ import onnx
 import onnxruntime
 from onnx import GraphProto, ModelProto, shape_inference
 
-from tracer.adapter import Array, InputSpec, LoadedModel, NotRecorded, Sink
+from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, NotRecorded, Sink
 from tracer.errors import InputError, ModelError
 from tracer.graph import Param, Structure
 from tracer.kinds import WEIGHTED
 from tracer.names import display
 from tracer.text import some
 from tracer_onnx import control, running, signature, weights
+from tracer_onnx.control import Taken
 from tracer_onnx.describe import Described, describe
+from tracer_onnx.double import Doubled
 from tracer_onnx.flow import Flow
 from tracer_onnx.loading import Source
+from tracer_onnx.replaying import Replay
 from tracer_onnx.running import Engine, OpError
 from tracer_onnx.tensors import element_bits, stored_name, to_array, to_value
 
@@ -102,7 +105,7 @@ class OnnxModel(LoadedModel):
         described, first_flow, fault = self._run_through(inputs)
         structure = described.structure
         flow, _ = self._unfolded(inputs)
-        names = described.node_of if flow is first_flow else self._again(flow, described, inputs)
+        names = self._names(flow, first_flow, described, inputs)
         sizes = {node.name: _bytes(node.shape, node.dtype) for node in structure}
         due = {node.name for node in structure.stored()}
         for name, array in inputs.items():
@@ -128,13 +131,33 @@ class OnnxModel(LoadedModel):
                             due.discard(names[value])
                             sink(names[value], to_array(made.values[value]), owned=True)
         except OpError as error:
-            shown = names.get(error.op.outputs[0], error.op.proto.name) if error.op.outputs else error.op.proto.name
-            raise ModelError(f"the model raised {running.described(error, shown)}") from error
+            raise self._raised(error, names) from error
         if fault:
             raise ModelError(f"the model raised {fault} when it was first run, but not again: only what ran before it")
         for node in structure.stored():
             if node.name in due and sink.wants(node.name):
                 sink(node.name, NotRecorded("it did not run in this pass"), owned=True)
+
+    def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        described, first_flow, fault = self._run_through(inputs)
+        flow, ways = self._unfolded(inputs)
+        names = self._names(flow, first_flow, described, inputs)
+        due = {node.name for node in described.structure.stored() if exchange.wants(node.name)}
+        sizes = {node.name: _bytes(node.shape, "float64") for node in described.structure}
+        cuts = {value: name for value, name in names.items() if name in due}
+        unseen = {value for op in flow.nodes for value in op.outputs if fault and value not in names}
+        try:
+            engine = Doubled(self._source.proto, flow) if double else Engine(self._source.proto, flow)
+            Replay(engine, cuts, ways, exchange).run(
+                inputs, unseen, lambda value: sizes.get(names.get(value, ""), _UNKNOWN_SIZE), self.budget
+            )
+        except OpError as error:
+            raise self._raised(error, names) from error
+
+    def _raised(self, error: OpError, names: Mapping[str, str]) -> ModelError:
+        output = next(iter(error.op.outputs), "")
+        shown = names.get(output) or error.op.proto.name or output
+        return ModelError(f"the model raised {running.described(error, shown)}")
 
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:
         if self._last is not None:
@@ -153,7 +176,12 @@ class OnnxModel(LoadedModel):
         mark = tuple((name, tuple(array.shape), str(array.dtype)) for name, array in inputs.items())
         if mark not in self._known:
             signature.check(self._whole, self._specs, inputs)
-            flow, notes = self._unfolded(inputs)
+            flow, ways = self._unfolded(inputs)
+            notes = [
+                f"If '{display(way.name, 80)}' took its {way.word} branch for this input: the other one was not "
+                "recorded"
+                for way in ways
+            ]
             shown = {value for op in flow.nodes for value in op.outputs}
             seen: dict[str, tuple[tuple[int, ...] | None, str | None]] = {}
             fault: OpError | None = None
@@ -200,8 +228,8 @@ class OnnxModel(LoadedModel):
         said = (*notes, f"the model raised {text}: only what ran before is here")
         return describe(flow, inputs, seen, said, text)
 
-    def _unfolded(self, inputs: Mapping[str, Array]) -> tuple[Flow, list[str]]:
-        """The graph with the branches that these inputs take; itself where it has none."""
+    def _unfolded(self, inputs: Mapping[str, Array]) -> tuple[Flow, list[Taken]]:
+        """The graph with the branches that these inputs take, and these; itself where it has none."""
         if not control.has_branches(self._source.proto.graph):
             return self._whole, []
 
@@ -218,11 +246,13 @@ class OnnxModel(LoadedModel):
                 for n in names
             ]
 
-        graph, values, notes = control.unfold(self._source.proto.graph, self._source.weights, evaluate)
-        return self._flow(graph, values), notes
+        graph, values, ways = control.unfold(self._source.proto.graph, self._source.weights, evaluate)
+        return self._flow(graph, values), ways
 
-    def _again(self, flow: Flow, described: Described, inputs: Mapping[str, Array]) -> dict[str, str]:
+    def _names(self, flow: Flow, first: Flow, described: Described, inputs: Mapping[str, Array]) -> dict[str, str]:
         """Node names of a graph unfolded anew: those of the announced structure, where the same operators run."""
+        if flow is first:
+            return described.node_of
         seen = {name: (None, None) for op in flow.nodes for name in op.outputs}
         names = describe(flow, inputs, seen, ()).node_of
         announced = described.structure.by_name

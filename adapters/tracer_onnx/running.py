@@ -56,14 +56,14 @@ class Engine:
     def __init__(self, header: ModelProto, flow: Flow) -> None:
         self._header = ModelProto(ir_version=header.ir_version or 8)
         self._header.opset_import.extend(header.opset_import)
-        self._flow = flow
+        self.flow = flow
         self._small = {t.name: t for t in flow.graph.initializer}
         self._sparse = {s.values.name: s for s in flow.graph.sparse_initializer}
         self._heavy: dict[str, OrtValue] = {}
 
     def compute(self, names: Sequence[str], feeds: Mapping[str, OrtValue]) -> dict[str, OrtValue]:
         """Some values from the inputs, and nothing that they do not need. Raises OpError."""
-        ops = self._flow.needed(names, {*feeds, *self._flow.weights})
+        ops = self.flow.needed(names, {*feeds, *self.flow.weights})
         found: dict[str, OrtValue] = {}
         for made in self._run(ops, dict(feeds), set(names)):
             found |= {name: value for name, value in made.values.items() if name in names}
@@ -77,7 +77,7 @@ class Engine:
         What later pieces read is kept; everything else is given up once it was handed on. Raises OpError after what
         ran before the operator was handed on.
         """
-        ops = self._flow.needed(list(wanted), {*feeds, *self._flow.weights})
+        ops = self.flow.needed(list(wanted), {*feeds, *self.flow.weights})
         last = {name: position for position, op in enumerate(ops) for name in op.reads if name}
         live = dict(feeds)
         for start, end in _pieces(ops, wanted, sizes, budget):
@@ -87,6 +87,18 @@ class Engine:
                 yield made
                 made.values.clear()
             live = {name: value for name, value in live.items() if last.get(name, -1) >= end}
+
+    def fed(self, name: str, array: Array) -> OrtValue:
+        """An input as it is fed. Raises InputError for element types that onnxruntime has not."""
+        return to_value(name, array)
+
+    def alone(self, op: Op) -> bool:
+        """Whether an operator has to be run by itself."""
+        return False
+
+    def part(self, ops: Sequence[Op], live: Mapping[str, OrtValue], wanted: set[str]) -> Iterator[Made]:
+        """Run some operators on what is there, and give the wanted values. Raises OpError like :meth:`run`."""
+        return self._run(ops, dict(live), wanted)
 
     def _run(self, ops: Sequence[Op], live: dict[str, OrtValue], wanted: set[str]) -> Iterator[Made]:
         """Run some operators at once; when that fails, halves of them, until the one at fault stands alone."""
@@ -117,7 +129,7 @@ class Engine:
         computed = {name for op in ops for name in op.outputs}
         reads = dict.fromkeys(n for op in ops for n in op.reads if n and n not in computed)
         feeds = {name: live[name] for name in reads if name in live}
-        options = _options()
+        settings = options()
         outside: list[str] = []
         for name in reads:
             if name in feeds:
@@ -126,13 +138,13 @@ class Engine:
                 graph.sparse_initializer.append(self._sparse[name])
             elif name in self._small and self._small[name].data_location != TensorProto.EXTERNAL:
                 graph.initializer.append(self._small[name])
-            elif name in self._flow.weights and self._flow.weights[name].nbytes < HEAVY:
-                graph.initializer.append(numpy_helper.from_array(self._flow.weights[name], name))
-            elif name in self._flow.weights:
+            elif name in self.flow.weights and self.flow.weights[name].nbytes < HEAVY:
+                graph.initializer.append(numpy_helper.from_array(self._weight(name), name))
+            elif name in self.flow.weights:
                 graph.initializer.append(self._outside(name))
                 outside.append(name)
         if outside:
-            options.add_external_initializers(outside, [self._heavy[name] for name in outside])
+            settings.add_external_initializers(outside, [self._heavy[name] for name in outside])
         for op in ops:
             node = NodeProto()
             node.CopyFrom(op.proto)
@@ -143,15 +155,19 @@ class Engine:
         model.CopyFrom(self._header)
         model.graph.CopyFrom(graph)
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )  # fmt: skip
         found = session.run_with_ort_values(list(names), feeds)
         return dict(zip(names, found, strict=True))
 
+    def _weight(self, name: str) -> Array:
+        """A weight as the sessions take it."""
+        return self.flow.weights[name]
+
     def _outside(self, name: str) -> TensorProto:
         """A marker for a weight that the session is given as it lies in memory."""
         if name not in self._heavy:
-            self._heavy[name] = to_value(name, self._flow.weights[name])
+            self._heavy[name] = to_value(name, self._weight(name))
         value = self._heavy[name]
         marker = TensorProto(
             name=name, data_type=value.element_type(), dims=value.shape(), data_location=TensorProto.EXTERNAL
@@ -173,7 +189,7 @@ def _pieces(ops: Sequence[Op], wanted: set[str], sizes: Callable[[str], int], bu
         yield start, len(ops)
 
 
-def _options() -> onnxruntime.SessionOptions:
+def options() -> onnxruntime.SessionOptions:
     """As the graph is written: no operator fused, moved or computed ahead."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -132,18 +132,23 @@ def type_proto(value: onnxruntime.OrtValue) -> Any:
     """
     if value.is_tensor():
         return helper.make_tensor_type_proto(value.element_type(), [None] * len(value.shape()))
-    return _parsed(value.data_type())
+    return parsed(value.data_type())
 
 
 _WORDS = {"float": TensorProto.FLOAT, "double": TensorProto.DOUBLE}
 
 
-def _parsed(text: str) -> Any:
-    """``seq(tensor(float))`` as a TypeProto."""
+def type_word(element: int) -> str:
+    """The type of a tensor with such elements as onnxruntime writes it: ``tensor(float)``."""
+    return f"tensor({TensorProto.DataType.Name(element).lower()})"
+
+
+def parsed(text: str) -> Any:
+    """A type as onnxruntime writes it, ``seq(tensor(float))`` as a TypeProto."""
     head, _, rest = text.partition("(")
     inner = rest[:-1]
     if head == "tensor":
         element = _WORDS.get(inner) or TensorProto.DataType.Value(inner.upper())
         return helper.make_tensor_type_proto(element, None)
     make = {"seq": helper.make_sequence_type_proto, "optional": helper.make_optional_type_proto}[head]
-    return make(_parsed(inner))
+    return make(parsed(inner))

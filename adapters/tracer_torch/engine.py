@@ -48,8 +48,9 @@ class Frame:
 class Recorder:
     """Collects the events of one pass.
 
-    With ``describe`` False only what names them is filled in. ``emit`` gets each tensor as it comes into being, ``swap``
-    gives what is to stand in its place for all that runs after it (None: itself), ``reads`` those that are used, and ``writes`` those that a function is about to change.
+    With ``describe`` False only what names them is filled in. ``emit`` gets each tensor as it comes into being,
+    ``swap`` gives what is to stand in its place for all that runs after it (None: itself), ``reads`` those that are
+    used, and ``writes`` those that a function is about to change.
 
     Faults of our own are kept in ``faults`` and never reach the model; ``unseen`` lists the scopes that read
     tensors of which it is not known where they came from; ``empty`` the modules that returned no tensor, with what
@@ -58,9 +59,7 @@ class Recorder:
     drawn, ``frozen`` which modules were not in training mode, ``lost`` which tensors could not be put back.
     """
 
-    def __init__(
-        self, root: nn.Module, *, describe: bool, emit: Emit | None = None, swap: Swap | None = None
-    ) -> None:
+    def __init__(self, root: nn.Module, *, describe: bool, emit: Emit | None = None, swap: Swap | None = None) -> None:
         self.root = root
         self.describe = describe
         self.emit = emit

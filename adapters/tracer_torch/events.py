@@ -102,6 +102,7 @@ def finished(
     events: Sequence[Event],
     calls: dict[str, int],
     outputs: Sequence[int],
+    places: Sequence[str],
     owned: Sequence[tuple[str, str, torch.Tensor]],
     notes: Sequence[str],
 ) -> tuple[Structure, dict[Key, str]]:
@@ -141,7 +142,8 @@ def finished(
                 alias_of=None if event.alias is None else names[event.alias],
             )
         )
-    structure = Structure(tuple(nodes), tuple(names[index] for index in outputs), tuple(notes))
+    ends = tuple(names[index] for index in outputs)
+    structure = Structure(tuple(nodes), ends, tuple(notes), returned=tuple(zip(places, ends, strict=True)))
     return structure, {event.key: name for event, name in zip(events, names, strict=True)}
 
 

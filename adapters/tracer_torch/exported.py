@@ -7,13 +7,14 @@ giving those that flow out.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import keyword
 import operator
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ from tracer.errors import InputError
 from tracer_torch import aten, shadows
 from tracer_torch.jitvalues import Unsupported
 from tracer_torch.tensors import dtype_name
+from tracer_torch.widening import Widening
 
 _FRAME = re.compile(r'File "(?P<file>[^"\n]+)", line (?P<line>\d+)')
 _TORCH = re.compile(r"([/\\](site|dist)-packages[/\\]|^)torch[/\\]")
@@ -62,6 +64,8 @@ class Export:
         self.parts: dict[str, nn.Module] = {}
         self.batched = 0
         self.unread: dict[fx.Node, int] = {}
+        self.widening: Widening | None = None
+        self.checked = True
         self._read_inputs()
         self._tree()
         self.top = self._calls()
@@ -197,6 +201,16 @@ class Export:
         shadows.run_by(self.parts[""], forward)
         return self.parts[""]
 
+    @contextlib.contextmanager
+    def again(self, *, double: bool) -> Iterator[None]:
+        """Within it passes take inputs of any shape, and are run in double precision where wanted."""
+        before = self.unsupported
+        self.widening, self.checked = (Widening() if double else None), False
+        try:
+            yield
+        finally:
+            self.unsupported, self.widening, self.checked = before, None, True
+
     def given(self, node: fx.Node, tensor: torch.Tensor) -> Any:
         """An input as the program takes it. Raises InputError where its shape or type is fixed and another."""
         known = node.meta.get("val")
@@ -204,7 +218,7 @@ class Export:
             return tensor.item() if isinstance(known, int | float | bool | torch.SymInt | torch.SymFloat) else tensor
         fixed = [size if isinstance(size, int) else None for size in known.shape]
         fits = len(fixed) == tensor.dim() and all(w in (None, h) for w, h in zip(fixed, tensor.shape, strict=True))
-        if not fits or known.dtype != tensor.dtype:
+        if self.checked and (not fits or known.dtype != tensor.dtype):
             wanted = ", ".join("any" if size is None else str(size) for size in fixed)
             raise InputError(
                 f"the program was exported for '{node.name}' of shape ({wanted}) and type "
@@ -253,17 +267,20 @@ class Export:
             return _as_module_gives(module, [(node, self.env[node]) for node in call.gives])
 
         shadows.run_by(module, forward)
-        module(*(self.env[node] for node in call.reads))
+        result = module(*(self.env[node] for node in call.reads))
+        if call.gives:
+            self.env.update(_of_module(module, call.gives, result))
 
     def _node(self, node: fx.Node) -> Any:
         args, kwargs = self._value(node.args), self._value(node.kwargs)
         target = node.target
         if not isinstance(target, torch._ops.OpOverload):
             if isinstance(target, torch._ops.HigherOrderOperator) and not self.batched:
-                function = _whole(target)
-                return function.run([*args, *kwargs.values()], [args, kwargs], _line(node))
+                return self._called(_whole(target), [*args, *kwargs.values()], [args, kwargs], (), node)
             self.batched += _NESTING.get(getattr(target, "__name__", ""), 0)
             with torch._C.DisableTorchFunction():
+                if self.widening is not None and target is not operator.getitem:
+                    args, kwargs = self.widening.arguments([args, kwargs])
                 return target(*args, **kwargs)  # type: ignore[operator]
         schema = target._schema
         names = [argument.name for argument in schema.arguments]
@@ -273,7 +290,7 @@ class Export:
         run = _called(target)
         if aten.asks(schema.name) or self.batched:  # within vmap tensors have no values of their own
             with torch._C.DisableTorchFunction():
-                return run(*full)
+                return run(*self._actual(full))
         source = self.indexing.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
         first = source[0] if source else node.args[0] if node.args else None
         if schema.name in _VIEWING and _goes_on(node) and isinstance(first, fx.Node):
@@ -281,12 +298,22 @@ class Export:
             if joined is not None:
                 self.indexing[node] = first, joined
                 with torch._C.DisableTorchFunction():
-                    return run(*full)
+                    return run(*self._actual(full))
         if source is not None:
             function, shown = aten.indexing(schema.name, run, self.env[source[0]], source[1], full)
         else:
             function, shown = aten.described(schema.name, run, names, defaults, full)
-        return function.run(shown, full, _line(node))
+        return self._called(function, shown, full, names, node)
+
+    def _actual(self, args: Sequence[Any]) -> Sequence[Any]:
+        return args if self.widening is None else self.widening.arguments(args)
+
+    def _called(
+        self, function: aten.Function, shown: Sequence[Any], args: Sequence[Any], names: Sequence[str], node: fx.Node
+    ) -> Any:
+        if self.widening is not None:
+            return self.widening.run(function, shown, args, names, _line(node))
+        return function.run(shown, args, _line(node))
 
 
 _VIEWING = frozenset({"aten::slice", "aten::select", "aten::unsqueeze", "aten::index"})
@@ -368,6 +395,15 @@ def _as_module_gives(module: nn.Module, found: list[tuple[fx.Node, Any]]) -> Any
         return made.get(0), states
     values = [value for _, value in found]
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def _of_module(module: nn.Module, nodes: Sequence[fx.Node], result: Any) -> dict[fx.Node, Any]:
+    """The values of a call's nodes in what the module gave."""
+    if isinstance(module, nn.RNNBase) and all(node.target is operator.getitem for node in nodes):
+        states = result[1] if isinstance(module, nn.LSTM) else (result[1],)
+        values = (result[0], *states)
+        return {node: values[node.args[1]] for node in nodes}  # type: ignore[index]
+    return dict(zip(nodes, (result,) if len(nodes) == 1 else result, strict=True))
 
 
 def inputs(export: Export, layout: Callable[[nn.Module, str], InputSpec]) -> tuple[InputSpec, ...]:

@@ -122,7 +122,7 @@ class Gradients:
         """Node ``name`` has no gradient, for a reason known beforehand."""
         self._without.append((name, reason))
 
-    def watch(self, root: nn.Module, guarded: Callable[[Callable[[], None]], None]) -> Iterator[Any]:
+    def watch(self, root: nn.Module, guarded: Callable[[Callable[[], None]], object]) -> Iterator[Any]:
         """Hooks that see the weights which normalised and parametrised layers compute with, each time anew."""
         for owner, name, weight in list(layers.computed(root)):  # which reads the hooks that are added here
 

@@ -17,8 +17,8 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree
 
-from tracer.adapter import Array, InputSpec, Mode
-from tracer.errors import InputError
+from tracer.adapter import Array, Exchange, InputSpec, Mode
+from tracer.errors import InputError, ModelError, ReplayError
 from tracer.graph import Structure
 from tracer.text import described
 from tracer_torch import aten, exported, layers, scripted, shadows
@@ -41,8 +41,8 @@ class ProgramModel(TorchModel):
     """A program whose stand-in ``root`` runs it step by step.
 
     ``own`` runs it as a whole, on a copy; ``inputs`` are what its signature says; ``convert`` makes the program's
-    arguments of named tensors. ``trouble`` tells, after a pass, what could not be run step by step; ``trainable``
-    whether the program runs otherwise in training mode.
+    arguments of named tensors; ``machine`` runs the steps. ``trainable`` tells whether the program runs otherwise in
+    training mode.
     """
 
     def __init__(
@@ -54,15 +54,17 @@ class ProgramModel(TorchModel):
         own: Callable[[Sequence[Any], Mode], Any],
         inputs: tuple[InputSpec, ...],
         convert: Callable[[Mapping[str, torch.Tensor]], Sequence[Any]],
-        trouble: Callable[[], str] = str,
+        machine: scripted.Script | exported.Export,
         trainable: Callable[[], bool] = bool,
     ) -> None:
         super().__init__(root, loader, notes)
-        self._own, self._inputs, self._convert, self._trouble = own, inputs, convert, trouble
+        self._own, self._inputs, self._convert, self._machine = own, inputs, convert, machine
         self._trainable = trainable
         self._opaque = False
         self._compared: dict[Any, tuple[str, ...]] = {}
         self._kept: list[torch.Tensor] | None = None
+        # Its operators take what it holds in double precision where they are asked to.
+        object.__setattr__(root, "double", lambda: root)
         self._watch_output()
 
     def versions(self) -> dict[str, str]:
@@ -71,6 +73,18 @@ class ProgramModel(TorchModel):
 
     def signature(self) -> tuple[InputSpec, ...]:
         return self._inputs
+
+    def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        if double and self._opaque:
+            raise ReplayError("its operations are not run one by one, and all of it at once is not run in float64")
+        with self._machine.again(double=double):
+            try:
+                super().replay(inputs, exchange, double=double)
+            except (ModelError, ReplayError) as error:
+                if not self._machine.unsupported:
+                    raise
+                why = f"with these activations it comes to {self._machine.unsupported}, which is not run by itself"
+                raise ReplayError(why) from error
 
     def _watch_output(self) -> None:
         forward = self.module.forward
@@ -100,7 +114,7 @@ class ProgramModel(TorchModel):
             failure = error
         kept, self._kept = self._kept, None
         failed = described(failure, 200) if failure is not None else found[2]
-        reason = self._trouble() or self._difference(inputs, kept, failed)
+        reason = self._machine.unsupported or self._difference(inputs, kept, failed)
         if reason is None:
             self._compared[mark] = ()
             if failure is not None:
@@ -186,7 +200,7 @@ def of_script(script: torch.jit.ScriptModule, loader: str, notes: tuple[str, ...
         own=own,
         inputs=scripted.signature(made, signatures.first),
         convert=convert,
-        trouble=lambda: made.unsupported,
+        machine=made,
         trainable=made.reads_mode,
     )
 
@@ -224,5 +238,5 @@ def of_export(program: ExportedProgram, loader: str, notes: tuple[str, ...] = ()
         own=own,
         inputs=exported.inputs(made, signatures.first),
         convert=convert,
-        trouble=lambda: made.unsupported,
+        machine=made,
     )

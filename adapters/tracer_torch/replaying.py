@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from tracer.adapter import Array, Exchange, NotRecorded, Run
 from tracer.errors import ModelError, ReplayError, TracerError
@@ -38,8 +36,6 @@ def replay(
 
     Raises ReplayError, ModelError, and what ``exchange`` raises.
     """
-    if double:
-        module = _doubled(module)
     due = {name for name in names.values() if exchange.wants(name)}
     failures: list[BaseException] = []
 
@@ -62,6 +58,7 @@ def replay(
     run = Run(how.mode)
     with contextlib.ExitStack() as stack:
         if double:
+            stack.enter_context(_doubled(module))
             stack.enter_context(_default(torch.float64))
         try:
             # The watch lies inside: the recorder is to see what the model calls, not what becomes of it.
@@ -83,12 +80,30 @@ def replay(
         raise failures[0]
 
 
-def _doubled(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` in float64. Raises ReplayError."""
+@contextlib.contextmanager
+def _doubled(module: nn.Module) -> Iterator[None]:
+    """``module`` in float64 while this lasts; not a copy, in which a forward set on an instance meant the original.
+
+    Raises ReplayError.
+    """
+    parameters = [(parameter, parameter.data, parameter.grad) for parameter in module.parameters()]
+    tables: list[tuple[Any, dict[str, Any]]] = [
+        (table, dict(table)) for part in module.modules() for table in (part._parameters, part._buffers)
+    ]
     try:
-        return copy.deepcopy(module).double()
-    except Exception as error:
-        raise ReplayError(f"it cannot be copied into float64: {described(error, 120)}") from error
+        for parameter, _, _ in parameters:
+            parameter.grad = None
+        try:
+            module.double()
+        except Exception as error:
+            raise ReplayError(f"it cannot be turned into float64: {described(error, 120)}") from error
+        yield
+    finally:
+        for table, before in tables:
+            table.update(before)
+        for parameter, data, gradient in parameters:
+            parameter.data = data
+            parameter.grad = gradient
 
 
 def _widened(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -129,7 +144,7 @@ class _Widen(TorchFunctionMode):
         named = dict(kwargs or {})
         if functions.name_of(func) in _CASTS and args and isinstance(args[0], torch.Tensor):
             return args[0].double()
-        return func(*tree_map(_wide, tuple(args)), **tree_map(_wide, named))
+        return func(*map(_wide, args), **{key: _wide(value) for key, value in named.items()})
 
 
 def _wide(value: Any) -> Any:

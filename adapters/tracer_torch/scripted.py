@@ -6,6 +6,7 @@ runs its graph through :mod:`jitgraph`; what the graph sets on its modules is ke
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import keyword
 import re
@@ -22,6 +23,7 @@ from tracer_torch import aten, jitgraph, layers, quantized, shadows
 from tracer_torch.jitgraph import Compiler, FunctionRef, Operation, Program
 from tracer_torch.jitvalues import Instance, Unsupported
 from tracer_torch.tensors import walk
+from tracer_torch.widening import Widening
 
 _FORWARD = re.compile(r"forward(\d+|__\d+)?")
 """``forward``; what tracing names its further calls, and scripting its overloads."""
@@ -45,7 +47,8 @@ class Script:
         self.calling = "forward"
         self.differentiable = False
         self.running: list[nn.Module] = []
-        self.returned: Any = None
+        self.widening: Widening | None = None
+        self.returned: tuple[Any, Sequence[torch.Tensor]] = None, ()
         self.recurrent: Sequence[torch.Tensor] = ()
         self.root = self._part(script, {})
         self._entry()
@@ -125,7 +128,7 @@ class Script:
             finally:
                 self.changed.clear()
                 self.indexing.clear()
-                self.returned, self.recurrent = None, ()
+                self.returned, self.recurrent = (None, ()), ()
 
         forward.__signature__ = signature  # type: ignore[attr-defined]
         shadows.run_by(self.root, forward)
@@ -184,11 +187,34 @@ class Script:
         if not isinstance(module, nn.RNNBase) or module is self.root:
             return result
         # Tracing drops the states that nobody reads: the module itself gave them all.
-        self.returned, made = result, self.recurrent
+        self.returned, made = (result, ()), self.recurrent
         flat = result if isinstance(result, tuple) else (result,)
         if len(made) > 1 and all(any(item is tensor for tensor in made) for item in flat):
+            self.returned = result, made
             return made[0], (tuple(made[1:]) if len(made) > 2 else made[1])
         return result
+
+    def _without_states(self, result: Any) -> Any:
+        """What a recurrent layer's own graph gave, of what the layer gives with all its states."""
+        (given, made), self.returned = self.returned, (None, ())
+        if not made:
+            return result
+        now = [tensor for _, tensor in walk(result)]
+
+        def taken(item: torch.Tensor) -> torch.Tensor:
+            return next(tensor for tensor, own in zip(now, made, strict=True) if own is item)
+
+        return tuple(map(taken, given)) if isinstance(given, tuple) else taken(given)
+
+    @contextlib.contextmanager
+    def again(self, *, double: bool) -> Iterator[None]:
+        """Within it passes are run in double precision where wanted, and what they show of the program is forgotten."""
+        before = self.unsupported
+        self.widening = Widening() if double else None
+        try:
+            yield
+        finally:
+            self.unsupported, self.widening = before, None
 
     def attribute(self, owner: Any, name: str) -> Any:
         if isinstance(owner, Instance):
@@ -223,7 +249,7 @@ class Script:
             if owner is not self.root and entered:
                 self.calling = name
                 result = owner(*args[1:])
-                return self.returned if isinstance(owner, nn.RNNBase) else result
+                return self._without_states(result) if isinstance(owner, nn.RNNBase) else result
             return self._program(owner, name).run(self, args)
         held = owner.object if isinstance(owner, Instance) else owner
         key = held._type().qualified_name(), name
@@ -250,8 +276,9 @@ class Script:
         if operation.partial:
             joined = aten.joined_index(source[2] if source else (), aten.index_of(operation.name, args))
             if joined is not None:
+                actual = self.widening.arguments(args, operation.arguments) if self.widening else args
                 with torch._C.DisableTorchFunction():
-                    result = operation.call(*args)
+                    result = operation.call(*actual)
                 self.indexing[id(result)] = result, source[1] if source else args[0], joined
                 return result
         if source is not None:
@@ -260,7 +287,10 @@ class Script:
             names, defaults = operation.arguments, operation.defaults
             seen = [operation.numbers.get(place, value) for place, value in enumerate(args)]
             target, shown = aten.described(operation.name, operation.call, names, defaults, seen)
-        result = target.run(shown, args, operation.line)
+        if self.widening is not None:
+            result = self.widening.run(target, shown, args, operation.arguments, operation.line)
+        else:
+            result = target.run(shown, args, operation.line)
         if isinstance(result, tuple) and aten.plain_name(operation.name) in shadows.RECURRENT:
             self.recurrent = result
         return result

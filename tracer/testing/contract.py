@@ -34,6 +34,7 @@ from tracer.testing.evidence import (
 )  # fmt: skip
 from tracer.testing.files import FileRules
 from tracer.testing.learning import LearningRules
+from tracer.testing.replaying import ReplayRules
 from tracer.testing.rules import needs
 
 _IMPORTS = """
@@ -47,7 +48,7 @@ print(" ".join(r for r in {requires!r} if r.partition(".")[0] in sys.modules))
 """
 
 
-class AdapterContract(FileRules, LearningRules):
+class AdapterContract(FileRules, LearningRules, ReplayRules):
     """Every rule that an adapter keeps; a subclass named ``Test…`` says which adapter and which models.
 
     Attributes:
@@ -176,7 +177,8 @@ class AdapterContract(FileRules, LearningRules):
         structure = self.evidence(case, tmp_path).structure
         if not case.raises and not structure.outputs:
             fail("the structure must name the model's outputs")
-        if unknown := [name for name in structure.outputs if name not in structure.by_name]:
+        ends = [*structure.outputs, *(name for _, name in structure.returned)]
+        if unknown := [name for name in ends if name not in structure.by_name]:
             fail("outputs must be nodes", unknown)
 
     def test_the_structure_survives_json(self, case: Case, tmp_path: Path) -> None:
