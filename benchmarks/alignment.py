@@ -2,6 +2,8 @@
 
 python -m benchmarks.alignment [--record] [--held-out] [--verbose] [NAME …]     from the repository's root
 
+A second line for each scores the parameter map, where the port says whose weights go where.
+
 Only the pairs that the engine was tuned on are looked at; ``--held-out`` scores those that were kept aside as well,
 which is for reports, not for tuning. Recordings are kept in the user's cache folder; ``--record`` makes them anew.
 """
@@ -17,7 +19,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import ports
+from benchmarks.corpus import parameters, ports
+from benchmarks.corpus.parameters import ParameterScore
 from benchmarks.corpus.record import Kept, kept, record
 from benchmarks.corpus.score import Score, score
 from benchmarks.corpus.truth import right_axes
@@ -61,6 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     totals: dict[tuple[bool, str], Score] = {}
+    weights: dict[tuple[bool, str], ParameterScore] = {}
     for name, port in ports().items():
         chosen = not options.names or any(fnmatchcase(name, pattern) for pattern in options.names)
         if not chosen or (port.held_out and not options.held_out):
@@ -81,7 +85,14 @@ def main() -> None:
             moved = axes(pair, alignment) if options.axes else {}
             totals.setdefault((port.held_out, regime), Score()).__iadd__(result)
             print(f"{name:34} {regime:9} {result.line()}  {took:6.2f} s {moved or ''}", flush=True)
+            maps = parameters.score(alignment.parameters.pairs, pair.truth.parameters)
+            if pair.truth.parameters:
+                weights.setdefault((port.held_out, regime), ParameterScore()).__iadd__(maps)
+                print(f"{'':34} {'parameters':10}{maps.line()}", flush=True)
             if options.verbose:
+                print(
+                    *(f"      wrong parameter {error}" for error in maps.errors), sep="\n", end="\n" * bool(maps.errors)
+                )
                 print(*(f"      wrong {error}" for error in result.errors), sep="\n", end="\n" * bool(result.errors))
                 print(*(f"      missed {node}" for node in result.missed), sep="\n", end="\n" * bool(result.missed))
             rows.append(
@@ -98,11 +109,14 @@ def main() -> None:
                     "sure_precision": result.sure_precision,
                     "coverage": result.coverage,
                     "axes": moved,
+                    "parameters": {"right": maps.right, "wrong": maps.wrong, "expected": maps.expected},
                     "seconds": round(took, 3),
                 }
             )
     for (held_out, regime), total in totals.items():
         print(f"{'HELD OUT' if held_out else 'TUNING':34} {regime:9} {total.line()}")
+        if (held_out, regime) in weights:
+            print(f"{'':34} {'parameters':10}{weights[held_out, regime].line()}")
     Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1))
 
 

@@ -285,6 +285,27 @@ def test_a_normalisation_that_was_forgotten_is_not_folded(which: int, biased: bo
         assert not groups_of(alignment)
 
 
+@pytest.mark.parametrize("related", [False, True])
+def test_normalisations_that_the_other_model_lacks_altogether(related: bool, trace_path: Path) -> None:
+    """Biases on both sides: folded where nothing speaks against it, forgotten where the layers before agree."""
+
+    def layers() -> list[nn.Module]:
+        return [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+
+    a = nn.Sequential(*layers())
+    nn.init.uniform_(a[1].weight, 0.5, 1.5)  # type: ignore[arg-type]
+    source = a if related else nn.Sequential(*layers())
+    b = nn.Sequential(*(layer for layer in copy.deepcopy(source) if not isinstance(layer, nn.BatchNorm2d)))
+    recordings = recorded(a, b, numbers(2, 3, 17, 19), trace_path)
+    folded = {"1": (("0", "1"), ("0",)), "4": (("3", "4"), ("2",))}
+    with_values, by_structure = both_ways(recordings)
+    assert groups_of(by_structure) == folded
+    assert groups_of(with_values) == ({} if related else folded)
+    assert lonely(with_values) == ({"1", "4"} if related else set(), set())
+    back = align(*reversed(recordings))
+    assert groups_of(back) == ({} if related else {"0": (("0",), ("0", "1")), "2": (("2",), ("3", "4"))})
+
+
 def test_a_padding_too_many_is_no_part(trace_path: Path) -> None:
     a = convolutions()[:3]
     recordings = recorded(a, nn.Sequential(nn.ZeroPad2d(1), *a), numbers(2, 3, 17, 19), trace_path)
@@ -582,3 +603,65 @@ def test_layers_of_keras_are_paired_with_several_of_torch(spoiled: bool, trace_p
     if spoiled:
         assert diff.first is not None
         assert diff.first.between == ((), ("relu",))
+
+
+class CellLoop(nn.Module):
+    """A recurrent cell called step by step: the last state, all of them stacked, or written into a buffer."""
+
+    def __init__(self, kind: str, how: str) -> None:
+        super().__init__()
+        self.cell, self.head = getattr(nn, f"{kind}Cell")(4, 8), nn.Linear(8, 2)
+        self.how = how
+
+    def forward(self, x: Any) -> Any:
+        state, steps = None, []
+        filled = torch.zeros(len(x), x.shape[1], 8) if self.how == "filled" else None
+        for at in range(x.shape[1]):
+            state = self.cell(x[:, at], state)
+            out = state[0] if isinstance(state, tuple) else state
+            steps.append(out)
+            if filled is not None:
+                filled[:, at] = out
+        if filled is not None:
+            return self.head(filled)
+        return self.head(torch.stack(steps, 1) if self.how == "stacked" else steps[-1])
+
+
+@pytest.mark.parametrize("how", ["last", "stacked", "filled"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_keras_layer_against_a_loop_over_a_cell(kind: str, how: str, trace_path: Path) -> None:
+    keras = pytest.importorskip("keras")
+    inputs = keras.Input((5, 4))
+    layer = getattr(keras.layers, kind)(8, return_sequences=how != "last", name="layer")
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(layer(inputs)))
+    loop = CellLoop(kind, how)
+    kernel, recurrent, bias = layer.get_weights()
+    if kind == "GRU":  # Keras keeps the update gate first, PyTorch the reset gate
+        kernel, recurrent, bias = (
+            np.concatenate([np.split(w, 3, -1)[k] for k in (1, 0, 2)], -1) for w in (kernel, recurrent, bias)
+        )
+    biases = bias if kind == "GRU" else (bias, np.zeros_like(bias))
+    for name, value in (
+        ("weight_ih", kernel.T),
+        ("weight_hh", recurrent.T),
+        ("bias_ih", biases[0]),
+        ("bias_hh", biases[1]),
+    ):
+        getattr(loop.cell, name).data = torch.from_numpy(value.copy())
+    loop.head.weight.data = torch.from_numpy(model.layers[-1].get_weights()[0].T.copy())
+    loop.head.bias.data.zero_()
+    x = np.random.default_rng(0).standard_normal((3, 5, 4)).astype(np.float32)
+    recordings = recorded(model, loop, x, trace_path)
+    for alignment in both_ways(recordings):
+        (pair,) = (pair for pair in alignment.pairs if pair.reference == ("layer",))
+        assert {f"cell#{step}" for step in range(5)} <= set(pair.candidate)
+        assert pair.candidate[-1] == {"last": "cell#4", "stacked": "stack", "filled": "setitem_4"}[how]
+        assert pair.what == "recurrent layer against its cell, step by step"
+        assert not alignment.unmatched_reference
+        parameters = alignment.parameters
+        assert {key for p in parameters.pairs for key in p.reference} == {
+            *(("layer", name) for name in ("kernel", "recurrent_kernel", "bias")), ("head", "kernel"), ("head", "bias"),
+        }  # fmt: skip
+        assert not parameters.unmatched_reference
+        assert not parameters.unmatched_candidate
+    assert tracer.diff(*recordings).verdict in (Verdict.MATCH, Verdict.NOISE)

@@ -494,6 +494,19 @@ def test_map_folds_blocks_and_shows_each_pair_on_request(trace: Path, capsys: py
     assert "i = 1..3: 3 x 4 pairs" in plain
 
 
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_map_has_straight_columns(trace: Path, ascii_only: bool) -> None:
+    a, b = (tracer.open(trace).recording(name) for name in "AB")
+    listing = Listing(align(a, b), ("A", "B"), a.structure, ascii_only=ascii_only)
+    head, *rows = [line.plain for line in listing.lines(1000)]
+    rows = rows[: rows.index("")]
+    assert len(rows) > 1
+    starts = [head.index(column) for column in ("shape", "axes", "evidence")]
+    arrow = "<>" if ascii_only else "⇄"
+    starts.append(next(row.index(f"  {arrow}  ") for row in rows) + 2)
+    assert all(row[at - 1] == " " != row[at] for row in rows for at in starts), "\n".join([head, *rows])
+
+
 def test_map_as_json(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(said(capsys, "map", "A", "B", "--json", "--trace", trace))
     assert (found["schema"], found["reference"], found["candidate"]) == ("tracer-map/1", "A", "B")

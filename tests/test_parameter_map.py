@@ -362,3 +362,74 @@ def test_a_score_counts_single_parameters() -> None:
     )
     assert (found.right, found.wrong, found.expected, found.sure_wrong) == (3, 1, 4, 1)
     assert found.missed == ["('c', 'w') <> ('n', 'w')"]
+
+
+def keras_repeated(layer: Callable[[str], Any], shared: bool) -> Any:
+    """Three times the same layer, called again or as equal copies."""
+    import keras
+    from keras import layers as kl
+
+    x = inputs = keras.Input((6, 4))
+    x = kl.Dense(8, name="first")(x)
+    steps = [layer("step")] * 3 if shared else [layer(f"step{i}") for i in range(3)]
+    for step in steps:
+        x = step(x, x) if isinstance(step, kl.MultiHeadAttention) else step(x)
+    model = models.randomise(keras.Model(inputs, kl.Dense(2, name="last")(x)))
+    for step in steps[1:]:
+        step.set_weights(steps[0].get_weights())
+    return model
+
+
+class TorchRepeated(nn.Module):
+    def __init__(self, layer: Callable[[], nn.Module], shared: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.steps = nn.ModuleList([layer() for _ in range(1 if shared else 3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for i in range(3):
+            step = self.steps[i % len(self.steps)]
+            x = step(x, x, x)[0] if isinstance(step, nn.MultiheadAttention) else step(x)
+        return self.last(x)
+
+
+def keras_block(name: str) -> Any:
+    import keras
+    from keras import layers as kl
+
+    return keras.Sequential([kl.Dense(8, activation="relu"), kl.LayerNormalization(epsilon=1e-5)], name=name)
+
+
+def keras_attention(name: str) -> Any:
+    from keras import layers as kl
+
+    return kl.MultiHeadAttention(2, 4, name=name)
+
+
+REPEATED: dict[str, tuple[Callable[[str], Any], Callable[[], nn.Module], int]] = {
+    "block": (keras_block, lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.LayerNorm(8)), 4),
+    "attention": (keras_attention, lambda: nn.MultiheadAttention(8, 2, batch_first=True), 4),
+}
+
+
+@pytest.mark.parametrize("shared", ["reference", "candidate"])
+@pytest.mark.parametrize("name", REPEATED)
+def test_each_copy_of_a_shared_layer_has_its_parameters(trace_path: Path, name: str, shared: str) -> None:
+    keras_layer, torch_layer, count = REPEATED[name]
+    keras = keras_repeated(keras_layer, shared == "reference")
+    module = TorchRepeated(torch_layer, shared == "candidate").eval()
+    x = np.random.default_rng(0).standard_normal((5, 6, 4)).astype(np.float32)
+    ours = tracer.record(keras, x, name="tf", trace=trace_path)
+    theirs = tracer.record(module, None, name="pt", trace=trace_path)
+    for found in (mapped(ours, theirs), mapped(ours, theirs, values=False)):
+        assert not found.unmatched_reference
+        assert not found.unmatched_candidate
+        assert len(found.pairs) == 3 * count + 4
+    back = mapped(theirs, ours)
+    assert not back.unmatched_reference
+    assert not back.unmatched_candidate
+    assert len(back.pairs) == 3 * count + 4
+    carry(mapped(ours, theirs, values=False).pairs, ours, theirs, module)
+    a, b = outputs(keras, module, x)
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)

@@ -5,7 +5,7 @@ Cheap stand-ins for defects where no model has to run: only for calibration, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +36,27 @@ def chain(blocks: int, without: int | None = None) -> Structure:
         nodes.append(Node(f"{k}.0", "dense", "Dense", "layer", (nodes[-1].name,), (5, 6), params=weights, config=units))
         nodes.append(Node(f"{k}.1", "tanh", "Tanh", "layer", (nodes[-1].name,), (5, 6)))
     return Structure(tuple(nodes), (nodes[-1].name,))
+
+
+def heads(order: Iterable[int], deep: bool, prefix: str) -> Structure:
+    """Equal heads on one trunk, built in some order: a layer each, or two with an activation between."""
+    nodes = [Node(f"{prefix}x", "input", "x", role="input", shape=(5, 6))]
+
+    def dense(name: str, parent: str, wide: int, out: int) -> str:
+        weights = (Param("weight", (out, wide), "float32"), Param("bias", (out,), "float32"))
+        nodes.append(Node(name, "dense", "Dense", "layer", (parent,), (5, out), params=weights, config={"units": out}))
+        return name
+
+    trunk = dense(f"{prefix}trunk", f"{prefix}x", 6, 8)
+    ends = []
+    for k in order:
+        last = trunk
+        if deep:
+            last = dense(f"{prefix}in{k}", last, 8, 8)
+            nodes.append(Node(f"{prefix}act{k}", "relu", "ReLU", "layer", (last,), (5, 8)))
+            last = nodes[-1].name
+        ends.append(dense(f"{prefix}out{k}", last, 8, 3))
+    return Structure(tuple(nodes), tuple(ends))
 
 
 def _anonymous(structure: Structure, rng: np.random.Generator) -> tuple[Structure, Renamed] | None:
@@ -198,6 +219,38 @@ def _folded(structure: Structure, rng: np.random.Generator) -> tuple[Structure, 
     return out, {new: old for new, old in renamed.items() if new not in before}
 
 
+def _scaled_before(structure: Structure, rng: np.random.Generator) -> tuple[Structure, Renamed] | None:
+    """The first factor of each product is scaled instead of the product."""
+    by_name = structure.by_name
+    scales = {
+        node.name: node.parents[0]
+        for node in structure
+        if node.kind in ("mul", "div")
+        and len(node.parents) == 1
+        and by_name[node.parents[0]].kind == "matmul"
+        and len(by_name[node.parents[0]].parents) == 2
+        and structure.children[node.parents[0]] == (node.name,)
+    }
+    if not scales:
+        return None
+    products = {product: scale for scale, product in scales.items()}
+    nodes = []
+    for node in structure:
+        if node.name in products:
+            factor = by_name[node.parents[0]]
+            now = replace(by_name[products[node.name]], parents=(factor.name,), shape=factor.shape)
+        elif node.name in scales:
+            product = by_name[scales[node.name]]
+            now = replace(product, parents=(node.name, product.parents[1]))
+        else:
+            alias = None if node.alias_of is None else scales.get(node.alias_of, node.alias_of)
+            now = replace(node, parents=tuple(scales.get(p, p) for p in node.parents), alias_of=alias)
+        nodes.append(now)
+    renamed: Renamed = {node.name: products.get(node.name, node.name) for node in structure}
+    outputs = tuple(scales.get(o, o) for o in structure.outputs)
+    return Structure(tuple(nodes), outputs), renamed | dict.fromkeys(scales, None)
+
+
 def _kinds_changed(structure: Structure, rng: np.random.Generator) -> tuple[Structure, Renamed] | None:
     """Some activations are others."""
     others = {"relu": "silu", "gelu": "relu", "silu": "relu", "tanh": "sigmoid", "max_pool2d": "avg_pool2d"}
@@ -219,4 +272,5 @@ _CHANGES: dict[str, Callable[[Structure, np.random.Generator], tuple[Structure, 
     "block-missing": _block_missing,
     "kinds": _kinds_changed,
     "folded": _folded,
+    "scaled": _scaled_before,
 }

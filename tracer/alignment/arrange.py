@@ -2,7 +2,8 @@
 
 A flattened axis has an order: ``n (h w c) -> n (c h w)`` says that the reference flattened height, width and channels
 where the candidate flattened channels first. Lengths are named by letters as in einops; the reference stands first, as
-in :func:`tracer.alignment.axes.describe`.
+in :func:`tracer.alignment.axes.describe`. Where branches are concatenated in another order, the runs of one letter are
+written out: ``n h w c1+c2 -> n h w c2+c1``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,44 @@ _LETTERS = "abdefgijklmopqruvxyz"
 
 
 @dataclass(frozen=True, slots=True)
+class Runs:
+    """The elements along one axis as runs that stand in another order, as concatenated branches do.
+
+    Attributes:
+        lengths: of the reference's runs.
+        order: for each of the candidate's runs, which of the reference's it is.
+    """
+
+    lengths: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @property
+    def inverse(self) -> Runs:
+        return Runs(
+            tuple(self.lengths[i] for i in self.order), tuple(self.order.index(i) for i in range(len(self.order)))
+        )
+
+    def place(self, index: int) -> int:
+        """Where the candidate has the element that stands at ``index`` in the reference."""
+        starts = [sum(self.lengths[:run]) for run in range(len(self.lengths))]
+        run = max(run for run, start in enumerate(starts) if start <= index)
+        before = self.order[: self.order.index(run)]
+        return index - starts[run] + sum(self.lengths[other] for other in before)
+
+    def text(self, name: str, moved: bool) -> str:
+        """The runs of a letter in the reference's order, or in the candidate's: ``c1+c2``, ``c2+c1``."""
+        return "+".join(f"{name}{i + 1}" for i in (self.order if moved else range(len(self.order))))
+
+    def apply(self, candidate: NDArray[Any], axis: int) -> NDArray[Any]:
+        """The candidate's elements in the reference's order. Raises ValueError where the lengths do not fit."""
+        widths = [self.lengths[i] for i in self.order]
+        if candidate.shape[axis] != sum(widths):
+            raise ValueError(f"runs of {widths} do not make up an axis of {candidate.shape[axis]}")
+        parts = np.split(candidate, np.cumsum(widths)[:-1], axis)
+        return np.concatenate([parts[place] for place in self.inverse.order], axis)
+
+
+@dataclass(frozen=True, slots=True)
 class Rearrangement:
     """How the candidate's axes become the reference's: split into factors, reordered, merged.
 
@@ -34,17 +73,23 @@ class Rearrangement:
         lengths: of each letter.
         reference, candidate: the letters of each axis; an axis without letters has length one.
         letters: their names.
+        runs: a letter and its runs, where these stand in another order.
     """
 
     lengths: tuple[int, ...]
     reference: Groups
     candidate: Groups
     letters: tuple[str, ...]
+    runs: tuple[int, Runs] | None = None
 
     def __post_init__(self) -> None:
         wanted = list(range(len(self.lengths)))
         if any(sorted(i for axis in side for i in axis) != wanted for side in (self.reference, self.candidate)):
             raise ValueError("a rearrangement uses every letter once on either side")
+        if self.runs is not None:
+            letter, runs = self.runs
+            if sum(runs.lengths) != self.lengths[letter] or sorted(runs.order) != list(range(len(runs.lengths))):
+                raise ValueError("the runs of a letter make up its length, each standing somewhere")
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -55,13 +100,24 @@ class Rearrangement:
     @property
     def trivial(self) -> bool:
         """Whether both sides hold their elements in the same order in memory."""
-        return self.order == tuple(range(len(self.lengths)))
+        return self.order == tuple(range(len(self.lengths))) and self.runs is None
+
+    @property
+    def inverse(self) -> Rearrangement:
+        """How the reference's axes become the candidate's."""
+        runs = None if self.runs is None else (self.runs[0], self.runs[1].inverse)
+        return Rearrangement(self.lengths, self.candidate, self.reference, self.letters, runs)
 
     def shape(self, side: Groups) -> tuple[int, ...]:
         return tuple(math.prod(self.lengths[i] for i in axis) for axis in side)
 
+    def place(self, letter: int, index: int) -> int:
+        """Where the candidate has what stands at ``index`` along a letter of the reference."""
+        return self.runs[1].place(index) if self.runs is not None and self.runs[0] == letter else index
+
     def factored(self, reference: NDArray[Any], candidate: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Both tensors with one axis a letter, in the reference's order; views where the arrays are contiguous.
+        """Both tensors with one axis a letter, in the reference's order; views where the arrays are contiguous and no
+        runs move.
 
         Raises ValueError when the shapes are not those of the rearrangement.
         """
@@ -69,26 +125,43 @@ class Rearrangement:
             raise ValueError(f"{self} does not fit shapes {reference.shape} and {candidate.shape}")
         ours = reference.reshape([self.lengths[i] for axis in self.reference for i in axis])
         theirs = candidate.reshape([self.lengths[i] for axis in self.candidate for i in axis])
-        return ours, theirs.transpose(self.order)
+        return ours, self._moved(theirs)
 
     def apply(self, candidate: NDArray[Any]) -> NDArray[Any]:
         """The candidate's tensor in the reference's axes. Raises ValueError when it has another shape."""
         if candidate.shape != self.shape(self.candidate):
             raise ValueError(f"{self} does not fit shape {candidate.shape}")
         split = candidate.reshape([self.lengths[i] for axis in self.candidate for i in axis])
-        return split.transpose(self.order).reshape(self.shape(self.reference))
+        return self._moved(split).reshape(self.shape(self.reference))
+
+    def _moved(self, split: NDArray[Any]) -> NDArray[Any]:
+        """The candidate's tensor with one axis a letter in the reference's order."""
+        moved = split.transpose(self.order)
+        if self.runs is None:
+            return moved
+        letter, runs = self.runs
+        return runs.apply(moved, [i for axis in self.reference for i in axis].index(letter))
 
     def __str__(self) -> str:
-        return f"{self._text(self.reference)} → {self._text(self.candidate)}"
+        return f"{self._text(self.reference)} → {self._text(self.candidate, True)}"
 
-    def _text(self, side: Groups) -> str:
-        names = [[self.letters[i] for i in axis] for axis in side]
+    def _text(self, side: Groups, moved: bool = False) -> str:
+        named = list(self.letters)
+        if self.runs is not None:
+            letter, runs = self.runs
+            named[letter] = runs.text(self.letters[letter], moved)
+        names = [[named[i] for i in axis] for axis in side]
         return " ".join(axis[0] if len(axis) == 1 else f"({' '.join(axis)})" if axis else "1" for axis in names)
 
     def to_json(self) -> dict[str, Any]:
-        """``pattern`` in the notation of einops (reference -> candidate), and the ``lengths`` of its letters."""
-        pattern = f"{self._text(self.reference)} -> {self._text(self.candidate)}"
-        return {"pattern": pattern, "lengths": dict(zip(self.letters, self.lengths, strict=True))}
+        """``pattern`` in the notation of einops (reference -> candidate) with runs as ``c1+c2``, and the ``lengths`` of
+        its letters and runs."""
+        pattern = f"{self._text(self.reference)} -> {self._text(self.candidate, True)}"
+        lengths = dict(zip(self.letters, self.lengths, strict=True))
+        if self.runs is not None:
+            letter, runs = self.runs
+            lengths |= {f"{self.letters[letter]}{i + 1}": length for i, length in enumerate(runs.lengths)}
+        return {"pattern": pattern, "lengths": lengths}
 
     @classmethod
     def parse(cls, pattern: str, lengths: Mapping[str, int]) -> Rearrangement:
@@ -96,12 +169,29 @@ class Rearrangement:
         sides = re.split(r"\s*(?:->|→)\s*", pattern.strip())
         if len(sides) != 2:
             raise ValueError(f"a rearrangement reads 'n (h w c) -> n (c h w)', not {pattern!r}")
+        runs: tuple[str, Runs] | None = None
+        moved = [re.findall(r"\w+(?:\+\w+)+", side) for side in sides]
+        if any(moved):
+            if [len(found) for found in moved] != [1, 1]:
+                raise ValueError(f"{pattern!r}: the runs of one letter stand on both sides")
+            ours, theirs = (found[0].split("+") for found in moved)
+            if sorted(ours) != sorted(set(theirs)) or any(not isinstance(lengths.get(name), int) for name in ours):
+                raise ValueError(f"{pattern!r}: runs on both sides, and their lengths, wanted")
+            name = ours[0][:-1]
+            runs = name, Runs(tuple(lengths[run] for run in ours), tuple(ours.index(run) for run in theirs))
+            sides = [side.replace(found[0], name) for side, found in zip(sides, moved, strict=True)]
         letters = tuple(dict.fromkeys(re.findall(r"[A-Za-z]\w*", sides[0])))
         if any(not isinstance(lengths.get(name), int) or lengths[name] < 1 for name in letters):
             raise ValueError(f"{pattern!r} wants the lengths of {', '.join(letters)}")
         number = {name: i for i, name in enumerate(letters)}
         groups = [_groups(side, number) for side in sides]
-        return cls(tuple(lengths[name] for name in letters), groups[0], groups[1], letters)
+        return cls(
+            tuple(lengths[name] for name in letters),
+            groups[0],
+            groups[1],
+            letters,
+            None if runs is None else (number[runs[0]], runs[1]),
+        )
 
 
 def _groups(side: str, number: Mapping[str, int]) -> Groups:

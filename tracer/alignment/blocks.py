@@ -44,10 +44,16 @@ def find(structure: Structure) -> list[Run]:
     parameters are none, and each block but the first reads from the one before it.
     """
     nodes = [node for node in structure if pairable(node)]
-    if not nodes:
-        return []
-    codes = _codes(nodes)
-    parents = _parents(structure, nodes)
+    return repeated(nodes, _codes(nodes), _parents(structure, nodes)) if nodes else []
+
+
+def repeated(nodes: Sequence[Node], codes: NDArray[np.int64], parents: Sequence[Sequence[int]]) -> list[Run]:
+    """:func:`find` among these nodes.
+
+    Args:
+        codes: equal numbers for nodes that are alike.
+        parents: positions of the nodes that each node reads.
+    """
     named = list(_named(nodes, codes))
     found = [
         Run(tuple(tuple(nodes[at].name for at in block) for block in blocks), names)
@@ -91,7 +97,8 @@ def _parents(structure: Structure, nodes: Sequence[Node]) -> list[list[int]]:
 
 
 def _is_run(nodes: Sequence[Node], parents: Sequence[Sequence[int]], blocks: Sequence[Sequence[int]]) -> bool:
-    if not any(nodes[at].params for at in blocks[0]):
+    # A further call of a shared layer lists no parameters.
+    if not any(nodes[at].params or nodes[at].call for at in blocks[0]):
         return False
     for before, block in itertools.pairwise(blocks):
         there = set(before)

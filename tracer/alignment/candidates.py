@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tracer import kinds
 from tracer.alignment.features import Features
+from tracer.alignment.sizes import Sizes, shared, shifts
 
 Index = NDArray[np.intp]
 Values = NDArray[np.float32]
@@ -27,6 +28,8 @@ EVERY = 1_500_000
 """Up to so many possible pairs all are considered."""
 NEAR = 48
 """Else so many on either side of a node's own place, by the distance from the input and by that from the output."""
+AROUND = 16
+"""And so many by the place between nodes whose twins are known."""
 
 
 @dataclass(frozen=True)
@@ -158,17 +161,26 @@ def params(a: tuple[tuple[int, ...], ...], b: tuple[tuple[int, ...], ...]) -> fl
     return 0.7 * common / max(len(a), len(b))
 
 
-def possible(a: Features, b: Features, extra: tuple[NDArray[Any], NDArray[Any]]) -> Candidates:
+def possible(
+    a: Features,
+    b: Features,
+    extra: tuple[NDArray[Any], NDArray[Any]],
+    owned: Index | None = None,
+    anchors: tuple[Index, Index] | None = None,
+) -> Candidates:
     """The pairs to consider: alike enough in kind, shape and parameters, and near each other.
 
-    ``extra`` are further ones (indices of the reference's and of the candidate's nodes), whatever they look like.
+    Args:
+        extra: further ones (indices of the reference's and of the candidate's nodes), whatever they look like.
+        owned: further ones that must be alike enough, a row each.
+        anchors: ascending pairs that are known; of large models what stands as far between two of them is considered.
     """
     looks = [[*zip((n.kind for n in x.nodes), _is_input(x), x.dims, x.params, strict=True)] for x in (a, b)]
     first = [{look: i for i, look in reversed([*enumerate(found)])} for found in looks]
     number = [{look: i for i, look in enumerate(found)} for found in first]
     rows_of = np.array([number[0][look] for look in looks[0]], np.intp)
     columns_of = np.array([number[1][look] for look in looks[1]], np.intp)
-    fits = _fits([*first[0]], [*first[1]])
+    fits = _fits([*first[0]], [*first[1]], shifts(a, b))
     members = [np.flatnonzero(columns_of == column) for column in range(fits.shape[1])]
     count = np.array([len(m) for m in members])
     total = int((fits[rows_of] @ count).sum()) if len(count) else 0
@@ -191,6 +203,14 @@ def possible(a: Features, b: Features, extra: tuple[NDArray[Any], NDArray[Any]])
             place = (low + (high - low) * _ranks(own)).astype(np.intp)
             near = np.clip(place[:, None] + np.arange(-NEAR, NEAR)[None, :], 0, len(cols) - 1)
             keys.append((rows[:, None] * len(b.nodes) + cols[order][near]).reshape(-1))
+        if anchors is not None and len(anchors[0]) > 2:
+            standing = np.sort(cols)
+            place = np.searchsorted(standing, np.interp(rows, *anchors))
+            near = np.clip(place[:, None] + np.arange(-AROUND, AROUND)[None, :], 0, len(cols) - 1)
+            keys.append((rows[:, None] * len(b.nodes) + standing[near]).reshape(-1))
+    if owned is not None and len(owned):
+        alike = owned[fits[rows_of[owned[:, 0]], columns_of[owned[:, 1]]]]
+        keys.append(alike[:, 0] * len(b.nodes) + alike[:, 1])
     flat = np.unique(np.concatenate(keys))
     return Candidates(flat // max(1, len(b.nodes)), flat % max(1, len(b.nodes)), (len(a.nodes), len(b.nodes)))
 
@@ -212,12 +232,12 @@ def _is_input(side: Features) -> list[bool]:
     return [node.role == "input" for node in side.nodes]
 
 
-def _fits(a: list[_Look], b: list[_Look]) -> NDArray[np.bool_]:
+def _fits(a: list[_Look], b: list[_Look], moved: dict[int, frozenset[int]]) -> NDArray[np.bool_]:
     """Whether nodes that look so can be a pair at all."""
     kind = Table([x[0] for x in a], [x[0] for x in b], kinds.similarity).every() > 0
     role = np.equal.outer(np.array([x[1] for x in a], bool), np.array([x[1] for x in b], bool))
-    shape = Table([x[2] for x in a], [x[2] for x in b], shapes).every() > 0
-    parameters = Table([x[3] for x in a], [x[3] for x in b], params).every() > 0
+    shape = Sizes([x[2] for x in a], [x[2] for x in b], moved).every() > 0
+    parameters = shared([x[3] for x in a], [x[3] for x in b]) > 0
     # A constant that is added is a parameter to one framework and none to the other.
     bare = np.logical_or.outer(np.array([not x[3] for x in a], bool), np.array([not x[3] for x in b], bool))
     return np.asarray(kind & role & shape & (parameters | bare))

@@ -38,6 +38,8 @@ class Case:
         inputs_agree: whether everything that both read agrees; None where unknown.
         beside: the kinds of all nodes in the model of the single one.
         folded: whether a normalisation elsewhere in the model is known to be folded.
+        unlike: whether the parts' model normalises more than once where the single node's never does, and nothing shows
+            that this was forgotten.
     """
 
     single: Node
@@ -48,6 +50,7 @@ class Case:
     inputs_agree: bool | None
     beside: Collection[str]
     folded: bool
+    unlike: bool
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Composite:
         arity: how many inputs the single node has at least.
         check: what else must hold.
         both: whether both sides may have parts, not the same ones.
+        steps: whether the parts are the same again and again, so that fewer of them would look as right.
     """
 
     kinds: frozenset[str]
@@ -82,6 +86,7 @@ class Composite:
     arity: int = 0
     check: Callable[[Case], bool] | None = None
     both: bool = False
+    steps: bool = False
 
     def words(self, found: Collection[str]) -> str:
         """:attr:`what`, completed where it leaves open which of several parts there are."""
@@ -156,7 +161,7 @@ def _folded(case: Case) -> bool:
         return False
     if after is not None and case.inputs_agree:
         return case.folded
-    return case.folded or not _biased(layer)
+    return case.folded or case.unlike or not _biased(layer)
 
 
 def _layer(case: Case) -> bool:
@@ -211,15 +216,30 @@ def _recurrent(kind: str) -> list[Composite]:
     turned = _any("flip", "reverse", "reversev2", "reverse_sequence")
     joined = _words("concat stack slice split add average mul") | turned
     by_hand = _words("dense matmul add sub mul sigmoid hard_sigmoid tanh relu concat stack slice split div batchnorm")
-    by_hand |= _any("neg", "zeros", "zeros_like", "bias_add", "setitem") | turned
+    by_hand |= _any("neg", "bias_add") | turned
+    filled = _any("zeros", "zeros_like", "empty", "setitem")
     gates = (_words("sigmoid hard_sigmoid"), _words("dense matmul")) if kind != "rnn" else (_words("dense matmul"),)
     steps = _words("slice item")
     return [
         Composite(own, own | steps, (own, steps), "recurrent layer against one step of its outputs", {own: 1}),
         Composite(own, own | joined, (own,), "one recurrent layer against several", params="kernels", both=True),
-        Composite(own, cell | joined, (cell,), "recurrent layer against its cell, step by step", params="kernels"),
-        Composite(own, by_hand, gates, "recurrent layer against its arithmetic, step by step", params="kernels"),
-        Composite(cell, by_hand, gates, "recurrent cell against its arithmetic", params="kernels"),
+        Composite(
+            own,
+            cell | joined | filled,
+            (cell,),
+            "recurrent layer against its cell, step by step",
+            params="kernels",
+            steps=True,
+        ),
+        Composite(
+            own,
+            by_hand | filled,
+            gates,
+            "recurrent layer against its arithmetic, step by step",
+            params="kernels",
+            steps=True,
+        ),
+        Composite(cell, by_hand | filled, gates, "recurrent cell against its arithmetic", params="kernels"),
     ]
 
 

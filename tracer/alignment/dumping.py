@@ -50,6 +50,10 @@ def dump(
         lines.append(f'  # below {accept:g}, left to tracer; take the "# " away to settle them')
         lines += [f"  # {line[2:]}" for line in _pairs(left, known)]
     lines += [line for found in alignment.ambiguous for line in _ambiguous(found)]
+    if given.outputs:
+        lines.append(f"outputs: [{', '.join(map(_place, given.outputs))}]")
+    elif alignment.moved and all(output.at is not None for output in alignment.outputs):
+        lines.append(_outputs(alignment))
     for name, side in (("reference", given.ignore.reference), ("candidate", given.ignore.candidate)):
         if name == "reference":
             lines.append("ignore:")
@@ -72,6 +76,12 @@ def dump(
     return "\n".join(lines) + "\n"
 
 
+def _outputs(alignment: Alignment) -> str:
+    """The order in which the candidate returns its outputs, as a comment: to take it for right is a person's choice."""
+    places = ", ".join(_place(output.at or "") for output in alignment.outputs)
+    return f'# outputs: [{places}]  # they come in another order; take the "# " away to accept it'
+
+
 def _once(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
     """The pairs, and those that hold a node of another pair: two outputs are compared whatever else they are."""
     used: tuple[set[str], set[str]] = (set(), set())
@@ -89,6 +99,10 @@ def _once(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
 
 def _quoted(text: str) -> str:
     return yaml.safe_dump(text, allow_unicode=False, width=math.inf, default_style='"').strip()
+
+
+def _place(text: str) -> str:
+    return text if text.isdecimal() else _quoted(text)
 
 
 def _names(names: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ paired through the graph. What is more likely wrong than right is left open rath
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,18 @@ from tracer import kinds
 from tracer.alignment import twins
 from tracer.alignment.assign import LEAST, PINNED, assign
 from tracer.alignment.candidates import Values, params, possible, shapes
+from tracer.alignment.concats import reordered
 from tracer.alignment.confidence import LEAST as LEAST_CONFIDENCE
 from tracer.alignment.confidence import alternatives, trust
 from tracer.alignment.consistency import agree
-from tracer.alignment.evidence import equal_tensors, gather
+from tracer.alignment.evidence import EQUAL, MOST_EQUAL, equal_tensors, gather
 from tracer.alignment.features import Features, Summary, agreement, beyond, extract
 from tracer.alignment.groups import groups
 from tracer.alignment.orient import find as find_axes
+from tracer.alignment.outputs import outputs
 from tracer.alignment.parameters import parameter_map
 from tracer.alignment.propagation import Graph
+from tracer.alignment.repeats import Repeats
 from tracer.alignment.result import Alignment, Ambiguous, Pair
 from tracer.alignment.rules import Rules
 from tracer.errors import TraceError
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping as MappingFile
 
 IGNORED = "ignored by the mapping file"
+FEW = 8
+"""So many nodes side by side may be given up, and yet be paired by what stands around them."""
 _NEVER = -60.0
 
 
@@ -80,11 +86,17 @@ class Work:
     def __init__(self, sides: tuple[Side, Side], a: Features, b: Features, mapping: MappingFile | None) -> None:
         self.sides, self.a, self.b = sides, a, b
         self.rules = Rules.of(mapping, a, b, sides[0].structure, sides[1].structure)
+        self.accepted = {} if mapping is None else mapping.accepted(sides[0].structure, sides[1].structure)
         self.weights = self._weights()
         rows, cols = equal_tensors(a, b)
         extra = self.rules.pairs
-        self.pairs = possible(a, b, (np.append(rows, extra[:, 0]), np.append(cols, extra[:, 1])))
         related = self.weights is not None and self.weights.related
+        owned = self._owned() if related else np.zeros((0, 2), np.intp)
+        equal = [*zip(rows.tolist(), cols.tolist(), strict=True), *map(tuple, owned.tolist())]
+        self.repeats = Repeats(a, b, equal, self.rules.laid)
+        self.pairs = possible(
+            a, b, (np.append(rows, extra[:, 0]), np.append(cols, extra[:, 1])), owned, self.repeats.anchors
+        )
         self.evidence = gather(a, b, self.pairs, self.weights if related else None)
         self.said = self.rules.said(self.pairs)
         self.rules.follow(self.said, self.pairs, a, b, self.evidence.columns["impossible"] == 0)
@@ -101,9 +113,13 @@ class Work:
             for place, value in zip(trusted.places, trusted.confidence, strict=True)
         }
         stated = {i for i, _ in self.rules.pairs.tolist()}
-        matched = {i: j for i, j in self.assigned.matched.items() if i in stated or confidence[i] >= LEAST_CONFIDENCE}
-        pairs = self._pairs(matched, confidence)
-        ambiguous = tuple(self._ambiguous({i for i in self.assigned.matched if i not in matched}, pairs))
+        chosen = self.assigned.matched
+        unknown = {i for i in chosen.keys() & self.repeats.open - stated if not self._confirmed(i, chosen[i])}
+        matched = {
+            i: j for i, j in chosen.items() if i not in unknown and (i in stated or confidence[i] >= LEAST_CONFIDENCE)
+        }
+        pairs = self._pairs(matched, confidence, unknown)
+        ambiguous = tuple(self._ambiguous((chosen.keys() | self.repeats.open) - matched.keys(), pairs))
         open_ = {entry.reference: entry.reason for entry in ambiguous}
         best = self.pairs.row_max(self.value), self.pairs.column_max(self.value)
         unmatched: list[dict[str, str]] = []
@@ -125,16 +141,29 @@ class Work:
             self._stored,
             self.weights.twins if self.weights is not None and self.weights.related else None,
         )
-        return Alignment(tuple(pairs), unmatched[0], unmatched[1], ambiguous, parameters)
+        found = Alignment(tuple(pairs), unmatched[0], unmatched[1], ambiguous, parameters)
+        return replace(
+            found,
+            outputs=outputs(
+                self.sides[0].structure, self.sides[1].structure, found.by_reference, self._same_named, self.accepted
+            ),
+        )
 
     def _weights(self) -> twins.Evidence | None:
         left, right = self.sides[0].recording, self.sides[1].recording
         self._stored = None if left is None or right is None else (twins.Weights.of(left), twins.Weights.of(right))
         return None if self._stored is None else twins.evidence(self.a, self.b, *self._stored)
 
+    def _owned(self) -> NDArray[np.intp]:
+        """Pairs of nodes whose weights are equal, a row each; of a layer that is called often none."""
+        found = [(i, j) for i, j, score in self.weights.found if score >= EQUAL] if self.weights else []
+        often = [Counter(pair[s] for pair in found) for s in (0, 1)]
+        few = [(i, j) for i, j in found if max(often[0][i], often[1][j]) <= MOST_EQUAL]
+        return np.array(few, np.intp).reshape(-1, 2)
+
     def _value(self) -> Values:
         said = self.said
-        logit = self.evidence.logit()
+        logit = self.evidence.logit() + self.repeats.logit(self.pairs)
         logit[said == 0] = _NEVER
         logit[said == PINNED] = -_NEVER
         value = Graph(self.a, self.b, self.pairs).propagate(logit)
@@ -142,13 +171,30 @@ class Work:
         value[said == PINNED] = PINNED
         return value
 
-    def _pairs(self, matched: Mapping[int, int], confidence: Mapping[int, float]) -> list[Pair]:
-        """The pairs in the reference's running order, groups with all their nodes, the models' outputs last."""
+    def _pairs(
+        self, matched: Mapping[int, int], confidence: Mapping[int, float], unknown: Collection[int]
+    ) -> list[Pair]:
+        """The pairs in the reference's running order, groups with all their nodes, the models' outputs last.
+
+        What is ``unknown`` of the matching, and what is too little sure, is in none of them.
+        """
         stated = self.rules.entries
+        chosen = self.assigned.matched
         # What only arranges the values of a node without a twin may be part of that node's group.
         loose = {i: j for i, j in matched.items() if self.a.arranges(i) and self.a.above[i][0] not in matched}
         firm = {i: j for i, j in matched.items() if i not in loose}
+        # The groups in blocks that may be one or the other are found all the same, and left open with their blocks.
+        firm |= {i: chosen[i] for i in unknown}
         grouped = groups(firm, self.a, self.b, self._same) if firm else []
+        closed = {*unknown}, {chosen[i] for i in unknown}
+        adrift = self._adrift(matched)
+        grouped = [
+            g
+            for g in grouped
+            if closed[0].isdisjoint(g.reference)
+            and closed[1].isdisjoint(g.candidate)
+            and (len(g.reference) > 1 or len(g.candidate) > 1 or g.reference[0] not in adrift)
+        ]
         grouped = [
             g
             for g in grouped
@@ -165,7 +211,9 @@ class Work:
         ends = [(ours[-1], theirs[-1]) for ours, theirs, _ in members]
         outputs = self._outputs(dict(ends))
         axes = {(i, j): entry.axes for (i, j), entry in stated.items() if entry.axes is not None}
-        found = find_axes([*ends, *outputs], self.a, self.b, self._tensors, axes)
+        compared = [*ends, *outputs]
+        found = find_axes(compared, self.a, self.b, self._tensors, axes)
+        found = reordered(compared, found, self.a, self.b, self._tensors)
         now = dict(ends)
         pairs = []
         for (ours, theirs, what), at in zip(members, found[: len(ends)], strict=True):
@@ -182,6 +230,21 @@ class Work:
             names = (self.a.nodes[i].name,), (self.b.nodes[j].name,)
             pairs.append(Pair(*names, at.axes, 0.5, {"output": 1.0}, at.ambiguous, at.arrangement))
         return pairs
+
+    def _adrift(self, matched: Mapping[int, int]) -> set[int]:
+        """Nodes whose pairs were given up with so many around them that what is beside these proves nothing."""
+        left = {i for i in self.assigned.matched if i not in matched}
+        out: set[int] = set()
+        while left:
+            found, queue = set[int](), [left.pop()]
+            while queue:
+                i = queue.pop()
+                found.add(i)
+                queue += self.a.near[i] & left
+                left -= self.a.near[i]
+            if len(found) > FEW:
+                out |= found.union(*(self.a.near[i] for i in found)) - matched.keys()
+        return out
 
     def _beside(self, i: int, matched: Mapping[int, int], confidence: Mapping[int, float]) -> float:
         """How sure a pair is that rests on its neighbours: as sure as the least of them."""
@@ -209,6 +272,16 @@ class Work:
         value = float(agreement(self.a.moments[i], self.b.moments[j : j + 1])[0])
         return None if np.isnan(value) else value
 
+    def _same_named(self, ours: str, theirs: str) -> float | None:
+        i, j = self.a.index.get(ours), self.b.index.get(theirs)
+        return None if i is None or j is None else self._same(i, j)
+
+    def _confirmed(self, i: int, j: int) -> bool:
+        """Whether two nodes have equal weights or equal tensors."""
+        place = int(self.pairs.find(np.array([i]), np.array([j]))[0])
+        columns = self.evidence.columns
+        return place < len(self.pairs) and max(columns["weights"][place], columns["content"][place]) >= EQUAL
+
     def _elsewhere(self, i: int, j: int) -> bool:
         """Whether two tensors differ, and one of them is known to be another of the other side."""
         if self._same(i, j) != 0:
@@ -230,9 +303,13 @@ class Work:
         """What was left open though something fits, and what it may be."""
         paired = {name for pair in pairs for name in pair.reference}
         taken = {name for pair in pairs for name in pair.candidate}
-        for i in sorted(rows):
+        left = [i for i in sorted(rows) if self.a.nodes[i].name not in paired]
+        found = self.repeats.alternatives([i for i in left if i in self.repeats.open], self.assigned.matched)
+        of_blocks = {i: (shares, reason) for i, shares, reason in found if shares}
+        for i in left:
             node = self.a.nodes[i]
-            if node.name in paired:
+            if i in of_blocks:
+                yield Ambiguous(node.name, *of_blocks[i])
                 continue
             others = [
                 (self.b.nodes[j].name, share)

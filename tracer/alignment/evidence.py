@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tracer import kinds
 from tracer.alignment import twins
 from tracer.alignment.calibration import LOCAL
-from tracer.alignment.candidates import Candidates, Table, Values, params, shapes
+from tracer.alignment.candidates import Candidates, Table, Values, params
 from tracer.alignment.features import Features, agreement
+from tracer.alignment.sizes import Sizes, shifts
 from tracer.configuration import differences
 from tracer.graph import Node
 
@@ -68,7 +69,7 @@ def gather(a: Features, b: Features, pairs: Candidates, weights: twins.Evidence 
         weights: whose weights hold the same values; None where they are not known or unrelated.
     """
     kind = Table([n.kind for n in a.nodes], [n.kind for n in b.nodes], kinds.similarity).of(pairs)
-    shape = Table(a.dims, b.dims, shapes).of(pairs)
+    shape = Sizes(a.dims, b.dims, shifts(a, b)).of(pairs.rows, pairs.cols)
     parameters = Table(a.params, b.params, params).of(pairs)
     without = Table([not p for p in a.params], [not p for p in b.params], lambda x, y: float(x) + float(y)).of(pairs)
     bare, one_bare = (without == 2).astype(np.float32), (without == 1).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The order of a dense layer's rows and columns where it stands behind a flatten or before a reshape.
+"""The order of a layer's rows and columns behind a flatten, before a reshape, or behind concatenated branches.
 
 Keras flattens (height, width, channels), PyTorch (channels, height, width): the same network then has its rows in
-another order.
+another order. So they have where branches are concatenated in another order (:mod:`tracer.alignment.concats`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tracer import kinds
+from tracer.alignment.arrange import Rearrangement, Runs
 from tracer.alignment.atoms import Atom
 from tracer.alignment.axes import Axes, possible, preferred
 from tracer.alignment.matching import Paired
@@ -26,10 +28,20 @@ _MOST = 8
 
 @dataclass(frozen=True)
 class Turned:
-    """Lengths of the reference's flattened axes, and which of them the candidate flattens first, second …"""
+    """Lengths of the reference's flattened axes, and which of them the candidate flattens first, second …
+
+    ``runs`` says which of them has its elements in runs that stand in another order, and how.
+    """
 
     lengths: tuple[int, ...]
     order: tuple[int, ...]
+    runs: tuple[int, Runs] | None = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the axes themselves change places."""
+        kept = [i for i in self.order if self.lengths[i] != 1]
+        return kept != sorted(kept)
 
     def __str__(self) -> str:
         rank = len(self.lengths)
@@ -49,6 +61,18 @@ class Flattened:
         self._axes: Mapping[tuple[str, str], Axes | None] = {
             (a, b): pair.axes for pair in pairs for a in pair.reference for b in pair.candidate
         }
+        self._runs: Mapping[tuple[str, str], tuple[Rearrangement, Runs]] = {
+            (pair.reference[-1], pair.candidate[-1]): (pair.arrangement, pair.arrangement.runs[1])
+            for pair in pairs
+            if pair.arrangement is not None and pair.arrangement.runs is not None
+        }
+
+    def channels(self, a: Atom, b: Atom) -> Runs | None:
+        """The runs of the channels that two layers read, where they stand in another order."""
+        if not self._runs:
+            return None
+        ours, theirs = (_read(side, atom) for side, atom in zip(self._sides, (a, b), strict=True))
+        return next((self._runs[x, y][1] for x in ours for y in theirs if (x, y) in self._runs), None)
 
     def rows(self, a: Atom, b: Atom) -> Turned | None:
         """How the rows of a dense kernel differ; None where they do not, or nothing was flattened."""
@@ -74,8 +98,15 @@ class Flattened:
         inverse = sorted(range(1, len(axes)), key=lambda i: axes[i] or 0)
         order = tuple(i - 1 for i in inverse)
         lengths = tuple(ours.shape[1:])
-        kept = [i for i in order if lengths[i] != 1]
-        return None if kept == sorted(kept) else Turned(lengths, order)
+        found = Turned(lengths, order, self._turned_runs(ours, theirs))
+        return found if found.moved or found.runs is not None else None
+
+    def _turned_runs(self, ours: Node, theirs: Node) -> tuple[int, Runs] | None:
+        plan, runs = self._runs.get((ours.name, theirs.name), (None, None))
+        if plan is None or runs is None or plan.runs is None:
+            return None
+        axis = next((k for k, group in enumerate(plan.reference) if group == (plan.runs[0],)), 0)
+        return (axis - 1, runs) if axis > 0 else None
 
 
 def _layout(structure: Structure, node: Node) -> str | None:
@@ -87,6 +118,21 @@ def _layout(structure: Structure, node: Node) -> str | None:
             return None
         node = structure.by_name[node.parents[0]]
     return None
+
+
+def _read(structure: Structure, atom: Atom) -> list[str]:
+    """What a layer reads and what that only passes on, the nearest first."""
+    found: list[str] = []
+    node = structure.nodes[atom.node] if atom.node >= 0 else None
+    while node is not None and len(found) < _MOST:
+        name = node.alias_of or next(iter(node.parents), None)
+        node = structure.by_name.get(name or "")
+        if node is None or node.name in found:
+            break
+        found.append(node.name)
+        if node.alias_of is None and node.kind not in kinds.TRANSPARENT:
+            break
+    return found
 
 
 def _spatial(shape: Sequence[int] | None) -> bool:

@@ -15,6 +15,7 @@ from tracer import kinds
 from tracer.alignment import composites
 from tracer.alignment.composites import LAYOUT, SAME, Case, Composite
 from tracer.alignment.features import Features
+from tracer.alignment.folding import Folding
 from tracer.alignment.pieces import Side, closed, forks, leaving
 from tracer.graph import Node
 
@@ -87,7 +88,7 @@ class _Finder:
         self._same = same
         self.found: list[Group] = []
         self._entries = {kind: composites.entries(kind) for side in self._sides for kind in side.kinds}
-        self._folded: bool | None = None
+        self._folding = Folding(self._sides, self._agreement)
         self._weak = {i: j for i, j in matched.items() if self._is_weak(i, j)}
         for i, j in self._weak.items():
             del self._sides[0].twin[i], self._sides[1].twin[j]
@@ -240,8 +241,9 @@ class _Finder:
                 size = theirs.weights(piece)[1]
                 anchored = bool(below) and below <= set(theirs.children[end])
                 known = self._numbers(theirs, piece, entry)
-                # Where it cannot be seen which numbers are used, a last factor may be missing: what follows decides.
-                vague = bool(entry.constants) and known is None
+                # Where it cannot be seen which numbers are used, a last factor may be missing, as a last step may be:
+                # what follows decides.
+                vague = entry.steps or (bool(entry.constants) and known is None)
                 rank = (equal, size, known is not False, vague and anchored, len(piece) if vague else -len(piece))
                 options.append(_Option(entry, end, piece, second, rank))
         return options
@@ -432,7 +434,8 @@ class _Finder:
             agreement,
             self._inputs_agree(which, single),
             ours.kinds,
-            self._folds(),
+            self._folding.known,
+            theirs.kinds["batchnorm"] > 1 and not ours.kinds["batchnorm"] and not self._folding.forgotten,
         )
 
     def _inputs_agree(self, which: int, index: int) -> bool | None:
@@ -440,25 +443,6 @@ class _Finder:
         known = [self._agreement(which, p, side.twin[p]) for p in side.parents[index] if p in side.twin]
         values = [value for value in known if value is not None]
         return all(value >= SAME for value in values) if values else None
-
-    def _folds(self) -> bool:
-        """Whether some normalisation is folded for certain: its tensor is equal to that of the other side's layer."""
-        if self._folded is None:
-            self._folded = any(
-                self._folds_at(which, index)
-                for which, side in enumerate(self._sides)
-                for index, node in enumerate(side.nodes)
-                if node.kind == "batchnorm"
-            )
-        return self._folded
-
-    def _folds_at(self, which: int, norm: int) -> bool:
-        side, other = self._sides[which], self._sides[1 - which]
-        near = [side.twin.get(i) for i in (norm, *side.parents[norm])]
-        return any(
-            j is not None and other.nodes[j].kind != "batchnorm" and (self._agreement(which, norm, j) or 0) >= SAME
-            for j in near
-        )
 
     @staticmethod
     def _numbers(side: Side, piece: Collection[int], entry: Composite) -> bool | None:
@@ -492,7 +476,7 @@ class _Finder:
             one_each = ((item,), (twin,))
             self.found.append(Group(one_each[which], one_each[1 - which], "further output of a layer"))
         if theirs.nodes[option.last].kind == "batchnorm" and ours.nodes[single].kind != "batchnorm":
-            self._folded = True
+            self._folding.known = True
         words = option.entry.words({theirs.nodes[k].kind for k in option.nodes})
         self._add(which, one | {single} | tail, shown, set(option.nodes), option.last, words)
 

@@ -11,6 +11,7 @@ pairs:
     i: 1..5              # optional: every number for which both sides have the node
   - reference: "encoder/layer_{i}/*"
     candidate: "encoder.layer.{i}.*"   # a block on a block: what lies in one is paired with what lies in the other
+outputs: [1, 0]          # the candidate returns the reference's outputs in this order
 ignore:
   reference: [dropout_*]
   candidate: []
@@ -41,6 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from tracer.alignment.axes import Axes, possible
 from tracer.alignment.features import pairable
+from tracer.alignment.outputs import places
 from tracer.alignment.patterns import scopes
 from tracer.alignment.templates import VARIABLES, Names, Point, Template, ranges_text, read_ranges
 from tracer.errors import InputError
@@ -127,12 +129,15 @@ class Mapping(_Strict):
     """A mapping file's content.
 
     Attributes:
+        outputs: for each of the reference's outputs, where the candidate returns it; see
+            :func:`tracer.alignment.outputs.label`.
         head: the comment lines that the file begins with.
     """
 
     reference: str | None = None
     candidate: str | None = None
     pairs: tuple[Entry, ...] = ()
+    outputs: tuple[str, ...] = ()
     ignore: Ignore = Ignore()
     tolerances: tuple[Tolerance, ...] = ()
     _blocks: tuple[Block, ...] | None = PrivateAttr(None)
@@ -144,6 +149,13 @@ class Mapping(_Strict):
         """A key with nothing behind it says nothing: all its entries may be comments."""
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
+    @field_validator("outputs", mode="before")
+    @classmethod
+    def _places(cls, value: Any) -> Any:
+        """JSON and TOML have numbers."""
+        numbers = isinstance(value, list) and all(type(item) in (int, str) for item in value)
+        return [str(item) for item in value] if numbers else value
+
     @property
     def head(self) -> tuple[str, ...]:
         return self._head
@@ -154,6 +166,31 @@ class Mapping(_Strict):
     def tolerance(self, aligned: str) -> Tolerance | None:
         """The last entry whose glob fits."""
         return next((t for t in reversed(self.tolerances) if fnmatchcase(aligned, t.match)), None)
+
+    def accepted(self, reference: Structure, candidate: Structure) -> dict[str, str]:
+        """Where the candidate returns each of the reference's outputs, by the places of both; empty where nothing is
+        said.
+
+        Raises InputError for places that do not exist, or not one for each of the reference's outputs.
+        """
+        if not self.outputs:
+            return {}
+        ours, theirs = places(reference), places(candidate)
+        for side, found in zip(_SIDES, (ours, theirs), strict=True):
+            if not found:
+                raise InputError(f"mapping: outputs: nothing says in what order the {side} returns its outputs")
+        if len(self.outputs) != len(ours):
+            raise InputError(
+                f"mapping: outputs: the reference returns {len(ours)} ({', '.join(map(display, ours))}), "
+                f"but {len(self.outputs)} are listed"
+            )
+        for at, place in enumerate(self.outputs):
+            if place not in theirs:
+                there = ", ".join(map(display, theirs))
+                raise InputError(f"mapping: outputs: the candidate returns no '{display(place)}': it has {there}")
+            if place in self.outputs[:at]:
+                raise InputError(f"mapping: outputs: '{display(place)}' is listed twice")
+        return dict(zip(ours, self.outputs, strict=True))
 
     def check(self, reference: Structure, candidate: Structure) -> None:
         """Raises InputError as :meth:`resolve` does."""
@@ -192,6 +229,7 @@ class Mapping(_Strict):
         for name in (entry.match for entry in self.tolerances):
             if not any(char in name for char in "*?[") and name not in reference.by_name:
                 raise InputError(_unknown("reference", name, reference.by_name, "tolerances: "))
+        self.accepted(reference, candidate)
         resolved = self.model_copy(update={"pairs": tuple(pairs)})
         resolved._blocks = (*(self._blocks or ()), *blocks)
         return resolved

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tracer import kinds
 from tracer.alignment import atoms as atoms_
+from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.atoms import Atom, Slot, named_tag
 from tracer.alignment.axes import Axes
 from tracer.alignment.owned import WHOLE, Key, key, listed
@@ -44,6 +45,8 @@ class Paired(Protocol):
     def candidate(self) -> tuple[str, ...]: ...
     @property
     def axes(self) -> Axes | None: ...
+    @property
+    def arrangement(self) -> Rearrangement | None: ...
     @property
     def confidence(self) -> float: ...
 
@@ -118,11 +121,22 @@ class Side:
         found = {}
         for node in self.structure.nodes:
             lister = first[node.name]
-            own = by_node.get(place[lister.name], []) if lister is not None else []
+            # A further call may list the layer's parameters again: their atoms are the first call's.
+            at = {self._first.get(key(lister, p), place[lister.name]) for p in lister.params} if lister else set()
+            own = [number for where in sorted(at) for number in by_node.get(where, [])]
             if not own and node.role in ("activation", "item", "layer"):
                 own = by_owner.get(node.owner, [])
             found[node.name] = tuple(own)
         return found
+
+    @cached_property
+    def _shared(self) -> frozenset[str]:
+        return frozenset(node.owner for node in self.structure.nodes if node.call and node.owner)
+
+    def shares(self, names: Iterable[str]) -> bool:
+        """Whether one of these nodes is of a layer that is called several times."""
+        nodes = self.structure.by_name
+        return any(nodes[name].owner in self._shared for name in names if name in nodes)
 
 
 @dataclass
@@ -237,7 +251,7 @@ def _through_pairs(found: Matching, pairs: Iterable[Paired]) -> None:
         theirs = _atoms_of(found.theirs, pair.candidate)
         if not ours or not theirs:
             continue
-        again = _again(found.ours.structure, pair.reference) or _again(found.theirs.structure, pair.candidate)
+        again = found.ours.shares(pair.reference) or found.theirs.shares(pair.candidate)
         options = []
         for r, i in enumerate(reversed(ours)):
             for c, j in enumerate(reversed(theirs)):
@@ -262,10 +276,6 @@ def _through_pairs(found: Matching, pairs: Iterable[Paired]) -> None:
 
 def _atoms_of(side: Side, names: Sequence[str]) -> list[int]:
     return sorted({number for name in names for number in side.of_name.get(name, ())})
-
-
-def _again(structure: Structure, names: Sequence[str]) -> bool:
-    return any(structure.by_name[name].call for name in names if name in structure.by_name)
 
 
 def _tags(a: Atom, b: Atom) -> int:

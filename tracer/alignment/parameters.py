@@ -8,16 +8,19 @@ convolutions, bidirectional and fused layers, a BatchNorm folded into a convolut
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tracer import kinds
+from tracer.alignment.arrange import Runs
 from tracer.alignment.atoms import RECURRENT, Atom, Slot, named_tag
 from tracer.alignment.axes import Axes
 from tracer.alignment.flattened import Flattened
 from tracer.alignment.matching import Match, Matching, Paired, Side, fit, gaps, grouped, match
 from tracer.alignment.owned import WHOLE, Key, described
-from tracer.alignment.relayout import Steps, rows
+from tracer.alignment.relayout import Steps, in_runs, rows
 from tracer.alignment.twins import Twins, Weights
 from tracer.graph import Structure
 
@@ -26,6 +29,7 @@ FOLDED = "scaled by BatchNorm"
 INTO_WEIGHTS = "folded into the weights of"
 UNSETTLED = "no exact twin: one side keeps one bias, the other two"
 _FUSED = (2, 3, 4)
+_RUNS = "channels"
 _SAME_GATES = {("ifco", "ifgo"), ("ifgo", "ifco")}
 """Two names of one order."""
 _ALIKE = {"bias": "beta"}
@@ -294,7 +298,7 @@ class _Builder:
                     continue
                 parents = model.structure.nodes[atom.node].parents
                 before = by_name.get(parents[0]) if parents else None
-                if before in self.done[side] and not self._normalised(side, before):
+                if before in self.done[side] and not self._normalised(side, before) and self._may_hold(side, before):
                     self.folded[n] = (side, before)
 
     def _normalised(self, side: int, number: int) -> bool:
@@ -305,9 +309,20 @@ class _Builder:
         behind = [other.structure.children[other.structure.nodes[t.node].name] for t in twins if t.node >= 0]
         return any(other.structure.by_name[name].kind == "batchnorm" for names in behind for name in names)
 
+    def _may_hold(self, side: int, number: int) -> bool:
+        """Whether an atom's twin may hold a normalisation's scale and shift: it has a bias, and weights of its own."""
+        other = (self.found.theirs, self.found.ours)[side]
+        matches = (self.found.of_a, self.found.of_b)[side].get(number, ())
+        return any(
+            any(slot.role == "bias" for slot in other.atoms[m.reference if side else m.candidate].slots)
+            and not self.found.equal(m.reference, m.candidate)
+            for m in matches
+        )
+
     def _merged(self) -> list[ParameterPair]:
         """Pieces that share a parameter as one pair: three kernels against the one that holds them."""
         joined: dict[Any, list[_Slots]] = {}
+        copies: Counter[Any] = Counter()
         for piece in self.pieces:
             ours, theirs = piece.slot, piece.other
             anchor: Any = (ours.keys, theirs.keys)
@@ -315,7 +330,10 @@ class _Builder:
                 anchor = theirs.keys
             elif ours.part and not theirs.part:
                 anchor = ours.keys
-            joined.setdefault((bool(ours.part), bool(theirs.part), anchor), []).append(piece)
+            # The same part a second time is that of another copy of a layer that the one side shares.
+            place = anchor, ours.part, theirs.part
+            copies[place] += 1
+            joined.setdefault((bool(ours.part), bool(theirs.part), anchor, copies[place]), []).append(piece)
         return [self._pair(found) for found in joined.values()]
 
     def _pair(self, found: list[_Slots]) -> ParameterPair:
@@ -345,7 +363,7 @@ class _Builder:
             ]
         axes = _axes(first.slot, first.other) if len(found) == 1 and len(ours) == len(theirs) == 1 else None
         relation = ", ".join(dict.fromkeys(words))
-        if " order " in relation:
+        if " order " in relation or _RUNS in relation:
             axes = None
         fold = self._folds(first)
         if fold:
@@ -359,13 +377,18 @@ class _Builder:
         if len(p.slot.shape) == len(p.other.shape) == 2 and p.slot.role == "kernel" and "dense" in (p.a.kind, p.b.kind):
             turned = self.flat.rows(p.a, p.b)
             if turned is not None and math.prod(turned.lengths) == p.slot.shape[0]:
-                steps = (*steps, *rows(0, p.slot.shape, turned.lengths, turned.order))
-                words.append(f"row order {turned}")
+                steps = (*steps, *rows(0, p.slot.shape, turned.lengths, turned.order, turned.runs))
+                words += [f"row order {turned}"] if turned.moved else []
+                words += [_run_words(turned.runs[1])] if turned.runs is not None else []
         if "dense" in (p.a.kind, p.b.kind) and p.slot.role in ("kernel", "bias") and p.slot.shape == p.other.shape:
             turned = self.flat.columns(p.a, p.b)
             if turned is not None and math.prod(turned.lengths) == p.slot.shape[-1]:
                 steps = (*steps, *rows(len(p.slot.shape) - 1, p.slot.shape, turned.lengths, turned.order))
                 words.append(f"column order {turned}")
+        runs, axis = self.flat.channels(p.a, p.b), _channels(p)
+        if runs is not None and axis is not None and p.slot.shape[axis] == sum(runs.lengths):
+            steps = (*steps, *in_runs(axis, runs))
+            words.append(_run_words(runs))
         piece, layout = Piece(p.slot.keys, steps, p.other.keys, p.other.steps), _words(p)
         return piece, ", ".join(words if words and layout == "as it is" else [layout, *words])
 
@@ -424,6 +447,22 @@ def _may_pair(slot: Slot, other: Slot) -> bool:
 
 def _alike(slot: Slot, other: Slot) -> bool:
     return sorted(d for d in slot.shape if d != 1) == sorted(d for d in other.shape if d != 1)
+
+
+def _channels(p: _Slots) -> int | None:
+    """The axis of a slot, in the common layout, along which the channels stand that its layer reads."""
+    rank = len(p.slot.shape)
+    if p.slot.shape != p.other.shape or p.a.kind != p.b.kind:
+        return None
+    if p.a.kind == "depthwise":
+        return rank - 1
+    if p.a.kind in kinds.NORMALISATIONS or p.a.kind == "prelu":
+        return 0 if rank == 1 else None
+    return rank - 2 if p.slot.role == "kernel" and rank > 1 and p.a.kind != "embedding" else None
+
+
+def _run_words(runs: Runs) -> str:
+    return f"{_RUNS} {runs.text('c', False)}→{runs.text('c', True)}"
 
 
 def _role(slot: Slot) -> str:

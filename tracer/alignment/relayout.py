@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer.alignment.arrange import Runs
+
 Step = tuple[str | int, ...]
 """One of ``("move", axes…)``, ``("shape", lengths…)``, ``("part", axis, index, count)``, ``("blocks", axis, order…)``,
-``("fold",)``, which adds up along the first axis, and ``("sum",)``; all but the last work on each array by itself."""
+``("runs", axis, count, lengths…, order…)``, ``("fold",)``, which adds up along the first axis, and ``("sum",)``; all
+but the last work on each array by itself."""
 Steps = tuple[Step, ...]
 
 
@@ -36,6 +39,10 @@ def read(steps: Steps, arrays: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
         elif name == "part":
             axis, index, count = values
             found = [np.split(a, count, axis)[index] for a in found]
+        elif name == "runs":
+            axis, count, *rest = values
+            cuts = np.cumsum(rest[:count])[:-1]
+            found = [np.concatenate([np.split(a, cuts, axis)[i] for i in rest[count:]], axis) for a in found]
         elif name == "blocks":
             axis, *order = values
             found = [np.concatenate([np.split(a, len(order), axis)[i] for i in order], axis) for a in found]
@@ -74,10 +81,23 @@ def write(steps: Steps, arrays: Sequence[NDArray[Any]], values: Iterable[NDArray
         a[...] = flat[n : n + a.size].reshape(a.shape)
 
 
-def rows(axis: int, shape: Sequence[int], lengths: Sequence[int], order: Sequence[int]) -> Steps:
+def rows(
+    axis: int, shape: Sequence[int], lengths: Sequence[int], order: Sequence[int], runs: tuple[int, Runs] | None = None
+) -> Steps:
     """Steps that put the elements along ``axis`` of an array of ``shape``, flattened from ``lengths``, in another
-    order of these axes."""
+    order of these axes; ``runs`` are those of one of them that stand in another order themselves."""
     before, after = shape[:axis], shape[axis + 1 :]
     rank = len(lengths)
     moved = (*range(axis), *(axis + o for o in order), *range(axis + rank, axis + rank + len(after)))
-    return (("shape", *before, *lengths, *after), ("move", *moved), ("shape", *before, math.prod(lengths), *after))
+    turned = () if runs is None else in_runs(axis + runs[0], runs[1])
+    return (
+        ("shape", *before, *lengths, *after),
+        *turned,
+        ("move", *moved),
+        ("shape", *before, math.prod(lengths), *after),
+    )
+
+
+def in_runs(axis: int, runs: Runs) -> Steps:
+    """The step that puts the reference's runs along ``axis`` in the candidate's order."""
+    return (("runs", axis, len(runs.lengths), *runs.lengths, *runs.order),)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.axes import Axes
+from tracer.alignment.outputs import Output
 from tracer.alignment.parameters import ParameterMap
 
 NO_PARAMETERS = ParameterMap((), {}, {})
@@ -76,7 +77,7 @@ class Alignment:
     """All pairs in the reference's running order, and what has no twin, with the reason.
 
     ``pairs`` say which activations must be equal, ``parameters`` whose weights go where. ``ambiguous`` nodes are among
-    the unmatched ones of the reference.
+    the unmatched ones of the reference. ``outputs`` say where the twins of the reference's outputs stand.
     """
 
     pairs: tuple[Pair, ...]
@@ -84,6 +85,12 @@ class Alignment:
     unmatched_candidate: Mapping[str, str] = field(default_factory=dict)
     ambiguous: tuple[Ambiguous, ...] = ()
     parameters: ParameterMap = NO_PARAMETERS
+    outputs: tuple[Output, ...] = ()
+
+    @property
+    def moved(self) -> tuple[Output, ...]:
+        """Outputs that the candidate returns at another place than the reference, which no mapping file accepts."""
+        return tuple(output for output in self.outputs if output.moved)
 
     @cached_property
     def by_reference(self) -> dict[str, Pair]:

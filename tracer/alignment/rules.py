@@ -63,6 +63,11 @@ class Rules:
         """The stated pairs, a row each."""
         return np.array(list(self.entries), np.intp).reshape(-1, 2)
 
+    @property
+    def laid(self) -> list[tuple[frozenset[int], frozenset[int]]]:
+        """The nodes of each stated pair, and of each block that is laid on another."""
+        return [*((frozenset((i,)), frozenset((j,))) for i, j in self.entries), *self.blocks]
+
     def decided(self, ours: Sequence[int], theirs: Sequence[int]) -> bool:
         """Whether a person has said something about any of these nodes."""
         sides = zip((ours, theirs), self.taken, self.ignored, strict=True)

@@ -48,14 +48,14 @@ def show(
         settings.out().print(json.dumps(_described(alignment, ours, theirs), allow_nan=False))
         return ExitCode.OK
     bar = dumping.SURE if accept is None else accept
-    listing = pairing.Listing(alignment, (ours.name, theirs.name), ours.structure, bar, everything)
     plain = settings.ascii_only(ascii_only)
+    listing = pairing.Listing(alignment, (ours.name, theirs.name), ours.structure, bar, everything, ascii_only=plain)
     option = settings.trace_option(path)
     if write is not None:
         _tell(write, listing, given, accept)
         settings.hint(f"tracer diff --map {shlex.quote(str(write))}{option}")
         return ExitCode.OK
-    for line in pairing.fitted(listing.lines(settings.out().width), plain):
+    for line in listing.lines(settings.out().width):
         settings.out().print(line)
     again = "" if mapping is None else f" --map {shlex.quote(str(mapping))}"
     settled = not listing.doubtful and not alignment.ambiguous
@@ -91,6 +91,7 @@ def _described(alignment: Alignment, ours: Recording, theirs: Recording) -> dict
         }
         for one in alignment.ambiguous
     ]
+    found["outputs"] = [output.to_json() for output in alignment.outputs]
     found["parameters"] = [pair.to_json() for pair in alignment.parameters.pairs]
     found["unmatched_parameters"] = {
         "reference": [list(key) for key in alignment.parameters.unmatched_reference],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from tracer.alignment.axes import describe
+from tracer.alignment.outputs import order
 from tracer.alignment.patterns import Blocks, block_pairs, fold, gathered
 from tracer.alignment.result import Alignment, Ambiguous, Pair
 from tracer.graph import Structure
@@ -58,6 +59,7 @@ class Listing:
         bar: from which confidence on a pair is called sure.
         everything: show each pair and each node for itself, all of them.
         most: lines shown of each list of what is in doubt or unmatched, unless ``everything``.
+        ascii_only: write no other characters.
     """
 
     alignment: Alignment
@@ -66,6 +68,7 @@ class Listing:
     bar: float = 0.9
     everything: bool = False
     most: int = 20
+    ascii_only: bool = False
 
     @property
     def doubtful(self) -> list[Pair]:
@@ -73,19 +76,26 @@ class Listing:
 
     def lines(self, width: int) -> Iterator[Text]:
         """The whole text for a screen ``width`` cells wide; names are never cut."""
+        return (Text(self._shown(line.plain), line.style) for line in self._lines(width))
+
+    def _shown(self, text: str) -> str:
+        """``text`` with the characters that it is written in: before it is laid out, for some become two."""
+        return to_ascii(text.replace("…", "..")) if self.ascii_only else text
+
+    def _lines(self, width: int) -> Iterator[Text]:
         pairs = list(self.alignment.pairs)
         rows = [self._single(pair) for pair in pairs] if self.everything else self._folded(pairs)
         if rows:
-            yield from _table(rows, self.names, width)
+            yield from _table(rows, self.names, width, self._shown)
         doubtful = sorted(self._alike(self.doubtful), key=lambda row: row.confidence)
         if doubtful:
             yield Text()
             yield Text(f"in doubt (confidence below {self.bar:g}), the least sure first", "bold")
-            yield from self._limited([_stacked(row, width, evidence=True) for row in doubtful])
+            yield from self._limited([_stacked(row, width, self._shown, evidence=True) for row in doubtful])
         if self.alignment.ambiguous:
             yield Text()
             yield Text("ambiguous: the evidence does not settle these, so they are not paired", "bold")
-            yield from self._limited([_open(found, width) for found in self.alignment.ambiguous])
+            yield from self._limited([_open(found, width, self._shown) for found in self.alignment.ambiguous])
         unsettled = {found.reference for found in self.alignment.ambiguous}
         for side, names in zip(self.names, self._unmatched, strict=True):
             left = [name for name in names if name not in unsettled]
@@ -105,6 +115,8 @@ class Listing:
                     [f"{o} {p}".lstrip() for o, p in lost], {f"{o} {p}".lstrip(): why for (o, p), why in lost.items()}
                 )
         yield Text()
+        if self.alignment.moved:
+            yield Text(display(order(self.alignment.outputs)), "bold")
         yield Text(self.summary())
         if self.alignment.parameters.pairs:
             yield Text(self._parameter_summary())
@@ -145,7 +157,7 @@ class Listing:
             (named(p.reference), "⇄", named(p.candidate), display(p.relation), f"{p.confidence:.2f}")
             for p in self.alignment.parameters.pairs
         ]
-        return columns(rows, width=None, right=frozenset({4}))
+        return columns([[self._shown(cell) for cell in row] for row in rows], width=None, right=frozenset({4}))
 
     @property
     def _unmatched_parameters(self) -> tuple[Mapping[tuple[str, str], str], Mapping[tuple[str, str], str]]:
@@ -245,12 +257,12 @@ def _block(blocks: Blocks, pairs: Sequence[Pair]) -> Row:
     )  # fmt: skip
 
 
-def _table(rows: Sequence[Row], names: tuple[str, str], width: int) -> Iterator[Text]:
+def _table(rows: Sequence[Row], names: tuple[str, str], width: int, shown: Callable[[str], str]) -> Iterator[Text]:
     """In columns where they fit, with the evidence if there is room; else two lines a row."""
     full = [(r.reference, "⇄", r.candidate, r.where, r.axes, r.sure, r.evidence) for r in rows]
     head = (display(names[0]), "", display(names[1]), "shape", "axes", "conf", "evidence")
     for most in (len(head), len(head) - 1):
-        table = [cells[:most] for cells in (head, *full)]
+        table = [[shown(cell) for cell in cells[:most]] for cells in (head, *full)]
         if sum(max(map(cell_len, column)) for column in zip(*table, strict=True)) + 2 * (most - 1) <= width:
             first, *others = columns(table, width=None, right=frozenset({5}))
             yield Text(first, "bold")
@@ -258,38 +270,33 @@ def _table(rows: Sequence[Row], names: tuple[str, str], width: int) -> Iterator[
             return
     yield Text(f"{_INDENT} conf  {head[0]} ⇄ {head[2]}", "bold")
     for row in rows:
-        yield from _stacked(row, width)
+        yield from _stacked(row, width, shown)
 
 
-def _stacked(row: Row, width: int, *, evidence: bool = False) -> list[Text]:
+def _stacked(row: Row, width: int, shown: Callable[[str], str], *, evidence: bool = False) -> list[Text]:
     """A row in as few lines as hold it, without cutting a name."""
-    facts = "  ".join(fact for fact in (row.where, row.axes if row.axes != "=" else "") if fact)
-    confidence = f"{_INDENT}{row.sure:>5}{_INDENT}"
+    facts = shown("  ".join(fact for fact in (row.where, row.axes if row.axes != "=" else "") if fact))
+    confidence = f"{_INDENT}{shown(row.sure):>5}{_INDENT}"
     margin = " " * len(confidence)
+    ours, twin = shown(row.reference), shown(f"⇄ {row.candidate}")
     more = [Text(f"{margin}{row.evidence}", "dim")] if evidence and row.evidence else []
-    one = f"{confidence}{row.reference} ⇄ {row.candidate}"
+    one = f"{confidence}{ours} {twin}"
     if cell_len(one) + _GAP + cell_len(facts) <= width:
         return [Text(f"{one}{' ' * _GAP}{facts}"), *more]
-    first, second = f"{confidence}{row.reference}", f"{margin}⇄ {row.candidate}"
+    first, second = f"{confidence}{ours}", f"{margin}{twin}"
     if cell_len(second) + _GAP + cell_len(facts) <= width:
         return [Text(first), Text(f"{second}{' ' * _GAP}{facts}"), *more]
     return [Text(first), Text(second), Text(f"{margin}{facts}"), *more]
 
 
-def _open(found: Ambiguous, width: int) -> list[Text]:
-    shown = [f"{display(name)} {value:.2f}" for name, value in found.candidates[:_ALTERNATIVES]]
-    rest = len(found.candidates) - len(shown)
-    texts = [*shown, *([count(rest, "other")] if rest > 0 else ["nothing"] if len(shown) == 1 else [])]
-    head = f"{_INDENT}{display(found.reference)}: "
+def _open(found: Ambiguous, width: int, shown: Callable[[str], str]) -> list[Text]:
+    texts = [shown(f"{display(name)} {value:.2f}") for name, value in found.candidates[:_ALTERNATIVES]]
+    rest = len(found.candidates) - len(texts)
+    texts += [count(rest, "other")] if rest > 0 else ["nothing"] if len(texts) == 1 else []
+    head = shown(f"{_INDENT}{display(found.reference)}: ")
     line = head + " or ".join(texts)
     lines = [Text(line)]
     if cell_len(line) > width:
         lines = [Text(f"{_INDENT}{display(found.reference)}:"), *(Text(f"{_INDENT * 2}{text}") for text in texts)]
     told = all(display(name) in display(found.reason) for name, _ in found.candidates)
     return lines if told else [*lines, Text(f"{_INDENT * 2}{display(found.reason)}", "dim")]
-
-
-def fitted(lines: Iterator[Text], ascii_only: bool) -> Iterator[Text]:
-    """The lines as they are, or in ASCII characters."""
-    for line in lines:
-        yield Text(to_ascii(line.plain.replace("…", "..")), line.style) if ascii_only else line

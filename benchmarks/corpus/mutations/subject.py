@@ -213,7 +213,9 @@ class Subject:
             del self.model.forward
             for handle in handles:
                 handle.remove()
-        structure, names = finished(recorder.events, recorder.calls, recorder.outputs, recorder.owned, ())
+        structure, names = finished(
+            recorder.events, recorder.calls, recorder.outputs, recorder.places, recorder.owned, ()
+        )
         for scope, op, ordinal, index, shapes_read, scalars, read in probe.seen:
             node = structure.by_name[names[recorder.events[index].key]]
             self.calls.append(Call(scope, op, ordinal, node, shapes_read, scalars, read))
@@ -227,7 +229,7 @@ def observe(
     recorder = Recorder(model, describe=True, emit=emit)
     with running.run(model, inputs, recorder, Run()) as result:
         outputs = [tensor.detach().clone() for _, tensor in walk(result)]
-    return finished(recorder.events, recorder.calls, recorder.outputs, recorder.owned, ())[0], outputs
+    return finished(recorder.events, recorder.calls, recorder.outputs, recorder.places, recorder.owned, ())[0], outputs
 
 
 def differ(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> bool:
