@@ -33,7 +33,7 @@ def test_statistics_are_those_of_numpy(data: st.DataObject, shape: tuple[int, ..
         assert stats.cosine == pytest.approx(expected, abs=1e-9)
     assert stats.outside == (error > 1e-3 + 1e-2 * np.abs(x)).sum()
     assert stats.passes(1e-3, 1e-2) == np.allclose(y, x, atol=1e-3, rtol=1e-2)
-    assert stats.passes(stats.needed_atol[1e-2], 1e-2)
+    assert stats.passes(stats.sufficient_atol(1e-2), 1e-2)
 
 
 def test_blocks_and_views_change_nothing() -> None:

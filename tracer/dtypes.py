@@ -67,6 +67,15 @@ def epsilon(name: str) -> float:
     return float(np.finfo(dtype).eps) if dtype is not None and dtype.kind in "fc" else 0.0
 
 
+def smallest_normal(name: str) -> float:
+    """The smallest positive number of a floating type that has its full precision."""
+    if name in _EXTENDED:
+        import ml_dtypes
+
+        return float(ml_dtypes.finfo(by_name(name)).smallest_normal)
+    return float(np.finfo(by_name(name)).smallest_normal)
+
+
 def as_float64(values: NDArray[Any]) -> NDArray[Any]:
     """``values`` in double precision (complex stays complex), for differences that neither wrap nor overflow."""
     return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)

@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tracer import dtypes
 from tracer.alignment import Alignment, Pair, align
-from tracer.alignment import axes as axes_
-from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.consistency import MASKED
 from tracer.alignment.engine import IGNORED
 from tracer.alignment.features import least_apart, same_content
 from tracer.alignment.mapping import Mapping as MappingFile
+from tracer.alignment.outputs import Output
+from tracer.compare.baseline import Baseline
 from tracer.compare.judging import Of, judged, tolerance_for
+from tracer.compare.local import Measure, Measured, depends_on
 from tracer.compare.pair import PairDiff
-from tracer.compare.stats import Stats, compare
+from tracer.compare.tensors import Kept
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.graph import Node
@@ -35,7 +33,7 @@ class Diff:
     """Everything ``tracer diff`` knows. ``bool(d)`` is true when nothing diverged.
 
     ``pairs`` are in the reference's running order; where gradients are compared in the opposite one, from the loss
-    to the inputs, as errors travel there.
+    to the inputs, as errors travel there. ``notes`` say what could not be measured when the models were run again.
     """
 
     reference: Recording
@@ -45,6 +43,8 @@ class Diff:
     alignment: Alignment
     mapping: MappingFile | None = None
     of: Of = "values"
+    notes: tuple[str, ...] = ()
+    baseline: Baseline | None = None
 
     @cached_property
     def counts(self) -> Counter[Verdict]:
@@ -57,18 +57,24 @@ class Diff:
 
     @property
     def verdict(self) -> Verdict:
-        """``diverged`` if any pair is, ``not-comparable`` if no pair could be compared, else the mildest that holds."""
-        if self.first is not None:
+        """``diverged`` if any pair is or the outputs come in another order, ``not-comparable`` if no pair could be
+        compared, else the mildest that holds."""
+        if self.first is not None or self.moved:
             return Verdict.DIVERGED
         if not any(pair.stats is not None for pair in self.pairs):
             return Verdict.NOT_COMPARABLE
         return Verdict.NOISE if self.counts[Verdict.NOISE] else Verdict.MATCH
 
     @property
+    def moved(self) -> tuple[Output, ...]:
+        """Outputs that the candidate returns at another place than the reference; of no matter to gradients."""
+        return self.alignment.moved if self.of == "values" else ()
+
+    @property
     def latent(self) -> tuple[PairDiff, ...]:
         """Pairs that agree on this input although their settings differ: another input may tell them apart."""
         agree = (Verdict.MATCH, Verdict.NOISE)
-        return tuple(p for p in self.pairs if p.verdict in agree and p.settings)
+        return tuple(p for p in self.pairs if p.verdict in agree and p.settings and not p.accepted)
 
     @property
     def broken(self) -> tuple[PairDiff, ...]:
@@ -102,12 +108,18 @@ class Diff:
         return diff_text(self)
 
     def at(self, tolerance: Tolerance) -> Diff:
-        """The same comparison judged by another tolerance, from the statistics alone."""
-        return replace(
-            self,
-            tolerance=tolerance,
-            pairs=judged(self.pairs, tolerance, self.reference, self.candidate, self.mapping, self.of),
-        )
+        """The same comparison judged by another tolerance, from the statistics alone; what only the tensors could tell,
+        how many elements are outside, is None."""
+        pairs = judged(self.pairs, tolerance, self.reference, self.candidate, self.mapping, self.of, self.moved)
+        pairs = tuple(pair.counted() for pair in pairs)
+        if self.baseline is not None:
+            pairs = tuple(map(self.baseline.judged, pairs))
+        return replace(self, tolerance=tolerance, pairs=pairs)
+
+    @property
+    def accepted(self) -> tuple[PairDiff, ...]:
+        """Pairs over the general tolerance that a person let pass."""
+        return tuple(pair for pair in self.pairs if pair.accepted)
 
     def to_json(self) -> dict[str, Any]:
         """The documented object of ``tracer diff --json``."""
@@ -136,13 +148,17 @@ def diff(
     mapping: MappingFile | None = None,
     of: Of = "values",
     progress: Callable[[int, int], None] | None = None,
+    measure: Measure | None = None,
+    baseline: Baseline | None = None,
 ) -> Diff:
     """Compare two recordings of one input: their activations, or the gradients of the loss with respect to them.
 
-    Damaged or missing tensors make their pair ``not-comparable``; the others are compared.
+    Damaged or missing tensors make their pair ``not-comparable``; the others are compared. With ``measure`` both models
+    are run again, and every pair is judged by what it adds itself; of gradients that is not known. What ``baseline``
+    accepts is noise until it grows.
 
     Raises InputError when the recordings were made on different inputs, when ``mapping`` does not fit them, and when
-    gradients are wanted that were not recorded or are of different losses.
+    gradients are wanted that were not recorded or are of different losses; and what ``measure`` raises.
     """
     tolerance = tolerance or Tolerance()
     if reference.input_id != candidate.input_id:
@@ -154,13 +170,32 @@ def diff(
         _check_losses(reference, candidate)
     alignment = align(reference, candidate, mapping)
     pairs = alignment.pairs if of == "values" else tuple(_with_gradients(alignment.pairs, reference, candidate))
+    kept = Kept(reference, candidate, of)
+    measured = _measured(alignment, kept, measure) if of == "values" else Measured({})
     found = []
     for done, pair in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs))
-        found.append(_compare(pair, reference, candidate, tolerance, mapping, of))
-    done_ = judged(found, tolerance, reference, candidate, mapping, of)
-    return Diff(reference, candidate, tolerance, done_, alignment, mapping, of)
+        local = measured.found.get(done)
+        if local is not None and local.axes is not None:
+            pair = replace(pair, axes=local.axes, other_axes=())
+        found.append(replace(_compare(pair, reference, candidate, tolerance, mapping, of, kept), local=local))
+    kept.save()
+    whole = Diff(reference, candidate, tolerance, tuple(found), alignment, mapping, of, measured.notes, baseline)
+    return whole.at(tolerance)
+
+
+def _measured(alignment: Alignment, kept: Kept, measure: Measure | None) -> Measured:
+    """Local errors: measured now, or when it was last done for the same pairs of the same recordings."""
+    depends = depends_on(alignment, *kept.sides)
+    if measure is None:
+        known = kept.recalled(depends)
+        if known is None:
+            return Measured({})
+        return replace(known, notes=("what each layer adds itself is as it was measured before", *known.notes))
+    found = measure(alignment, *kept.sides)
+    kept.remember(depends, found)
+    return found
 
 
 def _check_losses(reference: Recording, candidate: Recording) -> None:
@@ -188,11 +223,13 @@ def _compare(
     tolerance: Tolerance,
     mapping: MappingFile | None,
     of: Of,
+    kept: Kept,
 ) -> PairDiff:
     """A pair with its statistics, or with the reason why there are none; the verdict comes later."""
     node = reference.structure.by_name[pair.reference[-1]]
     other = candidate.structure.by_name[pair.candidate[-1]]
     stats, ordered, obstacle, saved, rearranged = None, None, "", True, False
+    coarsest = max((n.dtype for n in (node, other) if n.dtype), key=dtypes.epsilon, default="float32")
     for recording, name in ((reference, node.name), (candidate, other.name)):
         if _stored(recording, name, of) is None:
             why = recording.why_missing(name) if of == "values" else recording.why_no_gradient(name)
@@ -205,18 +242,17 @@ def _compare(
     apart = None if saved or a is None or b is None else least_apart(a, b)
     if saved:
         try:
-            ours, theirs = _read(reference, node.name, of), _read(candidate, other.name, of)
+            tensors = kept.tensors(pair, coarsest)
             own, _ = tolerance_for(pair.aligned, tolerance, mapping)
             if pair.axes is not None:
-                stats = compare(ours, axes_.apply(theirs, pair.axes), own.atol, own.rtol)
+                stats = tensors.moved(own)
                 if pair.arrangement is not None and not stats.passes(own.atol, own.rtol):
-                    ordered = _arranged(ours, theirs, pair.arrangement, own)
+                    ordered = tensors.arranged(own)
             elif pair.arrangement is not None:
-                stats = _arranged(ours, theirs, pair.arrangement, own)
+                stats = tensors.arranged(own)
             elif content == 1.0:
                 # The same values in whatever order, as where time steps are folded into the batch?
-                sorted_ = compare(np.sort(ours, axis=None), np.sort(theirs, axis=None), own.atol, own.rtol)
-                rearranged = sorted_.passes(own.atol, own.rtol)
+                rearranged = tensors.sorted(own).passes(own.atol, own.rtol)
         except (TraceError, ValueError) as error:
             obstacle, saved = str(error), False
     return PairDiff(
@@ -224,23 +260,13 @@ def _compare(
         content=content, masked=_masked(a) and _masked(b), obstacle=obstacle, saved=saved, rearranged=rearranged,
         ordered=ordered, apart=apart,
         left_out=reference.left_out(node.name) or candidate.left_out(other.name),
-        coarsest=max((n.dtype for n in (node, other) if n.dtype), key=dtypes.epsilon, default="float32"),
+        coarsest=coarsest,
         stored_rounding=max(_storing(reference, node, of), _storing(candidate, other, of)),
     )  # fmt: skip
 
 
 def _masked(summary: Mapping[str, float | int] | None) -> bool:
     return summary is not None and (bool(summary.get("inf")) or float(summary.get("min", 0.0)) <= MASKED)
-
-
-def _arranged(ours: NDArray[Any], theirs: NDArray[Any], arrangement: Rearrangement, tolerance: Tolerance) -> Stats:
-    """Statistics under a rearrangement; factor by factor, so that nothing is copied."""
-    split, moved = arrangement.factored(ours, theirs)
-    stats = compare(split, moved, tolerance.atol, tolerance.rtol)
-    if stats.argmax is None:
-        return stats
-    place = np.unravel_index(np.ravel_multi_index(stats.argmax, split.shape), ours.shape)
-    return replace(stats, argmax=tuple(int(i) for i in place))
 
 
 def _stored(recording: Recording, name: str, of: Of) -> Stored | None:
@@ -252,10 +278,6 @@ def _summary(recording: Recording, name: str, of: Of) -> Mapping[str, float | in
         return recording.summary(name)
     stored = _stored(recording, name, of)
     return stored.summary if stored is not None else None
-
-
-def _read(recording: Recording, name: str, of: Of) -> NDArray[Any]:
-    return recording.read(name) if of == "values" else recording.read_gradient(name)
 
 
 def _storing(recording: Recording, node: Node, of: Of) -> float:

@@ -9,9 +9,12 @@ from typing import Literal
 from tracer import dtypes, kinds
 from tracer.alignment.features import TRANSPARENT, Apart, pairable
 from tracer.alignment.mapping import Mapping as MappingFile
+from tracer.alignment.outputs import Output
+from tracer.compare import instability
+from tracer.compare.local import Local
 from tracer.compare.pair import PairDiff
 from tracer.compare.stats import Stats
-from tracer.compare.verdict import GROWTH, Tolerance, Verdict, judge, rounding_floor
+from tracer.compare.verdict import GROWTH, Tolerance, Verdict, judge, judge_again, rounding_floor
 from tracer.graph import Node, Structure
 from tracer.names import display
 from tracer.store import Recording
@@ -42,10 +45,16 @@ def judged(
     candidate: Recording,
     mapping: MappingFile | None,
     of: Of = "values",
+    moved: Sequence[Output] = (),
 ) -> tuple[PairDiff, ...]:
-    """The pairs with verdicts and reasons; they come in the order in which errors travel."""
+    """The pairs with verdicts and reasons; they come in the order in which errors travel.
+
+    ``moved`` are the outputs that the candidate returns at another place: whatever their values, that is said.
+    """
     judge_ = _Judge(pairs, tolerance, reference, candidate, mapping, of)
-    return tuple(judge_.judge(pair) for pair in pairs)
+    places = {output.reference: str(output) for output in moved}
+    found = (judge_.judge(pair) for pair in pairs)
+    return tuple(replace(p, reason=f"{p.reason}; {places[p.aligned]}") if p.aligned in places else p for p in found)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class _Judge:
         self._known = {pair.aligned for pair in own if pair.saved or pair.apart is not None}
         self._done: dict[str, PairDiff] = {}
         self._depth: dict[str, int] = {}
+        self._origin: dict[str, str] = {}
 
     def judge(self, pair: PairDiff) -> PairDiff:
         above = self._above(pair)
@@ -88,9 +98,15 @@ class _Judge:
         inherited = max((s.rel_l2 for s in map(_telling, above.pairs) if s is not None), default=None)
         own, note = tolerance_for(pair.aligned, self._tolerance, self._mapping)
         floor = rounding_floor(pair.coarsest, depth) + pair.stored_rounding
-        pair = replace(pair, inherited=inherited, floor=floor, tolerance=own, note=note, between=above.between)
+        waived = note if note and not _within(pair.stats, self._tolerance) and _within(pair.stats, own) else ""
+        pair = replace(
+            pair, inherited=inherited, floor=floor, tolerance=own, note=note, between=above.between, accepted=waived
+        )
         off = next((p.aligned for p in above.pairs if p.verdict in _OFF), None)
         suspicious = bool(pair.settings) or any(above.between)
+        local = pair.local if pair.local is not None and pair.local.known else None
+        if local is not None:
+            return self._settled(self._again(pair, local, own, note, above, inherited), depth)
         if pair.stats is not None:
             verdict, reason = judge(
                 pair.stats, own, floor, dtypes.epsilon(pair.coarsest), off, inherited, suspicious, pair.stored_rounding,
@@ -118,11 +134,52 @@ class _Judge:
                 if surprised is not None:
                     order += f", which {display(surprised)} does not expect"
                 reason = "; ".join(part for part in (order, reason, self._inputs(above, inherited)) if part)
-        pair = replace(pair, verdict=verdict, reason=reason)
+        if pair.local is not None and pair.local.why and verdict is not Verdict.MATCH:
+            reason = "; ".join(part for part in (reason, f"its own error is not known: {pair.local.why}") if part)
+        return self._settled(replace(pair, verdict=verdict, reason=reason), depth)
+
+    def _settled(self, pair: PairDiff, depth: int) -> PairDiff:
         if "output" not in pair.pair.evidence:
             self._done[pair.aligned] = pair
             self._depth[pair.aligned] = depth
         return pair
+
+    def _again(
+        self, pair: PairDiff, local: Local, own: Tolerance, note: str, above: _Above, inherited: float | None
+    ) -> PairDiff:
+        """A pair that was run again on the reference's inputs, with its verdict."""
+        ordered = local.reordered and pair.ordered is not None
+        stats = pair.ordered if ordered else pair.stats
+        origin = next((self._origin[p.aligned] for p in above.pairs if p.aligned in self._origin), None)
+        sizes = [p.stats.reference_max for p in above.pairs if p.stats is not None]
+        whole = (pair.node.dtype or "").startswith(("int", "uint", "bool"))
+        unstable = instability.named(pair.node.kind, whole, stats, inherited, max(sizes, default=None))
+        verdict, reason = judge_again(local, stats, own, note, origin, inherited, pair.coarsest, unstable)
+        if ordered:
+            said = f"the same values in another order: {pair.pair.arrangement}"
+            if local.unexpected:
+                surprised = self._surprised(pair)
+                reason = said + (f", which {display(surprised)} does not expect" if surprised is not None else "")
+            elif verdict is Verdict.MATCH:
+                reason = f"{said}, as the next layer expects"
+        elif verdict is Verdict.DIVERGED:
+            if pair.masked and self._read_right(pair):
+                verdict, reason = Verdict.MATCH, "it differs, but all that reads it agrees: what is masked is not seen"
+            elif any(above.between):
+                sides = zip(("reference", "candidate"), above.between, strict=True)
+                lonely = "; ".join(f"{side} {_some(names)}" for side, names in sides if names)
+                reason += f"; before it lie, without a twin: {lonely}: the difference may be theirs"
+        if "output" not in pair.pair.evidence:
+            if verdict is Verdict.DIVERGED:
+                self._origin[pair.aligned] = pair.aligned
+            elif origin is not None:
+                self._origin[pair.aligned] = origin
+        return replace(pair, verdict=verdict, reason=reason, reordered=ordered)
+
+    def _read_right(self, pair: PairDiff) -> bool:
+        """Whether all that reads a pair gives the right values on the reference's."""
+        readers = self._readers(pair)
+        return bool(readers) and all(r.local is not None and r.local.known and not r.local.diverged for r in readers)
 
     def _above(self, pair: PairDiff) -> _Above:
         forward = self._of == "values"
@@ -217,6 +274,10 @@ class _Judge:
             return False
         own, _ = tolerance_for(pair.aligned, self._tolerance, self._mapping)
         return stats.passes(own.atol, own.rtol) or stats.rel_l2 <= rounding_floor(pair.coarsest, _DEEP)
+
+
+def _within(stats: Stats | None, tolerance: Tolerance) -> bool:
+    return stats is not None and stats.passes(tolerance.atol, tolerance.rtol)
 
 
 def _telling(pair: PairDiff) -> Stats | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracer.alignment import Pair
 from tracer.alignment.features import Apart
+from tracer.compare.local import Local
 from tracer.compare.stats import Stats
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.configuration import differences
@@ -40,6 +41,8 @@ class PairDiff:
         coarsest: the coarser of the two element types that were computed with.
         stored_rounding: relative rounding added by storing a tensor at less than its own precision.
         masked: whether both tensors hold values that only say that something is masked.
+        local: what running the candidate again on the reference's activations said; None where that was not done.
+        accepted: why a difference over the general tolerance is let pass: a person's tolerance or a baseline.
         content: agreement of the order-free numbers of both tensors, 1 for the same values in whatever order.
     """
 
@@ -66,6 +69,8 @@ class PairDiff:
     apart: Apart | None = None
     coarsest: str = "float32"
     stored_rounding: float = 0.0
+    local: Local | None = None
+    accepted: str = ""
 
     @property
     def aligned(self) -> str:
@@ -82,8 +87,14 @@ class PairDiff:
         several = len(self.pair.reference) > 1 or len(self.pair.candidate) > 1
         return [entry for entry in found if not (several and entry[0] in _SHARED_OUT)]
 
+    def counted(self) -> PairDiff:
+        """The same with the statistics said for the pair's own tolerance."""
+        both = [s and s.at(self.tolerance.atol, self.tolerance.rtol) for s in (self.stats, self.ordered)]
+        return replace(self, stats=both[0], ordered=both[1])
+
     def to_json(self) -> dict[str, Any]:
         s = self.stats
+        local = self.local if self.local is not None and self.local.known else None
         return {
             **self.pair.to_json(),
             "shape": None if self.shape is None else list(self.shape),
@@ -94,8 +105,8 @@ class PairDiff:
             "argmax": None if s is None or s.argmax is None else list(s.argmax),
             "outside": None if s is None else s.outside,
             "inherited": _finite(self.inherited),
-            "local": None,
-            "floor": self.floor,
+            "local": _finite(local.relative(local.error)) if local is not None else None,
+            "floor": self.floor if local is None else local.relative(local.floor),
             "between": {"reference": list(self.between[0]), "candidate": list(self.between[1])},
             "verdict": str(self.verdict),
             "reason": self.reason,

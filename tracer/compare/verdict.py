@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tracer import dtypes
+from tracer.compare.local import Local
 from tracer.compare.stats import Stats
 
 
@@ -101,3 +102,65 @@ def judge(
         before = f"; its inputs differ by {inherited:.1e}" if inherited else ""
         return Verdict.NOISE, f"relative error {stats.rel_l2:.1e} is rounding at this depth (up to {floor:.0e}){before}"
     return Verdict.DIVERGED, ""
+
+
+def judge_again(
+    local: Local,
+    stats: Stats | None,
+    tolerance: Tolerance,
+    accepted: str,
+    origin: str | None,
+    inherited: float | None,
+    coarsest: str,
+    unstable: str = "",
+) -> tuple[Verdict, str]:
+    """The verdict on a pair whose layer was run again on the reference's inputs, and the reason.
+
+    Args:
+        local: what it adds itself.
+        stats: of what was recorded, in the order in which the values agree; None where the shapes differ.
+        accepted: the words of the tolerance that a person set for this pair; empty where there is none.
+        origin: what diverged above it (aligned name), if anything did.
+        inherited: the largest relative error among the nearest paired inputs.
+        coarsest: the coarser of the two element types.
+        unstable: why rounding is large here, see :func:`tracer.compare.instability.named`.
+    """
+    passes = stats is not None and stats.passes(tolerance.atol, tolerance.rtol)
+    error, floor = local.relative(local.error), local.relative(local.floor)
+    if local.diverged:
+        if passes and accepted:
+            return Verdict.MATCH, f"within the {accepted}; on the reference's inputs it differs by {error:.1e}"
+        return Verdict.DIVERGED, _own_error(local, coarsest)
+    if passes:
+        return Verdict.MATCH, "within the tolerance, and on the same inputs the same"
+    if origin is not None:
+        return Verdict.INHERITED, f"off since {origin}; on the reference's inputs it is right ({error:.0e} off)"
+    rounding = max((r for r in (local.rounding_reference, local.rounding_candidate) if r is not None), default=None)
+    parts = [f"rounding: on the same inputs {'the same' if error == 0 else f'{error:.0e} apart'} ({local.basis})"]
+    if rounding is not None:
+        parts.append(f"{coarsest} rounds by {local.relative(rounding):.0e}, floor {floor:.0e}")
+    if local.sensitivity is not None:
+        moved = local.relative(local.sensitivity)
+        parts.append(f"cancellation: the rounding of its inputs alone moves it by {moved:.0e}")
+    if stats is not None and inherited:
+        growth = stats.rel_l2 / inherited
+        parts.append(f"its inputs differ by {inherited:.1e}, it by {stats.rel_l2:.1e} (× {growth:.2g})")
+    return Verdict.NOISE, "; ".join([*parts, *([unstable] if unstable else [])])
+
+
+def _own_error(local: Local, coarsest: str) -> str:
+    if local.shape is not None:
+        return f"on the reference's inputs it gives the shape {'×'.join(map(str, local.shape)) or 'scalar'}"
+    if local.unexpected:
+        return "it gives the same values in another order, which what reads it does not expect"
+    if local.coarse and local.ratio <= 1:
+        ours, theirs = (local.relative(r or 0.0) for r in (local.rounding_reference, local.rounding_candidate))
+        side = "reference" if ours > theirs else "candidate"
+        return (
+            f"the {side} computes in less precision than {coarsest}: the reference rounds by {ours:.0e}, the candidate "
+            f"by {theirs:.0e}"
+        )
+    if math.isinf(local.error):
+        return "on the reference's inputs some elements are NaN or infinite on one side only"
+    times = f", {local.ratio:.2g} × what {coarsest} rounding explains" if math.isfinite(local.ratio) else ""
+    return f"on the reference's inputs it is off by {local.relative(local.error):.1e} of its largest value{times}"

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tracer.alignment.outputs import order
 from tracer.compare.diff import Diff
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
@@ -60,6 +61,10 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
     if others:
         names = ", ".join(display(p.aligned) for p in others[:4]) + (" …" if len(others) > 4 else "")
         out.append(f"also diverged: {names}\n")
+    if diff.moved:
+        out.append(f"{display(order(diff.moved))}\n", "bold")
+    if diff.accepted:
+        out.append(f"{_waived(diff)}\n")
     if diff.latent:
         out.append(f"settings differ where the values agree: {_settings(diff.latent)}\n")
     broken = diff.broken
@@ -79,6 +84,15 @@ def _first(names: list[str], most: int = 5) -> str:
     return ", ".join(map(display, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def _waived(diff: Diff) -> str:
+    """What was accepted, by the words with which it was."""
+    names: dict[str, list[str]] = {}
+    for pair in diff.accepted:
+        names.setdefault(pair.accepted.partition(": ")[0] if not pair.note else pair.accepted, []).append(pair.aligned)
+    parts = [f"{display(why)}: {_first(found, 3)}" for why, found in names.items()]
+    return "let pass: " + "; ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+
+
 def _settings(pairs: tuple[PairDiff, ...]) -> str:
     parts = []
     for pair in pairs[:3]:
@@ -94,7 +108,8 @@ def _headline(diff: Diff) -> str:
     headline = {
         Verdict.DIVERGED: "diverged",
         Verdict.MATCH: "match: every pair agrees within the tolerance",
-        Verdict.NOISE: "match: what exceeds the tolerance is rounding noise",
+        Verdict.NOISE: "match: what exceeds the tolerance is "
+        + ("accepted or rounding noise" if diff.accepted else "rounding noise"),
     }.get(diff.verdict, "nothing could be compared")
     return f"{headline} ({left_out} pairs left out on request)" if left_out else headline
 
@@ -119,13 +134,9 @@ def table(diff: Diff, *, ascii_only: bool = False) -> Table:
     out = Table(box=None, pad_edge=False, header_style="bold")
     for name, right in (("", 0), ("#", 1), (diff.reference.name, 0), (diff.candidate.name, 0), ("op", 0)):
         out.add_column(cell(display(name)), justify="right" if right else "left")
-    for name, right in (
-        ("shape", 0),
-        ("axes", 0),
-        ("max|d|" if ascii_only else "max|Δ|", 1),
-        ("rel L2", 1),
-        ("conf", 1),
-    ):
+    again = any(pair.local is not None for pair in diff.pairs)
+    figures = ["max|d|" if ascii_only else "max|Δ|", "rel L2", *(("own", "floor") if again else ()), "conf"]
+    for name, right in (("shape", 0), ("axes", 0), *((figure, 1) for figure in figures)):
         out.add_column(cell(name), justify="right" if right else "left")
     for count, pair in enumerate(diff.pairs):
         s = pair.stats
@@ -133,6 +144,10 @@ def table(diff: Diff, *, ascii_only: bool = False) -> Table:
         cells += [words.op_text(pair)]
         cells += [words.shape_text(pair.shape), words.axes_text(pair)]
         cells += [words.number(s.max_abs if s else None), words.number(s.rel_l2 if s else None)]
+        if again:
+            known = pair.local if pair.local is not None and pair.local.known else None
+            cells += [words.number(known.relative(known.error) if known else None, 1)]
+            cells += [words.number(known.relative(known.floor) if known else None, 1)]
         cells += [f"{pair.pair.confidence:.2f}"]
         style = STYLES[pair.verdict] if pair.verdict is not Verdict.MATCH else ""
         out.add_row(cell(glyphs[pair.verdict], STYLES[pair.verdict]), *(cell(c, style) for c in cells))

@@ -10,6 +10,7 @@ from tracer.alignment.axes import describe
 from tracer.alignment.patterns import scopes
 from tracer.compare.diff import Diff
 from tracer.compare.pair import PairDiff
+from tracer.compare.places import words_of
 from tracer.compare.stats import Stats
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.names import display
@@ -89,6 +90,9 @@ def facts(pair: PairDiff) -> list[str]:
             f"Greatest absolute difference {number(s.max_abs)} at index {index_text(s.argmax)}; "
             f"relative L2 error {number(s.rel_l2)}"
         )
+        patterns = [text for text in words_of(s, pair.node) if text != "everywhere"]
+        if patterns:
+            out.append(f"How it differs: {'; '.join(patterns)}")
         if not s.passes(pair.tolerance.atol, pair.tolerance.rtol) and not s.nonfinite:
             out.append(_needs(s, pair.tolerance))
         if s.nonfinite:
@@ -101,12 +105,12 @@ def facts(pair: PairDiff) -> list[str]:
 
 
 def _needs(s: Stats, tolerance: Tolerance) -> str:
+    s = s.at(tolerance.atol, tolerance.rtol)
     would = [f"atol ≥ {rounded_up(s.sufficient_atol(tolerance.rtol))}"]
-    if tolerance != Tolerance(s.atol, s.rtol):
-        # Judged by another tolerance than was compared with: what was counted then does not hold now.
-        return f"Would pass with {would[0]}"
     if math.isfinite(s.needed_rtol):
         would.append(f"rtol ≥ {rounded_up(s.needed_rtol)}")
+    if s.outside is None:
+        return f"Would pass with {' or '.join(would)}"
     share = 100 * s.outside / s.size
     return (
         f"{s.outside} of {s.size} elements ({share:.3g} %) outside the tolerance; would pass with {' or '.join(would)}"

@@ -24,7 +24,8 @@ from tracer.store import places, zarr3
 FORMAT = "tracer-trace"
 VERSION = 1
 PARTS = ("recordings", "inputs", "layers", "unaligned", "weights")
-_ALL_PARTS = (*PARTS, "gradients", "gradients/layers", "gradients/unaligned", "gradients/weights")
+COMPARISONS = "comparisons"
+_ALL_PARTS = (*PARTS, COMPARISONS, "gradients", "gradients/layers", "gradients/unaligned", "gradients/weights")
 """With those that are made when they are needed."""
 
 
@@ -404,6 +405,11 @@ class Trace:
             (recording.folder / zarr3.METADATA).unlink()
             shutil.rmtree(recording.folder, ignore_errors=True)
         self.sweep(name)
+        key = names.encode(name)
+        for reference in self._folders(COMPARISONS):
+            shutil.rmtree(reference if reference.name == key else reference / key, ignore_errors=True)
+            if reference.is_dir():
+                self._prune(reference)
 
     def sweep(self, name: str, keep: frozenset[str] = frozenset()) -> None:
         """Remove what lies under a recording's name but is not in ``keep`` (paths relative to the trace)."""

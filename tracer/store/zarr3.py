@@ -259,6 +259,25 @@ def read_array(folder: Path, *, verify: bool = True) -> NDArray[Any]:
     return flat.view(dtype).reshape(shape)
 
 
+def fingerprint(folder: Path, rank: int) -> tuple[int, ...]:
+    """Size, time of the last change (ns) and stored checksum of an array's chunk; nothing for an empty array's.
+
+    Raises TraceError when the array's metadata is missing or something is no regular file.
+    """
+    if not stat.S_ISREG((folder / METADATA).lstat().st_mode if (folder / METADATA).exists() else 0):
+        raise TraceError(f"damaged: {display(str(folder))} is missing")
+    try:
+        descriptor = _open_regular(folder / chunk_name(rank))
+    except FileNotFoundError:
+        return ()
+    try:
+        found = os.fstat(descriptor)
+        tail = os.pread(descriptor, _CRC.size, max(0, found.st_size - _CRC.size))
+    finally:
+        os.close(descriptor)
+    return (found.st_size, found.st_mtime_ns, int.from_bytes(tail, "little"))
+
+
 def _layout_of(metadata: Mapping[str, Any], where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
         shape = tuple(int(d) for d in metadata["shape"])

@@ -1,0 +1,151 @@
+"""Differences that were looked at and accepted once: a file for CI, by which only what is new or grows fails."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from tracer.compare.pair import PairDiff
+from tracer.compare.verdict import Verdict
+from tracer.errors import InputError
+from tracer.names import display
+
+SCHEMA = "tracer-baseline/1"
+GROWTH = 2.0
+"""How many times an accepted difference may grow before it fails: rounding alone moves it from machine to machine,
+with the number of threads and the version of a BLAS."""
+_LARGEST = 64 << 20
+_Size = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Accepted(_Strict):
+    """A pair that did not match.
+
+    Attributes:
+        max_abs, rel_l2: as in :class:`tracer.compare.Stats`; None where there was nothing to compare.
+        local: the pair's own error relative to its largest value; None where it was not measured.
+        reason: a person's words, shown with the pair ever after.
+    """
+
+    reference: str
+    candidate: str
+    verdict: str
+    max_abs: _Size | None
+    rel_l2: _Size | None
+    local: _Size | None = None
+    reason: str = ""
+
+
+class Baseline(_Strict):
+    """What is accepted of a comparison."""
+
+    schema_: Annotated[Literal["tracer-baseline/1"], Field(alias="schema")]
+    accepted: list[Accepted]
+
+    @cached_property
+    def _by_pair(self) -> Mapping[tuple[str, str], Accepted]:
+        return {(entry.reference, entry.candidate): entry for entry in self.accepted}
+
+    def judged(self, pair: PairDiff) -> PairDiff:
+        """``pair`` with the verdict that it has beside what was accepted of it."""
+        known = self._by_pair.get(_names(pair))
+        if known is None or pair.verdict in (Verdict.MATCH, Verdict.NOT_COMPARABLE) or pair.stats is None:
+            return pair
+        now = (pair.stats.max_abs, pair.stats.rel_l2, _local(pair))
+        then = (known.max_abs, known.rel_l2, known.local)
+        why = f" ({display(known.reason)})" if known.reason else ""
+        for word, error, before in zip(("greatest difference", "relative error", "own error"), now, then, strict=True):
+            if error is None:
+                continue
+            if before is None:
+                if word == "own error":  # it was not measured then
+                    continue
+                before = 0.0
+            if error > GROWTH * before:
+                grew = f"accepted in the baseline{why}, but its {word} grew from {before:.1e} to {error:.1e}"
+                return replace(pair, verdict=Verdict.DIVERGED, reason=f"{grew}; {pair.reason}")
+        if pair.stats.nonfinite:
+            return pair
+        said = f"accepted in the baseline{why}: {now[0]:.1e} now, {then[0] or 0.0:.1e} then"
+        return replace(pair, verdict=Verdict.NOISE, reason=said, accepted=said)
+
+
+def _names(pair: PairDiff) -> tuple[str, str]:
+    return pair.pair.reference[-1], pair.pair.candidate[-1]
+
+
+def _local(pair: PairDiff) -> float | None:
+    if pair.local is None or not pair.local.known:
+        return None
+    error = pair.local.relative(pair.local.error)
+    return error if math.isfinite(error) else None
+
+
+def load(path: Path) -> Baseline:
+    """Read a baseline. Raises InputError, in one line, for what is none."""
+    shown = display(str(path))
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise InputError(f"{shown} is too large for a baseline")
+        return Baseline.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise InputError(f"no such baseline: {shown} (tracer diff --write-baseline {shown} makes one)") from None
+    except OSError as error:
+        raise InputError(f"cannot read {shown}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its top level"
+        raise InputError(f"{shown} is no baseline: {display(where)}: {display(first['msg'], 120)}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{shown} is no baseline: it is not JSON") from error
+
+
+def of(pairs: tuple[PairDiff, ...], before: Baseline | None = None) -> Baseline:
+    """Everything of a comparison that does not match, to be accepted; the reasons of ``before`` stay."""
+    words = {} if before is None else {(a.reference, a.candidate): a.reason for a in before.accepted}
+    found = []
+    for pair in pairs:
+        if pair.verdict in (Verdict.MATCH, Verdict.NOT_COMPARABLE) or pair.stats is None:
+            continue
+        names, stats = _names(pair), pair.stats
+        relative = stats.rel_l2 if math.isfinite(stats.rel_l2) else None
+        found.append(
+            Accepted(
+                reference=names[0],
+                candidate=names[1],
+                verdict=str(pair.verdict),
+                max_abs=stats.max_abs,
+                rel_l2=relative,
+                local=_local(pair),
+                reason=words.get(names, ""),
+            )
+        )
+    return Baseline.model_validate({"schema": SCHEMA, "accepted": found})
+
+
+def write(baseline: Baseline, path: Path, *, force: bool) -> None:
+    """Write a baseline, a pair on each line. Raises InputError where the file exists, unless ``force``."""
+    if path.exists() and not force:
+        raise InputError(f"{display(str(path))} exists: --force replaces it")
+    entries: list[dict[str, Any]] = [entry.model_dump() for entry in baseline.accepted]
+    lines = ",\n".join("    " + json.dumps(entry) for entry in entries)
+    text = f'{{\n  "schema": "{SCHEMA}",\n  "accepted": [\n{lines}\n  ]\n}}\n'
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise InputError(f"cannot write {display(str(path))}: {error.strerror}") from error
