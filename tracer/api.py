@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare import Diff, Tolerance
+from tracer.compare.baseline import load as load_baseline
 from tracer.compare.diff import diff as _diff
 from tracer.recording import record_object
 from tracer.store import Recording, Trace
+
+if TYPE_CHECKING:
+    from tracer.rerun.grafted import Explanation, Graft
 
 
 def open(path: str | os.PathLike[str] = "trace.zarr") -> Trace:
@@ -85,18 +89,66 @@ def diff(
     rtol: float = 1e-5,
     map: MappingFile | str | os.PathLike[str] | None = None,
     of: Literal["values", "gradients"] = "values",
+    models: tuple[object, object] | None = None,
+    baseline: str | os.PathLike[str] | None = None,
 ) -> Diff:
     """Compare two recordings: ``str(d)`` is what the command prints, ``bool(d)`` says that nothing diverged.
 
-    ``of="gradients"`` compares the recorded gradients of the loss with respect to the activations instead.
+    ``of="gradients"`` compares the recorded gradients of the loss with respect to the activations instead. With
+    ``models``, the reference's and the candidate's, both are run again, and each pair is judged by what its layer adds
+    itself on the reference's own activations (``tracer diff --local`` does the same with the recorded files). Of what
+    the file ``baseline`` accepts only what grew is a divergence.
 
     Raises InputError when they were made on different inputs, the mapping file does not fit, or there are no
-    gradients.
+    gradients; ReplayError where ``models`` are not those that were recorded.
     """
     from tracer.alignment.mapping import load
+    from tracer.rerun.measure import in_process
+
+    measure = None if models is None else in_process(models)
+    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    return _diff(
+        reference, candidate, Tolerance(atol, rtol), mapping=mapping, of=of, measure=measure,
+        baseline=None if baseline is None else load_baseline(Path(baseline)),
+    )  # fmt: skip
+
+
+def graft(
+    reference: Recording,
+    candidate: Recording,
+    *,
+    models: tuple[object | None, object | None],
+    at: str | Sequence[str] = (),
+    into: Literal["reference", "candidate"] = "candidate",
+    atol: float = 1e-5,
+    rtol: float = 1e-5,
+    map: MappingFile | str | os.PathLike[str] | None = None,
+) -> Graft | Explanation:
+    """Run one model on from the other's recorded activations ``at`` some layers, and compare the outputs.
+
+    ``str(g)`` is what ``tracer graft`` prints, ``bool(g)`` says that the outputs agree then. Without ``at`` both models
+    are run again, and what comes back says how much of the outputs' difference each layer explains that diverges on its
+    own.
+
+    Args:
+        models: the reference and the candidate that were recorded (``tracer graft`` loads the recorded files); with
+            ``at`` only the one that runs is needed, the other may be None.
+        at: names of either recording's layers, or globs; the activation is that of the model that does not run.
+        into: which model runs.
+
+    Raises InputError for names that are no pairs, ReplayError where a model is not the one recorded or cannot be run
+    again, ModelError, TraceError where no output can be compared.
+    """
+    from tracer.alignment.mapping import load
+    from tracer.rerun import defects
+    from tracer.rerun.measure import in_process
 
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
-    return _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping, of=of)
+    tolerance, run = Tolerance(atol, rtol), defects.in_process(models, reference)
+    if at:
+        return defects.at(reference, candidate, _patterns(at), run, into=into, tolerance=tolerance, mapping=mapping)
+    measured = _diff(reference, candidate, tolerance, mapping=mapping, measure=in_process(models))
+    return defects.explain(measured, run)
 
 
-__all__ = ["diff", "open", "record"]
+__all__ = ["diff", "graft", "open", "record"]

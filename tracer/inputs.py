@@ -250,14 +250,15 @@ def _choices(
         fitted, axes = {}, {}
         for (name, values), spec, order in zip(saved.items(), targets, combination, strict=True):
             target = spec.name if spec is not None else name
-            fitted[target] = _as_wanted(np.asarray(values.transpose(order), order="C"), spec)
+            fitted[target] = as_wanted(np.asarray(values.transpose(order), order="C"), spec)
             axes[target] = order
         if specs and len(specs) == len(saved):
             fitted = {spec.name: fitted[spec.name] for spec in specs}
         yield fitted, axes
 
 
-def _as_wanted(values: Array, spec: InputSpec | None) -> Array:
+def as_wanted(values: Array, spec: InputSpec | None) -> Array:
+    """``values`` in the type that a model's input has, where both are of one kind (floats, integers)."""
     if spec is None:
         return values
     wanted = dtypes.by_name(spec.dtype)

@@ -23,6 +23,7 @@ from tracer.errors import InputError, TracerError
 from tracer.graph import Structure
 from tracer.names import display
 from tracer.options import Options
+from tracer.rerun import loading
 from tracer.store import Recording, RecordingWriter, Trace
 from tracer.store import places as place_of
 from tracer.store.moving import finish_rekeys, rekey, rename
@@ -82,7 +83,10 @@ def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     model = adapter.load(request)
     for note in model.notes:
         emit(protocol.notice(note))
-    described = {**describe_files(request), "trust": request.trust, "sandbox": job.confinement}
+    described = {
+        **describe_files(request), "trust": request.trust, "sandbox": job.confinement,
+        "load": loading.described(job.adapter, request),
+    }  # fmt: skip
     last = 0.0
 
     def progress(done: int, total: int) -> None:

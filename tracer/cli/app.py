@@ -218,17 +218,72 @@ def diff(
     gradients: Annotated[
         bool, typer.Option("--gradients", help="Compare the gradients that were recorded with --grad.")
     ] = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Run both models again: what each layer adds itself, against its own rounding."),
+    ] = False,
+    baseline: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--baseline", help="Differences accepted before: only what is new or grows fails."),
+    ] = None,
+    write_baseline: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--write-baseline", help="Accept all differences of now in a file."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --write-baseline.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when layers have no twin.")] = False,
     all: Annotated[bool, typer.Option("--all", help="Print the table of all pairs.")] = False,
+    trust: TrustOption = False,
+    sandbox: SandboxOption = True,
+    memory_limit: MemoryOption = None,
+    load_timeout: LoadTimeOption = 300.0,
     json: JsonOption = False,
     ascii: AsciiOption = False,
 ) -> int:
     """Compare two recordings: the verdict and the first divergence (exit 1 if there is one)."""
-    from tracer.cli import reading
+    from tracer.cli import reading, rerunning
 
     return reading.diff(
         trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, gradients=gradients, strict=strict,
         everything=all, as_json=json, ascii_only=ascii,
+        again=rerunning.Again(trust, sandbox, load_timeout, memory_limit) if local else None,
+        baseline=baseline, accept=write_baseline, force=force,
+    )  # fmt: skip
+
+
+@app.command()
+def graft(
+    reference: ReferenceArgument = None,
+    candidate: CandidateArgument = None,
+    trace: TraceOption = DEFAULT_TRACE,
+    at: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--at", help="Put the other model's activation in here: a layer's name or glob (repeatable)."),
+    ] = None,
+    into: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--into", help="The recording whose model runs on from there (default: the candidate)."),
+    ] = None,
+    grows: Annotated[
+        bool, typer.Option("--grows", help="Only how much a small change at each layer grows to the outputs.")
+    ] = False,
+    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance of the outputs.", min=0)] = 1e-5,
+    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance of the outputs.", min=0)] = 1e-5,
+    map: MapOption = None,
+    trust: TrustOption = False,
+    sandbox: SandboxOption = True,
+    memory_limit: MemoryOption = None,
+    load_timeout: LoadTimeOption = 300.0,
+    json: JsonOption = False,
+    ascii: AsciiOption = False,
+) -> int:
+    """Run one model on from the other's activation at a layer; without --at, find which defects explain the outputs."""
+    from tracer.cli import grafting, rerunning
+    from tracer.compare import Tolerance
+
+    return grafting.graft(
+        trace, reference, candidate, names=tuple(at or ()), into=into, grows=grows, tolerance=Tolerance(atol, rtol),
+        mapping=map, again=rerunning.Again(trust, sandbox, load_timeout, memory_limit), as_json=json, ascii_only=ascii,
     )  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -12,13 +15,17 @@ from rich.text import Text
 from tracer.alignment import mapping
 from tracer.cli import settings
 from tracer.compare import Tolerance
+from tracer.compare import baseline as baselines
 from tracer.compare import diff as compare
-from tracer.errors import ExitCode, TraceError
+from tracer.errors import ExitCode, InputError, TraceError
 from tracer.names import display
 from tracer.report import text, words
 from tracer.report.outline import columns
 from tracer.selection import choose
 from tracer.store import Recording, Trace
+
+if TYPE_CHECKING:
+    from tracer.cli.rerunning import Again
 
 
 def runs(path: Path, *, as_json: bool) -> int:
@@ -123,15 +130,38 @@ def diff(
     everything: bool,
     as_json: bool,
     ascii_only: bool,
+    again: Again | None = None,
+    baseline: Path | None = None,
+    accept: Path | None = None,
+    force: bool = False,
 ) -> int:
-    """Compare and print; the exit code is the verdict."""
+    """Compare and print; the exit code is the verdict.
+
+    With ``again`` both models are run again. ``accept`` is a baseline to write; that it could be is success.
+    """
+    known = baselines.load(baseline) if baseline is not None else None
+    if accept is not None and accept.exists() and not force:
+        raise InputError(f"{display(str(accept))} exists: --force replaces it")
     ours, theirs = choose(Trace.open(path), reference, candidate)
-    with settings.progress("comparing") as progress:
+    if again is not None and gradients:
+        raise InputError("--local is about values: leave --gradients out")
+    with contextlib.ExitStack() as stack:
+        # Running again shows a progress of its own.
+        progress = stack.enter_context(settings.progress("comparing")) if again is None else None
         result = compare(
             ours, theirs, Tolerance(atol, rtol), mapping=_mapping(mapping),
-            of="gradients" if gradients else "values", progress=progress,
+            of="gradients" if gradients else "values", progress=progress, measure=again, baseline=known,
         )  # fmt: skip
-    code = result.exit_code(strict=strict)
+    for note in result.notes:
+        settings.say(f"note: {display(note)}")
+    code: int = result.exit_code(strict=strict)
+    if accept is not None:
+        # What a baseline lets pass is judged afresh, or its own words would be what is accepted.
+        fresh = replace(result, baseline=None).at(result.tolerance)
+        made = baselines.of(fresh.pairs, known)
+        baselines.write(made, accept, force=force)
+        settings.say(f"accepted {words.count(len(made.accepted), 'difference')} in {display(str(accept))}")
+        code = ExitCode.OK if code == ExitCode.DIVERGED else code
     if as_json:
         settings.out().print(json.dumps(result.to_json(), allow_nan=False))
         return code
@@ -147,7 +177,9 @@ def diff(
         settings.out().print()
         settings.out().print(text.table(result, ascii_only=plain))
     else:
-        settings.hint(f"tracer diff --all{settings.trace_option(path)}   or   tracer ui{settings.trace_option(path)}")
+        option = settings.trace_option(path)
+        weigh = f"   or   tracer graft{option}" if again is not None and result.first is not None else ""
+        settings.hint(f"tracer diff --all{option}   or   tracer ui{option}{weigh}")
     return code
 
 

@@ -28,6 +28,9 @@ from tracer.worker.protocol import Event, Job
 COMMANDS: Mapping[str, str] = {
     "record": "tracer.recording:run_record",
     "inspect": "tracer.inspection:run_inspect",
+    "exact": "tracer.rerun.measure:run_exact",
+    "local": "tracer.rerun.measure:run_local",
+    "graft": "tracer.rerun.graft:run_graft",
 }
 """Where each command is: ``module:function``, imported inside the sandbox, called with job and emitter."""
 

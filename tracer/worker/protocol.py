@@ -98,7 +98,7 @@ class Job:
         confinement: set by the worker: what holds it (``landlock 7, no sockets``), or ``none``.
     """
 
-    command: Literal["record", "inspect"]
+    command: Literal["record", "inspect", "exact", "local", "graft"]
     adapter: str
     request: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)

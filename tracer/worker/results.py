@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -159,3 +159,133 @@ def parse_record(value: object) -> RecordResult:
 def parse_inspect(value: object) -> InspectResult:
     """The result of the ``inspect`` command. Raises WorkerError, in one line, for anything else."""
     return _parse(InspectResult, value)
+
+
+class ExactResult(_Strict):
+    """What :func:`tracer.rerun.measure.run_exact` returns; the files lie in the job's folder."""
+
+    rounding: dict[str, Annotated[float, Field(ge=0)]]
+    files: dict[str, Annotated[str, Field(pattern=r"^exact-[0-9]+\.npy$")]]
+    why: str
+
+
+class LocalError(_Strict):
+    """A :class:`tracer.compare.local.Local`, and which pair it is about."""
+
+    index: Count
+    error: FiniteFloat | Literal["inf"] | None
+    scale: FiniteFloat | Literal["inf"]
+    rounding_reference: FiniteFloat | Literal["inf"] | None
+    rounding_candidate: FiniteFloat | Literal["inf"] | None
+    epsilon: FiniteFloat
+    basis: str
+    argmax: Shape | None
+    shape: Shape | None
+    reordered: bool
+    unexpected: bool
+    axes: Annotated[list[Count | None], Field(max_length=64)] | None
+    sensitivity: float | None
+    coarse: bool
+    why: str
+
+
+class LocalResult(_Strict):
+    """What :func:`tracer.rerun.measure.run_local` returns: the pairs' indices with their errors."""
+
+    found: list[LocalError]
+    notes: list[str]
+
+
+def parse_exact(value: object) -> ExactResult:
+    """The result of the ``exact`` command. Raises WorkerError, in one line, for anything else."""
+    return _parse(ExactResult, value)
+
+
+def parse_local(value: object) -> LocalResult:
+    """The result of the ``local`` command. Raises WorkerError, in one line, for anything else."""
+    return _parse(LocalResult, value)
+
+
+class OutputOff(_Strict):
+    """A :class:`tracer.rerun.graft.Off`."""
+
+    max_abs: float
+    rel_l2: float
+    outside: Count
+    size: Count
+    argmax: Shape | None
+    scale: float
+    changed: float
+    inner: float
+    whole: float
+    shape: Shape | None
+
+
+class Repaired(_Strict):
+    """Outputs with some defects repaired, by their indices, and by how much the tensors of each changed."""
+
+    repaired: list[Count]
+    outputs: list[OutputOff]
+    changed: list[float]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Repaired:
+        if len(self.changed) != len(self.repaired):
+            raise ValueError("contradicts itself")
+        return self
+
+
+class PutResult(_Strict):
+    """What :func:`tracer.rerun.graft.put` returns."""
+
+    outputs: list[OutputOff]
+    choice: list[Count]
+    changed: list[float]
+    runs: Count
+
+
+class WalkResult(_Strict):
+    """What :func:`tracer.rerun.graft.walk` left in the job's folder, by node."""
+
+    files: dict[str, Annotated[str, Field(pattern=r"^(reference|candidate)-[0-9]+\.npy$")]]
+    runs: Count
+
+
+class ExplainResult(_Strict):
+    """What :func:`tracer.rerun.graft.explain` returns."""
+
+    rows: list[Repaired]
+    runs: Count
+
+
+class AmplifyResult(_Strict):
+    """What :func:`tracer.rerun.graft.amplify` returns, in the order of the nodes."""
+
+    grows: list[float]
+    runs: Count
+
+
+_GRAFTS: dict[str, type[_Strict]] = {
+    "put": PutResult, "walk": WalkResult, "explain": ExplainResult, "amplify": AmplifyResult
+}  # fmt: skip
+
+
+def parse_graft(task: str, value: object, outputs: int, joints: int, groups: int) -> dict[str, Any]:
+    """The result of a task of the ``graft`` command with so many outputs, joints and defects.
+
+    Raises WorkerError, in one line, for anything else.
+    """
+    found = _parse(_GRAFTS[task], value)
+    if isinstance(found, PutResult):
+        right = len(found.outputs) == outputs and len(found.choice) == len(found.changed) == joints
+    elif isinstance(found, ExplainResult):
+        sets = {frozenset(row.repaired) for row in found.rows}
+        whole = frozenset(range(groups))
+        wanted = {whole, *(frozenset({at}) for at in whole), *(whole - {at} for at in whole)}
+        right = wanted <= sets and all(len(row.outputs) == outputs for row in found.rows)
+        right = right and all(members <= whole for members in sets)
+    else:
+        right = not isinstance(found, AmplifyResult) or len(found.grows) == joints
+    if not right:
+        raise WorkerError(NONSENSE, ExitCode.PARTIAL, "protocol")
+    return found.model_dump()

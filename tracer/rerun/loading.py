@@ -1,0 +1,118 @@
+"""A recorded model once more: what it was loaded from, what it was fed, and how it was run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracer import adapter as adapters
+from tracer import inputs as inputs_
+from tracer.adapter import Array, LoadedModel, LoadRequest, Run
+from tracer.errors import ReplayError
+from tracer.names import display
+from tracer.store import Recording, Trace
+from tracer.worker import protocol
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a recording's model came from."""
+
+    adapter: str
+    request: LoadRequest
+
+
+def described(adapter: str, request: LoadRequest) -> dict[str, Any]:
+    """What a recording keeps of how its model was loaded, for :func:`source`; consent to run code is not kept."""
+    found = protocol.request_to_json(request)
+    del found["trust"]
+    found["arch"] = _absolute(found["arch"])
+    found["imports"] = [_absolute(name) for name in found["imports"]]
+    return {"adapter": adapter, **found}
+
+
+def _absolute(name: str | None) -> str | None:
+    """``file.py`` or ``file.py:callable`` with its whole path; a module's name as it is."""
+    file, colon, what = (name or "").partition(".py")
+    return f"{Path(file).absolute()}.py{what}" if colon and (not what or what.startswith(":")) else name
+
+
+def source(recording: Recording, *, trust: bool = False) -> Source:
+    """Where to load a recording's model from.
+
+    Raises ReplayError where it was recorded from a live object, and where its files are gone or have changed.
+    """
+    shown = display(recording.name)
+    model = recording.attributes.get("model")
+    load = model.get("load") if isinstance(model, Mapping) else None
+    if not isinstance(model, Mapping) or not isinstance(load, Mapping):
+        raise ReplayError(
+            f"'{shown}' was recorded from a live model, or by an earlier tracer: give the models themselves "
+            "(tracer.diff(a, b, models=(…, …))), or record its file again"
+        )
+    try:
+        request = protocol.request_from_json({**load, "trust": trust})
+        adapter = str(load["adapter"])
+    except (KeyError, TypeError) as error:
+        raise ReplayError(f"damaged: how the model of '{shown}' was loaded") from error
+    for key, path in (("file", request.path), ("weights", request.weights)):
+        if path is None:
+            continue
+        if not path.exists():
+            raise ReplayError(f"the model of '{shown}' is gone: {display(str(path))}")
+        known = model.get(key)
+        if isinstance(known, Mapping) and _digest(path) != known.get("sha256"):
+            raise ReplayError(
+                f"{display(str(path))} has changed since '{shown}' was recorded: record it again (--force)"
+            )
+    return Source(adapter, request)
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                found.update(block)
+    except OSError as error:
+        raise ReplayError(f"cannot read {display(str(path))}: {error.strerror}") from error
+    return found.hexdigest()
+
+
+def prepare(model: LoadedModel, trace: Trace, recording: Recording) -> dict[str, Array]:
+    """What ``recording`` was fed, in the model's own axes; the model is set to run as it was recorded.
+
+    Raises ReplayError where it was recorded in a way that cannot be repeated, or its graph is another one now,
+    InputError where the model does not take the input any more.
+    """
+    shown = display(recording.name)
+    if recording.attributes.get("batches"):
+        raise ReplayError(f"'{shown}' was recorded in several batches: only one run can be repeated")
+    model.run = Run("train" if recording.attributes.get("mode") == "train" else "eval")
+    saved = trace.inputs(recording.input_id)
+    axes = recording.attributes.get("input_axes")
+    if not isinstance(axes, Mapping) or len(axes) != len(saved):
+        raise ReplayError(f"the input of '{shown}' is not in the trace")
+    specs = {spec.name: spec for spec in (*model.signature(), *model.optional())}
+    found: dict[str, Array] = {}
+    for (values, _), (name, order) in zip(saved.values(), axes.items(), strict=True):
+        turned = np.ascontiguousarray(np.asarray(values).transpose([int(axis) for axis in order]))
+        found[name] = inputs_.as_wanted(turned, specs.get(name))
+    ordered = {name: found[name] for name in specs if name in found}
+    inputs = ordered if len(ordered) == len(found) else found
+    names = [node.name for node in model.structure(inputs).stored()]
+    if names != [node.name for node in recording.structure.stored()]:
+        raise ReplayError(f"the model of '{shown}' runs otherwise than when it was recorded: record it again (--force)")
+    return inputs
+
+
+def load(found: Source) -> LoadedModel:
+    """Load it again, under the trust rules. Raises InputError, RefusedError."""
+    return adapters.get(found.adapter).load(found.request)
