@@ -15,9 +15,11 @@ _UNSPLIT = frozenset({"attention", "lstm", "gru", "rnn", "lstm_cell", "gru_cell"
 
 
 def probe_activation(
-    layer: Any, kind: str, watch: Callable[[Any], None] | None = None
+    layer: Any, kind: str, watch: Callable[[Any], Any] | None = None
 ) -> tuple[Callable[[], None], list[Probed]]:
     """Replace ``layer.activation`` by one that keeps what passes through it, and lets ``watch`` see what goes in.
+
+    What ``watch`` returns goes in instead, unless it is None.
 
     Returns what puts the original back, and the list that fills. Layers that apply their activation per step, or
     are nothing but an activation, are left alone.
@@ -40,7 +42,8 @@ def probe_activation(
 
     def probe(*args: Any, **kwargs: Any) -> Any:
         if args and watch is not None:
-            watch(args[0])
+            instead = watch(args[0])
+            args = args if instead is None else (instead, *args[1:])
         output = activation(*args, **kwargs)
         if args:
             seen.append((args[0], output, activation))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracer.adapter import Array
-from tracer.errors import InputError, MissingFrameworkError
+from tracer.errors import InputError, MissingFrameworkError, ReplayError
 from tracer.names import display
 
 if TYPE_CHECKING:
@@ -95,6 +95,16 @@ class Backend(ABC):
         """What two tensors share when one of them is changed in place; None where nothing changes in place."""
         return None
 
+    def overwrite(self, value: Any, new: Any) -> None:
+        """Change ``value`` in place to hold what ``new`` holds; only asked where a model itself changes it."""
+        raise NotImplementedError
+
+    @contextmanager
+    def double(self) -> Iterator[None]:
+        """Compute in float64. Raises ReplayError where that cannot be."""
+        raise ReplayError(f"Keras on {self.name} does not compute in float64: start with KERAS_BACKEND=tensorflow")
+        yield
+
     def watch(self, recorder: EagerRecorder) -> Callable[[], None]:
         """Report operations outside leaf layers to ``recorder.operation``; the result stops it."""
         return lambda: None
@@ -136,6 +146,9 @@ class Numpy(Backend):
         while isinstance(base, np.ndarray) and base.base is not None:
             base = base.base
         return id(base)
+
+    def overwrite(self, value: Any, new: Any) -> None:
+        value[...] = new
 
     def reason(self, value: Any) -> str | None:
         return f"{value.dtype} array" if value.dtype.kind in "OUS" else None

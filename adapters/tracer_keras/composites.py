@@ -65,7 +65,7 @@ def _watched(watch: OpWatch, name: str, function: Callable[..., Any]) -> Callabl
             word = name if plain.startswith("other:") else plain
             config = {key: kwargs[key] for key in _NAMED if isinstance(kwargs.get(key), bool | int | float | str)}
             recorder.add_op(word, kind, f"tf.{name}", parents, outputs, config, params)
-        return outputs
+        return recorder.given(outputs)
 
     call.autograph_info__ = {}  # type: ignore[attr-defined]
     return call

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tracer.adapter import Array, NotRecorded, Sink
-from tracer.errors import InputError, ModelError, OptionError
+from tracer.adapter import Array, Exchange, InputSpec, NotRecorded, Sink
+from tracer.errors import InputError, ModelError, OptionError, ReplayError
 from tracer.graph import Param
 from tracer_keras import composites, describe, runner
 from tracer_keras.backend import Backend, word
 from tracer_keras.events import Event, build, flatten
+from tracer_keras.exchanges import exchanged
 from tracer_keras.flavour import Flavour
 from tracer_keras.model import KerasModel
 from tracer_keras.opwatch import OpWatch
 from tracer_keras.recorder import Recorder
+from tracer_keras.replay import exchanged_inputs
 from tracer_keras.tensors import Tensors
 from tracer_keras.tree import Paths, is_leaf, weights_of
 from tracer_keras.vocabulary import op_kind, snake
@@ -140,11 +143,12 @@ class EagerRecorder(Recorder):
         flavour: Flavour,
         emit: Callable[[Event], None] | None,
         meet: Callable[[Any], None],
+        swap: Callable[[tuple[str, int, str], Any], Any] | None = None,
     ) -> None:
         self.backend = on
         self.written: list[str] = []
         """Models and layers written as classes that ran."""
-        super().__init__(root, flavour, Paths(root, flavour), None, emit, meet=meet)
+        super().__init__(root, flavour, Paths(root, flavour), None, emit, meet=meet, swap=swap)
 
     def _new_tensors(self, graph: Any) -> Tensors:
         return EagerTensors(self.backend)
@@ -190,7 +194,7 @@ class EagerRecorder(Recorder):
                 self._see(name, label, parents, args, kwargs, outputs, same, named, changed)
         except Exception as error:  # never into the user's forward pass
             self.notes.append(f"operation {label} could not be recorded: {type(error).__name__}")
-        return outputs
+        return self.given(outputs)
 
     def _unwatched(self) -> Any:
         recorder = self
@@ -237,6 +241,10 @@ class EagerRecorder(Recorder):
         config = {k: v for k, v in kwargs.items() if isinstance(v, (bool, int, float, str))} if named else {}
         node = name if named else snake(spelled) if op_kind(spelled).startswith("other:") else op_kind(spelled)
         self.add_op(node, kind, label, parents, outputs, config, params)
+        if changed is not None and id(changed) in self._instead:  # others hold it too
+            instead, _ = self._instead.pop(id(changed))
+            self.backend.overwrite(changed, instead)
+            self.tensors.link(changed, instead)
 
     def _link(self, args: Any, outputs: Any) -> bool:
         source: Any = args[0] if args else None
@@ -299,6 +307,32 @@ class EagerRecorder(Recorder):
         return _Described(tuple(int(size) for size in value.shape), self.backend.dtype(value))
 
 
+class _Swap:
+    """Lets ``exchange`` have each tensor of the nodes of ``plan`` while a model runs, and gives what it returns."""
+
+    def __init__(self, plan: runner.Plan, exchange: Exchange, on: Backend) -> None:
+        self._waiting = {node.name for node in plan.structure.stored() if node.role != "input"}
+        self._names = plan.names
+        self._exchange = exchange
+        self._backend = on
+        self.raised: BaseException | None = None
+
+    def __call__(self, key: runner.Key, value: Any) -> Any:
+        name = self._names.get(key, "")
+        if self.raised is not None or name not in self._waiting:
+            return None
+        self._waiting.remove(name)
+        if self._backend.reason(value) is not None or not self._exchange.wants(name):
+            return None
+        array = self._backend.array(value)
+        try:
+            new = exchanged(self._exchange, name, array)
+        except BaseException as error:  # a recorder lets no fault of its own into the model
+            self.raised = error
+            return None
+        return None if new is array else self._backend.tensor(new, self._backend.dtype(value))
+
+
 # -- the model -------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +375,24 @@ class EagerKerasModel(KerasModel):
             if sink.wants(name):
                 sink(name, NotRecorded("not seen in this run"))
 
+    def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        try:
+            plan = self._plan(inputs)
+        except InputError as error:
+            raise ReplayError(f"the model cannot be run again on this input: {error}") from error
+        arrays = self._signature.check(inputs)
+        dtypes = {spec.name: dtype or spec.dtype for spec, dtype in self._typed_specs()}
+        types = {name: np.float32 if dtype == "bfloat16" else dtype for name, dtype in dtypes.items()}
+        with self.backend.double() if double else nullcontext():
+            given = exchanged_inputs(arrays, exchange, types, double=double)
+            swap = _Swap(plan, exchange, self.backend)
+            seen = self._eager_run(given, None, swap)
+        if swap.raised is not None:
+            raise swap.raised
+        failed = seen.failed or plan.failed
+        if failed is not None:
+            raise ModelError(failed)
+
     def _dry_run(self, arrays: Mapping[str, Array]) -> runner.Plan:
         if self.run.loss is not None:
             raise OptionError(f"no gradients of Keras on {self.backend.name}: start with KERAS_BACKEND=tensorflow")
@@ -350,16 +402,18 @@ class EagerKerasModel(KerasModel):
         plan = self._eager_run(arrays, None)
         return self._failed(plan, arrays) if plan.failed is not None else self._with_input_types(plan, arrays)
 
-    def _eager_run(self, arrays: Mapping[str, Array], emit: Callable[[Event], None] | None) -> runner.Plan:
-        tensors = [
-            self._tensor(arrays[spec.name], dtype or spec.dtype)
-            for spec, dtype in zip(self._signature.specs, self._signature.dtypes, strict=True)
-        ]
+    def _typed_specs(self) -> Iterator[tuple[InputSpec, str | None]]:
+        return zip(self._signature.specs, self._signature.dtypes, strict=True)
+
+    def _eager_run(
+        self, arrays: Mapping[str, Array], emit: Callable[[Event], None] | None, swap: _Swap | None = None
+    ) -> runner.Plan:
+        tensors = [self._tensor(arrays[spec.name], dtype or spec.dtype) for spec, dtype in self._typed_specs()]
         call = self._call()
         outputs: Any = None
         failed = None
         with self._unchanged(eager=True) as keeper:
-            recorder = EagerRecorder(self.backend, self.model, self.flavour, emit, keeper.meet)
+            recorder = EagerRecorder(self.backend, self.model, self.flavour, emit, keeper.meet, swap)
             runner._inputs(recorder, call, tensors)
             with recorder:
                 try:
@@ -375,8 +429,8 @@ class EagerKerasModel(KerasModel):
 
     def _plan_of(self, recorder: EagerRecorder, outputs: Any, failed: str | None) -> runner.Plan:
         runner._unclaimed(recorder)
-        leaves = [leaf for _, leaf in flatten(outputs) if recorder.tensors.is_tensor(leaf)]
-        ends = [event for leaf in leaves if (event := recorder.tensors.at(leaf)) is not None]
+        leaves = [(place, leaf) for place, leaf in flatten(outputs) if recorder.tensors.is_tensor(leaf)]
+        ends = [(place, event) for place, leaf in leaves if (event := recorder.tensors.at(leaf)) is not None]
         recorder.miss("the model", "returns", outputs)
         recorder.release()
         if not self.backend.watches and recorder.written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,13 +81,48 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+def exchanged_leaves(value: Any, instead: Mapping[int, tuple[Any, Any]]) -> Any:
+    """Nested ``value`` with the leaves exchanged that ``instead`` has by identity; itself where there are none."""
+    if id(value) in instead:
+        return instead[id(value)][0]
+    if isinstance(value, Mapping):
+        items = {key: exchanged_leaves(item, instead) for key, item in value.items()}
+        changed = {key: item for key, item in items.items() if item is not value[key]}
+        if not changed:
+            return value
+        out: Any = copy.copy(value)
+        for key, item in changed.items():
+            out[key] = item
+        return out
+    if isinstance(value, (list, tuple)):
+        parts = [exchanged_leaves(item, instead) for item in value]
+        if all(new is old for new, old in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        old = {spec.name: getattr(value, spec.name) for spec in fields(value)}
+        new = {name: exchanged_leaves(item, instead) for name, item in old.items()}
+        if all(new[name] is old[name] for name in old):
+            return value
+        out = copy.copy(value)
+        for name, item in new.items():
+            object.__setattr__(out, name, item)
+        return out
+    return value
+
+
+def is_framework(name: str) -> bool:
+    """Whether a source file belongs to a framework or to tracer."""
+    return any(part in name for part in _FRAMEWORK)
+
+
 def user_source() -> str | None:
     """``file:line`` of the innermost frame that belongs to the user's model code, if there is one."""
     frame = sys._getframe(1)
     inside = False
     while frame is not None:
         name = frame.f_code.co_filename
-        if any(part in name for part in _FRAMEWORK):
+        if is_framework(name):
             # Beyond the recorder's own call of the model there is only the caller of tracer.
             if inside and name.endswith("runner.py"):
                 return None
@@ -135,10 +171,14 @@ def topological(events: list[Event], outputs: Iterable[Event], depth_first: bool
 
 
 def build(
-    events: list[Event], calls: Mapping[str, int], outputs: list[Event], notes: Iterable[str], depth_first: bool
+    events: list[Event],
+    calls: Mapping[str, int],
+    outputs: list[tuple[str, Event]],
+    notes: Iterable[str],
+    depth_first: bool,
 ) -> tuple[Structure, dict[tuple[str, int, str], str]]:
-    """The structure, and the name of every event by its key."""
-    ordered = topological(events, outputs, depth_first)
+    """The structure, and the name of every event by its key; ``outputs`` come with their places."""
+    ordered = topological(events, [event for _, event in outputs], depth_first)
     names: dict[int, str] = {}
     taken: set[str] = set()
     order: dict[str, dict[int, int]] = {}
@@ -155,8 +195,9 @@ def build(
         taken.add(name)
         names[id(event)] = name
     nodes = tuple(_node(event, names, order[event.base][event.call]) for event in ordered)
-    wanted = dict.fromkeys(names[id(e.stored())] for e in outputs if id(e.stored()) in names)
-    structure = Structure(nodes, tuple(wanted), tuple(dict.fromkeys(notes)))
+    ends = [(place, names[id(e.stored())]) for place, e in outputs if id(e.stored()) in names]
+    wanted = dict.fromkeys(name for _, name in ends)
+    structure = Structure(nodes, tuple(wanted), tuple(dict.fromkeys(notes)), returned=tuple(ends))
     return structure, {event.key(): names[id(event)] for event in ordered}
 
 

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tracer.adapter import Array, InputSpec, LoadedModel, Sink
-from tracer.errors import InputError, MisfitError, ModelError, TracerError
+from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, Run, Sink
+from tracer.errors import InputError, MisfitError, ModelError, ReplayError, TracerError
 from tracer.graph import Param, Structure
 from tracer_keras import losses, runner
+from tracer_keras import replay as replays
+from tracer_keras.decisions import Decisions
 from tracer_keras.describe import weights
 from tracer_keras.flavour import Flavour, tensorflow
 from tracer_keras.handover import Handover
@@ -41,6 +43,7 @@ class KerasModel(LoadedModel):
         self._plans: dict[tuple[Any, ...], runner.Plan] = {}
         self._misfit: tuple[tuple[Any, ...], runner.Plan] | None = None
         self._keeper: Keeper | None = None
+        self._replays: dict[bool, tuple[runner.Plan, replays.Replay]] = {}
 
     def versions(self) -> dict[str, str]:
         return {
@@ -181,6 +184,66 @@ class KerasModel(LoadedModel):
                 raise ModelError(failed)
             flat = outcome.flat
         handover.finish(flat)
+
+    # -- running again -----------------------------------------------------------------------------------------
+
+    def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        plan = self._replayable(inputs)
+        arrays = self._signature.check(inputs)
+        types = {name: t.dtype.as_numpy_dtype for name, t in zip(arrays, self._signature.tensors(arrays), strict=True)}
+        given = replays.exchanged_inputs(arrays, exchange, types, double=double)
+        if any(given[name].shape != arrays[name].shape for name in arrays):
+            plan = self._replayable(given)
+        tensors = self._signature.tensors(given)
+        if double:
+            tensors = [
+                tensorflow().constant(given[name]) if given[name].dtype == np.float64 else tensor
+                for name, tensor in zip(given, tensors, strict=True)
+            ]
+        with self._unchanged(plan):
+            self._again(plan, double).run(tensors, exchange)
+
+    def _again(self, plan: runner.Plan, double: bool) -> replays.Replay:
+        known, again = self._replays.get(double, (None, None))
+        if again is None or known is not plan:
+            again = replays.Replay(plan, double=double)
+            # Operations that draw would go on where they stopped.
+            if self.run.mode == "eval" and any(plan is kept for kept in self._plans.values()):
+                self._replays[double] = plan, again
+        return again
+
+    def _replayable(self, inputs: Mapping[str, Array]) -> runner.Plan:
+        """The plan of a run without gradients. Raises ModelError or ReplayError."""
+        try:
+            plan = self._plan(inputs)
+        except InputError as error:
+            raise ReplayError(f"the model cannot be run again on this input: {error}") from error
+        if plan.failed is not None:
+            raise ModelError(plan.failed)
+        if plan.function is not None and self.run.loss is None:
+            return plan
+        call = replace(self._call(), run=Run(self.run.mode))
+        tensors = self._signature.tensors(self._signature.check(inputs))
+        try:
+            return self._traced(call, tensors) if plan.function is not None else self._followed(call, tensors, plan)
+        except TracerError:
+            raise
+        except Exception as error:
+            why = runner.one_line(error, 160)
+            raise ReplayError(f"the model cannot be traced into one function, to be run again: {why}") from error
+
+    def _followed(self, call: runner.Call, tensors: list[Any], plan: runner.Plan) -> runner.Plan:
+        """The trace of a model that chooses its way by values, along the way that it takes on this input."""
+        decisions = Decisions()
+        with decisions.noted():
+            outcome = self._eager(call, tensors)
+        if outcome.failed is not None:
+            raise ModelError(outcome.failed)
+        with decisions.followed():
+            traced = self._traced(call, tensors)
+        if traced.names != plan.names:
+            raise ValueError("it does other things when it is traced")
+        return traced
 
     # -- parameters --------------------------------------------------------------------------------------------
 

@@ -53,6 +53,14 @@ class Torch(Backend):
     def memory(self, value: Any) -> object:
         return value.untyped_storage().data_ptr() if value.layout == self.torch.strided else None
 
+    def overwrite(self, value: Any, new: Any) -> None:
+        value.copy_(new)
+
+    @contextmanager
+    def double(self) -> Iterator[None]:
+        with import_module("tracer_keras.wide_torch").Wide():
+            yield
+
     def seed(self, number: int) -> None:
         self.torch.manual_seed(number)
 

@@ -27,7 +27,8 @@ class Outlet:
         self._take: Take | None = None
         self._raised: BaseException | None = None
         self._last: Any = None
-        self._own: set[str] = set()
+        self.leaving: dict[str, Any] = {}
+        """The operations through which tensors leave, with what they are called with."""
 
     def add(self, wanted: Sequence[tuple[Hashable, Any]]) -> None:
         """Let these tensors leave, in this order where their computation allows it, after those added before.
@@ -40,12 +41,12 @@ class Outlet:
         if not self._computable([tensor for _, tensor in order]):
             order.sort(key=lambda item: places[item[1].op.name])
         for key, tensor in order:
-            readers = [reader for reader in tensor.consumers() if reader.name not in self._own]
+            readers = [reader for reader in tensor.consumers() if reader.name not in self.leaving]
             with tf.control_dependencies([] if self._last is None else [self._last]):
                 leave = tf.numpy_function(functools.partial(self._leave, key), [tensor], [], name="recorded")
             for reader in readers:
                 reader._add_control_input(leave)
-            self._own.add(leave.name)
+            self.leaving[leave.name] = key
             self._last = leave
 
     def _computable(self, tensors: list[Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from tracer.graph import Role
 from tracer.kinds import composed
 from tracer_keras import composites, describe
 from tracer_keras.activations import Probed, probe_activation
-from tracer_keras.events import Event, flatten, user_source
+from tracer_keras.events import Event, exchanged_leaves, flatten, user_source
 from tracer_keras.flavour import Flavour
 from tracer_keras.opwatch import OpWatch
 from tracer_keras.tensors import Tensors
@@ -28,6 +29,7 @@ _HIGHER_ORDER = words(
     "cond map scan while_loop fori_loop vectorized_map associative_scan switch custom_gradient stop_gradient "
     "convert_to_tensor convert_to_numpy shape is_tensor dtype ndim size "
 )
+_BEFORE = "/preactivation"
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Recorder:
         emit: called with each event as soon as it is final (eager runs).
         meet: called with each layer before it runs.
         watch: called with each tensor before anything reads it.
+        swap: called with each event's key and tensor before anything reads it; what it returns takes the tensor's
+            place, unless it is None.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Recorder:
         *,
         meet: Callable[[Any], None] | None = None,
         watch: Callable[[Any], None] | None = None,
+        swap: Callable[[tuple[str, int, str], Any], Any] | None = None,
     ) -> None:
         self.root = root
         self.flavour = flavour
@@ -71,6 +76,9 @@ class Recorder:
         self.emit = emit
         self.meet = meet
         self.watch = watch
+        self.swap = swap
+        self._instead: dict[int, tuple[Any, Any]] = {}
+        """What took the place of living tensors, by their identity, and what watches their end."""
         self.events: list[Event] = []
         self.calls: dict[str, int] = {}
         self.notes: list[str] = []
@@ -146,7 +154,7 @@ class Recorder:
                 params, weighted = self._ops.claim([leaf for _, leaf in flatten((args, kwargs))])
                 kind = composites.kind_of(name, args, kwargs, weighted=weighted)
                 self.add_op(name, kind, f"keras.ops.{name}", parents, outputs, config, params)
-            return outputs
+            return self.given(outputs)
 
         call.autograph_info__ = {}  # type: ignore[attr-defined]
         return call
@@ -213,7 +221,8 @@ class Recorder:
         parents = self.tensors.parents((args, given))
         masks = self.tensors.parents(kwargs.get("mask"))
         kind = describe.kind_of(layer, self.flavour)
-        restore, probed = probe_activation(layer, kind, self.watch)
+        inner = self.watch if self.swap is None else functools.partial(self.swap, (path, number, _BEFORE))
+        restore, probed = probe_activation(layer, kind, inner)
         try:
             outputs = self._hide(functools.partial(original, layer), args, kwargs)
         except BaseException:
@@ -223,7 +232,7 @@ class Recorder:
             restore()
         split = probed[0] if len(probed) == 1 and self._is_output(probed[0][1], outputs) else None
         self._record(layer, path, number, kind, role, scope, parents, outputs, split, masks)
-        return outputs
+        return self.given(outputs)
 
     def _container(self, original: Any, layer: Any, args: Any, kwargs: Any, path: str, custom: bool) -> Any:
         scope = self.frames[-1].path if self.frames else ""
@@ -254,7 +263,7 @@ class Recorder:
                 event.merged = first
                 self.paths.release(event.base)
         self.flush()
-        return outputs
+        return self.given(outputs)
 
     def _composed(self, layer: Any, inside: list[Event], outputs: Any) -> str | None:
         """What the operations that a layer is made of compute together."""
@@ -303,7 +312,7 @@ class Recorder:
         if split is not None:
             before, _, activation = split
             inner = Event(
-                path, kind, label, "activation", before, "/preactivation",
+                path, kind, label, "activation", before, _BEFORE,
                 parents=parents, config=config, params=params, **common,
             )  # fmt: skip
             self.append(inner)
@@ -354,11 +363,31 @@ class Recorder:
 
     def append(self, event: Event) -> None:
         """Take ``event`` as the node of its tensor."""
+        if self.swap is not None and event.alias is None and event.suffix != _BEFORE:
+            instead = self.swap(event.key(), event.value)
+            if instead is not None:
+                if hasattr(event.value, "_keras_mask"):
+                    instead._keras_mask = event.value._keras_mask
+                self.replace(event.value, instead)
+                event.value = instead
         if self.watch is not None and event.alias is None:
             self.watch(event.value)
         self.tensors.register(event)
         self.events.append(event)
         self.flush()
+
+    def replace(self, value: Any, instead: Any) -> None:
+        """``instead`` takes the place of ``value`` wherever a layer or operation returns it."""
+        key = id(value)
+        try:
+            end: Any = weakref.ref(value, lambda _: self._instead.pop(key, None))
+        except TypeError:  # what cannot be watched is kept, so that its identity is not used twice
+            end = value
+        self._instead[key] = instead, end
+
+    def given(self, outputs: Any) -> Any:
+        """Nested ``outputs`` with what took the place of their tensors."""
+        return exchanged_leaves(outputs, self._instead) if self._instead else outputs
 
     def flush(self) -> None:
         """Hand over what can no longer be merged into an enclosing custom layer."""

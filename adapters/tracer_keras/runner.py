@@ -57,7 +57,7 @@ class Plan:
         """
         assert self.outlet is not None
         self.fresh = False
-        with _as_written():
+        with as_written():
             self.outlet.run(self.function, tensors, take)
 
 
@@ -143,7 +143,7 @@ def _targets(plan: Plan, recorder: Recorder, values: Mapping[str, Any]) -> losse
 
 
 @contextmanager
-def _as_written() -> Iterator[None]:
+def as_written() -> Iterator[None]:
     """Run functions without TensorFlow's graph rewriting, so that the values are those of an eager run bit for bit."""
     options = tensorflow().config.optimizer
     before = options.get_experimental_options().get("disable_meta_optimizer", False)
@@ -223,9 +223,9 @@ def _plan(recorder: Recorder, call: Call, outputs: Any) -> tuple[Plan, dict[str,
     _outputs(recorder, outputs)
     events = recorder.events
     _unclaimed(recorder)
-    ends = [recorder.tensors.at(leaf) for _, leaf in flatten(outputs) if recorder.tensors.is_tensor(leaf)]
+    ends = [(at, recorder.tensors.at(leaf)) for at, leaf in flatten(outputs) if recorder.tensors.is_tensor(leaf)]
     functional = call.flavour.is_functional(call.model)
-    wanted = [event for event in ends if event is not None]
+    wanted = [(place, event) for place, event in ends if event is not None]
     structure, names = build(events, recorder.calls, wanted, _all_notes(recorder, call), functional)
     skipped = {names[event.key()]: why for event in events if (why := reason(event.value)) is not None}
     values = {names[event.key()]: _in_graph(recorder, event.value) for event in events}

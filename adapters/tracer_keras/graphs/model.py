@@ -11,17 +11,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tracer import dtypes
-from tracer.adapter import Array, InputSpec, LoadedModel, LoadRequest, NotRecorded, Sink
-from tracer.errors import InputError, MissingFrameworkError, ModelError, OptionError
+from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, LoadRequest, NotRecorded, Sink
+from tracer.errors import InputError, MissingFrameworkError, ModelError, OptionError, ReplayError
 from tracer.graph import Param, Structure
 from tracer.names import display
 from tracer.text import one_line
 from tracer_keras.flavour import tensorflow
-from tracer_keras.graphs import cut
+from tracer_keras.graphs import cut, running
 from tracer_keras.graphs.flat import Tensor
 from tracer_keras.graphs.network import Network
 from tracer_keras.graphs.nodes import Drawing, draw
+from tracer_keras.graphs.running import open_session
 from tracer_keras.graphs.source import Source, read
+from tracer_keras.replay import exchanged_inputs
 from tracer_keras.signature import Signature, shown
 
 _SEGMENT = 128 << 20
@@ -55,25 +57,10 @@ class _Imported:
 
     @property
     def session(self) -> Any:
-        """Made on first use. Nothing is rewritten, so that the values are those of the graph as written."""
+        """Made on first use."""
         if self._session is None:
-            v1 = tensorflow().compat.v1
-            options = v1.GraphOptions(optimizer_options=v1.OptimizerOptions(opt_level=v1.OptimizerOptions.L0))
-            options.rewrite_options.disable_meta_optimizer = True
-            with self.graph.as_default():
-                assigned = [self._assign(name) for name in self._source.values]
-                self._session = v1.Session(
-                    graph=self.graph, config=v1.ConfigProto(graph_options=options, allow_soft_placement=True)
-                )
-            for operation, fed, name in assigned:
-                self._session.run(operation, {fed: self._source.values[name]()})
+            self._session = open_session(self.graph, self._source)
         return self._session
-
-    def _assign(self, name: str) -> tuple[Any, Any, str]:
-        tf = tensorflow()
-        handle = self.graph.get_tensor_by_name(f"{name}:0")
-        fed = tf.compat.v1.placeholder(tf.as_dtype(self._source.flat.items[name].attr["dtype"].type))
-        return tf.raw_ops.AssignVariableOp(resource=handle, value=fed), fed, name
 
     def run(self, tensors: list[Tensor], feeds: Mapping[Tensor, Any]) -> list[Any]:
         fed = {self.net.tensor(tensor): value for tensor, value in feeds.items()}
@@ -91,6 +78,7 @@ class GraphModel(LoadedModel):
         self.loader = f"tensorflow {tensorflow().__version__} graph"
         self.notes = tuple(source.notes)
         self._known: dict[_Key, _Imported] = {}
+        self._replays: dict[bool, tuple[dict[str, tuple[int, ...]], running.Replay]] = {}
         self._specs = self._signature()
 
     def versions(self) -> dict[str, str]:
@@ -225,6 +213,20 @@ class GraphModel(LoadedModel):
                 yield name, NotRecorded(f"{imported.net.dtype(tensors[name])} tensor")
                 continue
             yield name, array
+
+    def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        arrays = self._arrays(inputs)
+        given = exchanged_inputs(arrays, exchange, {name: array.dtype for name, array in arrays.items()}, double=double)
+        shapes = {name: array.shape for name, array in given.items()}
+        known, again = self._replays.get(double, (None, None))
+        if again is None or known != shapes:
+            try:
+                imported = self._imported(given)
+            except InputError as error:
+                raise ReplayError(f"the graph cannot be run again on this input: {error}") from error
+            again = running.Replay(self._source, imported.drawing, imported.graph, shapes, double=double)
+            self._replays[double] = shapes, again
+        again.run(given, exchange)
 
     # -- parameters ----------------------------------------------------------------------------------------------
 
