@@ -11,6 +11,7 @@ from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare import Diff, Tolerance
 from tracer.compare.baseline import load as load_baseline
 from tracer.compare.diff import diff as _diff
+from tracer.errors import InputError
 from tracer.recording import record_object
 from tracer.store import Recording, Trace
 
@@ -136,8 +137,8 @@ def graft(
         at: names of either recording's layers, or globs; the activation is that of the model that does not run.
         into: which model runs.
 
-    Raises InputError for names that are no pairs, ReplayError where a model is not the one recorded or cannot be run
-    again, ModelError, TraceError where no output can be compared.
+    Raises InputError for names that are no pairs and models that are missing, ReplayError where a model is not the one
+    recorded or cannot be run again, ModelError, TraceError where no output can be compared.
     """
     from tracer.alignment.mapping import load
     from tracer.rerun import defects
@@ -147,7 +148,10 @@ def graft(
     tolerance, run = Tolerance(atol, rtol), defects.in_process(models, reference)
     if at:
         return defects.at(reference, candidate, _patterns(at), run, into=into, tolerance=tolerance, mapping=mapping)
-    measured = _diff(reference, candidate, tolerance, mapping=mapping, measure=in_process(models))
+    if models[0] is None or models[1] is None:
+        raise InputError("which layers are wrong is found by running both models: give both, or name a layer (at=…)")
+    both = (models[0], models[1])
+    measured = _diff(reference, candidate, tolerance, mapping=mapping, measure=in_process(both))
     return defects.explain(measured, run)
 
 

@@ -127,7 +127,7 @@ def cuts(pairs: Sequence[Pair], reference: Recording, candidate: Recording) -> t
         if reference.stored(held) is None:
             without[index] = f"{held} of '{reference.name}' was not recorded: {reference.why_missing(held)}"
             continue
-        if name in found and "output" in pair.evidence:
+        if name in found and "output" in pair.evidence and held == found[name].reference:
             without[index] = "an output that is compared where it is computed"
             continue
         ways[theirs.name] = tuple(_ways(pair, reference, candidate, ways))

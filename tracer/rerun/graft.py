@@ -49,10 +49,12 @@ Progress = Callable[[int, int], None]
 Change = Callable[[Array], Array | None]
 EXACT = 4
 """Up to so many defects the smallest set that suffices is searched among all; of more by adding the weightiest."""
+DIRECTIONS = 4
+"""Random perturbations of each tensor: with few outputs one alone may cancel out."""
 DOUBTS = 8
 """How many tensors are put in in either order to see which is right; of more the first."""
 STEP = 1e-3
-"""Size of a perturbation relative to the tensor: far above float32's rounding, small enough for most kinks."""
+"""Size of a perturbation relative to each element: far above float32's rounding, small enough for most kinks."""
 
 
 @dataclass(frozen=True)
@@ -460,26 +462,31 @@ def explain(runner: Runner, found: Mapping[str, Correction], groups: Sequence[Se
 def amplify(runner: Runner, nodes: Sequence[str], seed: int = 0) -> list[float]:
     """How much a small perturbation of each node's tensor grows to the outputs: relative change per relative change.
 
-    Of several outputs the one that changes most counts. Each node takes one run: every element is moved by
-    :data:`STEP` of the tensor's root mean square, with random signs. NaN where the tensor is none of numbers, or zero.
+    Root mean square over :data:`DIRECTIONS` runs for each node; of several outputs the one that changes most counts.
+    Every element is moved by :data:`STEP` of itself, with random signs, as rounding does (what a ReLU made zero stays
+    zero). NaN where the tensor is none of numbers, or zero.
     """
-    runner.total = runner.done + len(nodes) + 1
+    runner.total = runner.done + DIRECTIONS * len(nodes) + 1
     base = runner.run({})
     rng = np.random.default_rng(seed)
-    found = []
+
+    def change(value: Array) -> Array | None:
+        wide = dtypes.as_float64(value)
+        moved = wide * (1 + STEP * rng.choice((-1.0, 1.0), value.shape))
+        fits.append(value.dtype.kind not in "biu" and _norm(wide) > 0)
+        return moved if fits[-1] else None
+
+    grows = []
     for node in nodes:
-        moved: list[bool] = []
-
-        def change(value: Array, moved: list[bool] = moved) -> Array | None:
-            wide = dtypes.as_float64(value)
-            size = _norm(wide) / math.sqrt(value.size) if value.size and value.dtype.kind not in "biu" else 0.0
-            moved.append(bool(size))
-            return wide + STEP * size * rng.choice((-1.0, 1.0), value.shape) if size else None
-
-        after = runner.run({node: change})
-        usable = any(moved) and all(after[name].shape == base[name].shape for name in base)
-        found.append(max(_changed(base[name], after[name]) for name in base) / STEP if usable and base else math.nan)
-    return found
+        fits: list[bool] = []
+        found = []
+        for _ in range(DIRECTIONS):
+            after = runner.run({node: change})
+            if not (any(fits) and base and all(after[name].shape == base[name].shape for name in base)):
+                break
+            found.append(max(_changed(base[name], after[name]) for name in base) / STEP)
+        grows.append(math.hypot(*found) / math.sqrt(DIRECTIONS) if len(found) == DIRECTIONS else math.nan)
+    return grows
 
 
 # --- in the worker ----------------------------------------------------------------------------------------------

@@ -74,10 +74,10 @@ class _Result:
                 }
                 for output, before, after in rows
             ],
-            "explained": None if self.agreed else explained(self.after),
+            "explained": None if self.agreed else _finite(explained(self.after)),
             "runs": self.runs,
             "notes": list(self.notes),
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ class Graft(_Result):
             }
             for pair, changed in zip(self.pairs, self.changed, strict=True)
         ]
-        return {**self._to_json(), "into": self.into, "at": at, "grows": _finite(self.grows)}
+        reordered = list(self.reordered)
+        return {
+            **self._to_json(), "into": self.into, "at": at, "reordered": reordered, "grows": _finite(self.grows)
+        }  # fmt: skip
 
     def __str__(self) -> str:
         from tracer.report.graft import plain
@@ -181,9 +184,9 @@ class Explanation(_Result):
                 "pairs": [pair.aligned for pair in d.pairs],
                 "settings": d.settings,
                 "local": _finite(d.error),
-                "explains": d.explains,
-                "alone": d.alone,
-                "last": d.last,
+                "explains": _finite(d.explains),
+                "alone": _finite(d.alone),
+                "last": _finite(d.last),
                 "grows": _finite(d.grows),
             }
             for d in self.defects

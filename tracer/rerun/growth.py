@@ -17,8 +17,8 @@ from tracer.rerun.graft import Joint, Output
 from tracer.store import Recording
 
 SCHEMA = "tracer-growth/1"
-MOST = 64
-"""Pairs that are perturbed, each in a run of its own; of more those that lie evenly over the model."""
+MOST = 32
+"""Pairs that are perturbed, each in a few runs of its own; of more those that lie evenly over the model."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ def amplification(
 ) -> Mapping[int, float]:
     """How much a small perturbation of a pair's tensor grows to the candidate's outputs, by the pair's index.
 
-    Relative change of the output (of several the one that changes most) per relative change of the tensor, in a seeded
-    random direction (:func:`tracer.rerun.graft.amplify`). Each takes one run of the candidate: of more than ``most``
-    pairs those are taken that lie evenly over the model. Raises TraceError where no output was recorded, and what
-    ``run`` raises.
+    Relative change of the output (of several the one that changes most) per relative change of the tensor, in seeded
+    random directions (:func:`tracer.rerun.graft.amplify`, which takes four runs of the candidate for each). Of more
+    than ``most`` pairs those are taken that lie evenly over the model.
+
+    Raises TraceError where no output was recorded, and what ``run`` raises.
     """
     made, _ = cuts(pairs, reference, candidate)
     places = by_index(made)

@@ -9,7 +9,7 @@ is from what it does in its own type is its rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Exact:
         if self.folder is None or node not in self.files:
             return recorded
         away: Array = np.load(self.folder / self.files[node], mmap_mode="r")
+        if recorded.dtype.kind == "f":
+            return np.asarray(np.add(recorded, away, dtype=np.float64))
         return np.asarray(dtypes.as_float64(recorded) + away)
 
 
@@ -75,10 +77,12 @@ class _Own:
         self._progress()
         if recorded.shape == value.shape and recorded.dtype.kind not in "biuc":
             with np.errstate(all="ignore"):
-                apart_ = dtypes.as_float64(value) - dtypes.as_float64(recorded)
-                apart_ = np.where(np.isfinite(apart_), apart_, 0.0)
+                exact_ = recorded if recorded.dtype.kind == "f" else dtypes.as_float64(recorded)
+                away = (value - exact_).astype(np.float32, copy=False)
+            if not np.isfinite(away.min(initial=0.0) + away.max(initial=0.0)):
+                away = np.where(np.isfinite(away), away, np.float32(0))
             self.files[name] = f"exact-{len(self.files)}.npy"
-            np.save(self._folder / self.files[name], apart_.astype(np.float32))
+            np.save(self._folder / self.files[name], away)
             self.rounding[name] = apart(recorded, value, masks=True)[0]
         return recorded
 
@@ -137,6 +141,7 @@ class _Walk:
         self._cuts, self._reference, self._exact = cuts, reference, exact
         self._progress = progress
         self.double = False
+        self.looking: Container[str] = self._reordering()
         self.found: dict[int, Local] = {}
         self.own = _Kept(folder, "own")
         self.wide = _Kept(folder, "wide")
@@ -150,6 +155,10 @@ class _Walk:
     def __call__(self, name: str, value: Array) -> Array | None:
         cut = self._cuts[name]
         self._progress()
+        if not self.double and value.dtype.kind in "fV":
+            self.own[name] = value.astype(np.float32) if value.dtype.kind == "V" else value
+        if name not in self.looking:
+            return self.healed(name, value.ndim)
         recorded = self._recorded(cut.reference)
         wanted = self._exact.values(cut.reference, recorded) if cut.computed else recorded
         way, error, place, scale, shape = self._nearest(cut, wanted, value)
@@ -164,14 +173,17 @@ class _Walk:
                 local = replace(local, rounding_candidate=apart(value, narrow, masks=cut.masks)[0])
             if local.unlike(0.0):
                 self.wide[name] = value
-        elif value.dtype.kind in "fV":
-            self.own[name] = value.astype(np.float32) if value.dtype.kind == "V" else value
         self.found[cut.index] = local
         for index, other in cut.same:
             given = self._recorded(other)
             off, place, scale = apart(given, recorded) if given.shape == recorded.shape else (math.inf, None, 0.0)
             self.found[index] = Local(off, scale, 0.0, 0.0, cut.epsilon, argmax=place)
         return self.healed(name, value.ndim)
+
+    def _reordering(self) -> frozenset[str]:
+        """Where the first walk has to look: at what may become the reference's in several ways, and what reads that."""
+        several = [name for name, cut in self._cuts.items() if len(cut.ways) > 1]
+        return frozenset([*several, *(reader for name in several for reader in self._cuts[name].readers)])
 
     def _recorded(self, name: str) -> Array:
         """The reference's own tensor; looked for, and its checksum verified, once."""
@@ -240,7 +252,7 @@ def local_errors(
     narrow = {index: replace(local, basis=basis) for index, local in walk.found.items()}
     notes = [exact.why] if exact.why else []
     unexpected = frozenset(name for name in cuts if _unexpected(name, cuts, narrow, set()))
-    walk.double, walk.found, walk.straight = True, {}, unexpected
+    walk.double, walk.found, walk.straight, walk.looking = True, {}, unexpected, cuts
     if unexpected:
         walk.ways.clear()
         for reader in {reader for name in unexpected for reader in cuts[name].readers}:
@@ -250,17 +262,16 @@ def local_errors(
         basis = BOTH if exact.folder is not None else CANDIDATE
     except ReplayError as error:
         notes.append(str(error))
-        walk.found, walk.double = {}, False
-        if unexpected:
-            model.replay(inputs, walk)
+        walk.double, walk.found = False, {}
+        model.replay(inputs, walk)
     wide = {index: replace(local, basis=basis) for index, local in walk.found.items()}
     found = {}
     for cut in cuts.values():
         for index in (cut.index, *(index for index, _ in cut.same)):
             if cut.draws:
                 found[index] = Local(why="it draws random numbers: another framework draws others")
-            elif index in narrow:
-                found[index] = wide.get(index, narrow[index])
+            elif index in wide:
+                found[index] = wide[index]
             else:
                 found[index] = Local(why=f"{cut.candidate} did not run when the candidate was run again")
         if cut.candidate in unexpected:

@@ -29,7 +29,7 @@ def apart(reference: Array, candidate: Array, *, masks: bool = False) -> tuple[f
         return 0.0, None, 0.0
     largest, place, scale = -1.0, (0,) * reference.ndim, 0.0
     for start, block in _blocks(reference.shape):
-        x, y = dtypes.as_float64(reference[block]), dtypes.as_float64(candidate[block])
+        x, y = _double(reference[block]), _double(candidate[block])
         error, size = np.abs(x - y), np.abs(x)
         if not math.isfinite(error.max()):
             same = (np.isnan(x) & np.isnan(y)) | (x == y)
@@ -47,6 +47,10 @@ def apart(reference: Array, candidate: Array, *, masks: bool = False) -> tuple[f
             largest = most
             place = (*start[: len(start) - error.ndim], *(int(a + b) for a, b in zip(rest, inside, strict=True)))
     return largest, place, scale
+
+
+def _double(values: Array) -> Array:
+    return values if values.dtype == np.float64 else dtypes.as_float64(values)
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[Place, tuple[Any, ...]]]:
