@@ -63,3 +63,12 @@ def test_a_divisor_near_zero_is_named_where_errors_grow(inherited: float | None,
     assert named("layernorm", False, stats, inherited, None) == says
     assert named("conv1d", False, stats, inherited, None) == ""
     assert named("layernorm", False, compare(ours, ours), inherited, None) == ""
+
+
+def test_agreement_about_nothing_is_said(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].bias.fill_(-100)
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    a, b = (tracer.record(model, x, name=name, trace=tmp_path / "t.zarr") for name in "ab")
+    assert "nothing was tested there: 1\n" in f"{tracer.diff(a, b)}\n"

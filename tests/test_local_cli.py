@@ -111,8 +111,19 @@ def test_a_live_model_must_be_given(tmp_path: Path) -> None:
     b = tracer.record(model, x, name="b", trace=tmp_path / "trace.zarr")
     refused("diff", "--local", cwd=tmp_path, code=ExitCode.PARTIAL, says="models=")
     assert tracer.diff(a, b, models=(model, model))
-    with pytest.raises(ReplayError, match="runs otherwise"):
+    with pytest.raises(InputError, match="the candidate's"):
+        tracer.diff(a, b, models=(model,))  # type: ignore[arg-type]
+    other = torch.nn.Linear(3, 2)
+    with pytest.raises(ReplayError, match=r"weight of .* has other values"):
+        tracer.diff(a, b, models=(model, other))
+    with pytest.raises(ReplayError, match="other operations"):
         tracer.diff(a, b, models=(model, torch.nn.Sequential(model, torch.nn.ReLU())))
+
+
+def test_code_that_has_changed_since_is_not_what_was_recorded(ported: Path) -> None:
+    record(1e-3)
+    (ported / "port.py").write_text(CODE.replace("eps=eps", "eps=1e-5"))
+    refused("diff", "--local", cwd=ported, code=ExitCode.PARTIAL, says="epsilon of norm is 1e-05, and was 0.001")
 
 
 def test_a_baseline_lets_pass_what_was_accepted_until_it_grows(

@@ -106,6 +106,8 @@ def diff(
     from tracer.alignment.mapping import load
     from tracer.rerun.measure import in_process
 
+    if models is not None and len(models) != 2:
+        raise InputError("models= wants the reference's model and the candidate's")
     measure = None if models is None else in_process(models)
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
     return _diff(

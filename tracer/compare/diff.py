@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tracer import dtypes
+from tracer import dtypes, kinds
 from tracer.alignment import Alignment, Pair, align
 from tracer.alignment.consistency import MASKED
 from tracer.alignment.engine import IGNORED
@@ -75,6 +75,16 @@ class Diff:
         """Pairs that agree on this input although their settings differ: another input may tell them apart."""
         agree = (Verdict.MATCH, Verdict.NOISE)
         return tuple(p for p in self.pairs if p.verdict in agree and p.settings and not p.accepted)
+
+    @property
+    def untested(self) -> tuple[PairDiff, ...]:
+        """Layers of which nothing but one value, or no number at all, was seen on either side: agreement means little.
+
+        Of masks and the like that is to be expected.
+        """
+        ends = set(self.reference.structure.outputs)
+        telling = (p for p in self.pairs if p.node.params or p.node.kind in kinds.ACTIVATIONS or p.node.name in ends)
+        return tuple(p for p in telling if p.stats is not None and p.stats.size > 1 and p.stats.blank)
 
     @property
     def broken(self) -> tuple[PairDiff, ...]:

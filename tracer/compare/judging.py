@@ -11,7 +11,7 @@ from tracer.alignment.features import TRANSPARENT, Apart, pairable
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.outputs import Output
 from tracer.compare import instability
-from tracer.compare.local import Local
+from tracer.compare.local import DRAWS, Local
 from tracer.compare.pair import PairDiff
 from tracer.compare.stats import Stats
 from tracer.compare.verdict import GROWTH, Tolerance, Verdict, judge, judge_again, rounding_floor
@@ -105,6 +105,8 @@ class _Judge:
         off = next((p.aligned for p in above.pairs if p.verdict in _OFF), None)
         suspicious = bool(pair.settings) or any(above.between)
         local = pair.local if pair.local is not None and pair.local.known else None
+        if pair.local is not None and pair.local.why == DRAWS and not _within(pair.stats, own):
+            return self._settled(_drawn(pair), depth)
         if local is not None:
             return self._settled(self._again(pair, local, own, note, above, inherited), depth)
         if pair.stats is not None:
@@ -274,6 +276,14 @@ class _Judge:
             return False
         own, _ = tolerance_for(pair.aligned, self._tolerance, self._mapping)
         return stats.passes(own.atol, own.rtol) or stats.rel_l2 <= rounding_floor(pair.coarsest, _DEEP)
+
+
+def _drawn(pair: PairDiff) -> PairDiff:
+    """A pair that drops at random: what can be compared is how much."""
+    rates = [node.config.get("rate", node.config.get("p")) for node in (pair.node, pair.candidate_node)]
+    if None not in rates and rates[0] != rates[1]:
+        return replace(pair, verdict=Verdict.DIVERGED, reason=f"it drops {rates[0]} of its inputs against {rates[1]}")
+    return replace(pair, verdict=Verdict.NOISE, reason=f"not compared: {DRAWS}")
 
 
 def _within(stats: Stats | None, tolerance: Tolerance) -> bool:

@@ -111,6 +111,8 @@ class Local:
         return cls(**own)
 
 
+DRAWS = "it draws random numbers, and no two frameworks draw the same"
+"""Why there are no figures of a layer that drops at random in training mode."""
 SAFETY = 4.0
 """How much of the measured rounding, and of one unit roundoff of the largest value, passes for rounding.
 

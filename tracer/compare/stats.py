@@ -110,6 +110,12 @@ class Stats:
         """With the absolute tolerance asked for, the relative one that would be enough (maybe infinite)."""
         return self.envelope.rtol(self.atol)
 
+    @property
+    def blank(self) -> bool:
+        """Whether both sides hold one value throughout, or nothing but NaN."""
+        nan = self.nonfinites.nan_reference == self.nonfinites.nan_candidate == self.size
+        return nan or None not in self.constant
+
     def passes(self, atol: float, rtol: float) -> bool:
         """Whether the tensors agree within a tolerance, whichever was asked for."""
         return not self.nonfinite and self.sufficient_atol(rtol) <= atol

@@ -67,6 +67,10 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         out.append(f"{_waived(diff)}\n")
     if diff.latent:
         out.append(f"settings differ where the values agree: {_settings(diff.latent)}\n")
+    blank = diff.untested
+    if blank:
+        names = _first([pair.aligned for pair in blank], 3)
+        out.append(f"NaN or one value throughout, on both sides, so nothing was tested there: {names}\n", "yellow")
     broken = diff.broken
     if broken:
         out.append(f"not comparable: {display(broken[0].aligned)}: {display(broken[0].reason)}")

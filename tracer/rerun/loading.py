@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tracer import adapter as adapters
 from tracer import inputs as inputs_
 from tracer.adapter import Array, LoadedModel, LoadRequest, Run
 from tracer.errors import ReplayError
+from tracer.graph import Structure
 from tracer.names import display
 from tracer.store import Recording, Trace
 from tracer.worker import protocol
@@ -107,10 +109,36 @@ def prepare(model: LoadedModel, trace: Trace, recording: Recording) -> dict[str,
         found[name] = inputs_.as_wanted(turned, specs.get(name))
     ordered = {name: found[name] for name in specs if name in found}
     inputs = ordered if len(ordered) == len(found) else found
-    names = [node.name for node in model.structure(inputs).stored()]
-    if names != [node.name for node in recording.structure.stored()]:
-        raise ReplayError(f"the model of '{shown}' runs otherwise than when it was recorded: record it again (--force)")
+    changed = _changed(model, model.structure(inputs), recording)
+    if changed:
+        raise ReplayError(f"the model of '{shown}' is not the one that was recorded ({changed}): record it again")
     return inputs
+
+
+def _changed(model: LoadedModel, now: Structure, recording: Recording) -> str:
+    """What is another than when it was recorded, in words: code and live objects have no checksum."""
+    then = recording.structure
+    if [node.name for node in now.stored()] != [node.name for node in then.stored()]:
+        return "it runs other operations"
+    same = Structure.from_json(json.loads(json.dumps(now.to_json())))
+    for node in same:
+        before = then.by_name.get(node.name)
+        if before is None or (node.kind, node.config) == (before.kind, before.config):
+            continue
+        keys = [key for key in {**before.config, **node.config} if before.config.get(key) != node.config.get(key)]
+        where = display(node.name)
+        if not keys:
+            return f"{where} is {display(node.kind)}, and was {display(before.kind)}"
+        was, is_ = (display(str(side.config.get(keys[0])), 40) for side in (before, node))
+        return f"{display(keys[0])} of {where} is {is_}, and was {was}"
+    for owner, param, value in model.parameters():
+        stored = recording.weights.get((owner, param.name))
+        if stored is None:
+            continue
+        kept = recording.read_stored(stored)
+        if kept.shape != value.shape or not np.array_equal(kept, value, equal_nan=value.dtype.kind in "fc"):
+            return f"{display(param.name)} of {display(owner)} has other values"
+    return ""
 
 
 def load(found: Source) -> LoadedModel:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tracer import dtypes
 from tracer.adapter import LoadedModel
-from tracer.compare.local import BOTH, CANDIDATE, NEITHER, REFERENCE, Local
+from tracer.compare.local import BOTH, CANDIDATE, DRAWS, NEITHER, REFERENCE, Local
 from tracer.errors import ReplayError
 from tracer.rerun.cuts import Cut, Way
 from tracer.rerun.measuring import apart
@@ -269,7 +269,7 @@ def local_errors(
     for cut in cuts.values():
         for index in (cut.index, *(index for index, _ in cut.same)):
             if cut.draws:
-                found[index] = Local(why="it draws random numbers: another framework draws others")
+                found[index] = Local(why=DRAWS)
             elif index in wide:
                 found[index] = wide[index]
             else:
