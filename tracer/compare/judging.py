@@ -165,7 +165,7 @@ class _Judge:
             elif verdict is Verdict.MATCH:
                 reason = f"{said}, as the next layer expects"
         elif verdict is Verdict.DIVERGED:
-            if pair.masked and self._read_right(pair):
+            if (pair.masked or pair.masked_once) and self._read_right(pair):
                 verdict, reason = Verdict.MATCH, "it differs, but all that reads it agrees: what is masked is not seen"
             elif any(above.between):
                 sides = zip(("reference", "candidate"), above.between, strict=True)

@@ -40,6 +40,7 @@ class PairDiff:
         apart: where only statistics were recorded, how far apart the tensors are at least.
         coarsest: the coarser of the two element types that were computed with.
         stored_rounding: relative rounding added by storing a tensor at less than its own precision.
+        masked_once: whether one of them does.
         masked: whether both tensors hold values that only say that something is masked.
         local: what running the candidate again on the reference's activations said; None where that was not done.
         accepted: why a difference over the general tolerance is let pass: a person's tolerance or a baseline.
@@ -59,6 +60,7 @@ class PairDiff:
     note: str = ""
     content: float | None = None
     masked: bool = False
+    masked_once: bool = False
     obstacle: str = ""
     saved: bool = True
     rearranged: bool = False
