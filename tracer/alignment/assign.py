@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.alignment import axes as axes_
+from tracer.alignment.branches import Branches, Returned
 from tracer.alignment.candidates import Candidates, Index, Values
 from tracer.alignment.consistency import agree, crossed, hangs, healed, reassociated
 from tracer.alignment.evidence import EQUAL
@@ -43,6 +44,8 @@ def assign(
     a: Features,
     b: Features,
     blocked: tuple[frozenset[int], frozenset[int]],
+    logit: Values,
+    returned: tuple[Returned, Returned],
 ) -> Assigned:
     """The best matching.
 
@@ -51,6 +54,8 @@ def assign(
         content: agreement of the tensors of each pair, whatever their kinds; 0 where unknown.
         confirmed: 1 for pairs with equal weights or equal tensors, down to 0.
         blocked: indices on either side that a person ignores.
+        logit: log-odds of each pair by what its nodes look like themselves.
+        returned: for the nodes of either side that a model returns, the places where.
     """
     pinned = {int(pairs.rows[p]): int(pairs.cols[p]) for p in np.flatnonzero(value >= PINNED)}
     free = value.copy()
@@ -63,6 +68,7 @@ def assign(
     _mend(matched, pairs, free, content, a, b)
     _swap(matched, pairs, free)
     _mend(matched, pairs, free, content, a, b)
+    Branches(pairs, logit, confirmed, a, b, returned, pinned).exchange(matched, ordered.regret)
     _by_content(matched, pairs, value, content, a, b, blocked)
     crossed(matched, pairs, content, a, b, pinned)
     for i in [i for i, j in matched.items() if i not in pinned and hangs(matched, i, j, a, b)]:

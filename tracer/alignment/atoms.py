@@ -58,6 +58,7 @@ class Atom:
         order: place in the running order.
         owner: the layer they are of.
         tag: which of a layer's atoms it is, where that matters.
+        plays: which projection of a written-out attention it is, where the graph says so.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Atom:
     owner: str
     tag: Tag = ""
     label: str = ""
+    plays: Tag = ""
 
     @cached_property
     def main(self) -> Slot:

@@ -28,7 +28,7 @@ from tracer.alignment.evidence import EQUAL, MOST_EQUAL, equal_tensors, gather
 from tracer.alignment.features import Features, Summary, agreement, beyond, extract
 from tracer.alignment.groups import groups
 from tracer.alignment.orient import find as find_axes
-from tracer.alignment.outputs import outputs
+from tracer.alignment.outputs import label, outputs
 from tracer.alignment.parameters import parameter_map
 from tracer.alignment.propagation import Graph
 from tracer.alignment.repeats import Repeats
@@ -93,7 +93,7 @@ class Work:
         related = self.weights is not None and self.weights.related
         owned = self._owned() if related else np.zeros((0, 2), np.intp)
         equal = [*zip(rows.tolist(), cols.tolist(), strict=True), *map(tuple, owned.tolist())]
-        self.repeats = Repeats(a, b, equal, self.rules.laid)
+        self.repeats = Repeats(a, b, equal, self.rules.laid, self.rules.ignored)
         self.pairs = possible(
             a, b, (np.append(rows, extra[:, 0]), np.append(cols, extra[:, 1])), owned, self.repeats.anchors
         )
@@ -104,7 +104,10 @@ class Work:
         content = np.where(self.said == 0, 0, self.evidence.columns["content"])
         columns = self.evidence.columns
         confirmed = np.where(self.said == 0, 0, np.maximum(columns["weights"], columns["equal_content"]))
-        self.assigned = assign(self.pairs, self.value, content, confirmed, a, b, self.rules.ignored)
+        returned = self._returned(0), self._returned(1)
+        self.assigned = assign(
+            self.pairs, self.value, content, confirmed, a, b, self.rules.ignored, self.logit, returned
+        )
 
     def run(self) -> Alignment:
         trusted = trust(self.pairs, self.value, self.evidence, self.assigned, self.a, self.b)
@@ -166,10 +169,20 @@ class Work:
         logit = self.evidence.logit() + self.repeats.logit(self.pairs)
         logit[said == 0] = _NEVER
         logit[said == PINNED] = -_NEVER
+        self.logit = logit
         value = Graph(self.a, self.b, self.pairs).propagate(logit)
         value[said == 0] = 0
         value[said == PINNED] = PINNED
         return value
+
+    def _returned(self, s: int) -> dict[int, frozenset[str]]:
+        """The places where a model returns its nodes."""
+        found: dict[int, set[str]] = {}
+        for place, name in self.sides[s].structure.returned:
+            index = _index(self.sides[s].structure, (self.a, self.b)[s], name)
+            if index is not None:
+                found.setdefault(index, set()).add(label(place))
+        return {index: frozenset(labels) for index, labels in found.items()}
 
     def _pairs(
         self, matched: Mapping[int, int], confidence: Mapping[int, float], unknown: Collection[int]

@@ -7,7 +7,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.atoms import Atom, Slot, named_tag
 from tracer.alignment.axes import Axes
 from tracer.alignment.owned import WHOLE, Key, key, listed
+from tracer.alignment.roles import roles
 from tracer.alignment.twins import Twins, Weights
 from tracer.graph import Structure
 
@@ -64,6 +65,9 @@ class Side:
         have = {key for atom in found for key in atom.keys}
         if self.weights is not None:
             found += self._lone([k for k in self.weights.shapes if k not in have and k not in self.weights.whole])
+        played = roles(self.structure)
+        names = {i: node.name for i, node in enumerate(self.structure.nodes) if node.name in played}
+        found = [replace(a, plays=played[names[a.node]]) if a.node in names and not a.tag else a for a in found]
         return tuple(sorted(found, key=lambda atom: atom.order))
 
     def _of(self, index: int) -> list[Atom]:
@@ -270,7 +274,10 @@ def _through_pairs(found: Matching, pairs: Iterable[Paired]) -> None:
                 continue
             used[0].add(i)
             used[1].add(j)
+            a, b = found.ours.atoms[i], found.theirs.atoms[j]
             sure = pair.confidence * (1.0 if value > 0.8 else 0.9)
+            if not _tags(a, b) and (_projects(found.ours, a) or _projects(found.theirs, b)):
+                sure = min(sure, BY_SHAPE)  # which of an attention's projections it is rests on their order
             found.add(i, j, max(sure, BY_VALUES) if found.equal(i, j) else sure, "their outputs are paired")
 
 
@@ -278,9 +285,14 @@ def _atoms_of(side: Side, names: Sequence[str]) -> list[int]:
     return sorted({number for name in names for number in side.of_name.get(name, ())})
 
 
+def _projects(side: Side, atom: Atom) -> bool:
+    """Whether it makes the queries, keys or values of a layer that does a whole attention."""
+    return atom.tag in ("query", "key", "value") and side.structure.nodes[atom.node].kind == "attention"
+
+
 def _tags(a: Atom, b: Atom) -> int:
     """1 where both say which projection they are and agree, -1 where they do not, 0 otherwise."""
-    ours, theirs = a.tag or named_tag(a.owner), b.tag or named_tag(b.owner)
+    ours, theirs = (atom.tag or named_tag(atom.owner) or atom.plays for atom in (a, b))
     return 0 if not ours or not theirs else 1 if ours == theirs else -1
 
 

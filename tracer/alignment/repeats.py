@@ -55,8 +55,8 @@ class Run:
         for ours, theirs in stated:
             here = {at for at, block in enumerate(self.ours) if not ours.isdisjoint(block)}
             there = {at for at, block in enumerate(self.theirs) if not theirs.isdisjoint(block)}
-            if len(here) == len(there) == 1:
-                said[here.pop()] = there.pop()
+            if len(here) == len(there):  # as many on either side go together in their order
+                said |= zip(sorted(here), sorted(there), strict=True)
         if said:
             voted = {i: j for i, j in voted.items() if i not in said and j not in said.values()} | said
         return numbered if numbered and voted.items() <= numbered.items() else voted
@@ -136,13 +136,20 @@ class Repeats:
     Args:
         equal: pairs of nodes with equal weights or tensors.
         stated: nodes of the reference, and of the candidate, that a person laid on each other.
+        ignored: those that a person ignores; blocks of such layers are none of a run.
     """
 
     def __init__(
-        self, a: Features, b: Features, equal: Iterable[tuple[int, int]], stated: Sequence[tuple[Nodes, Nodes]] = ()
+        self,
+        a: Features,
+        b: Features,
+        equal: Iterable[tuple[int, int]],
+        stated: Sequence[tuple[Nodes, Nodes]] = (),
+        ignored: tuple[Nodes, Nodes] = (frozenset(), frozenset()),
     ) -> None:
         self._shape = len(a.nodes), len(b.nodes)
-        self.runs = _uneven(a, b)
+        runs = (_without(run, ignored, a, b) for run in _uneven(a, b))
+        self.runs = [run for run in runs if run.ours and run.theirs]
         self._names = [[node.name for node in side.nodes] for side in (a, b)]
         equal = list(equal) if self.runs else []
         self._of: dict[int, tuple[int, int]] = {
@@ -333,8 +340,39 @@ def _outermost(side: Features) -> list[tuple[tuple[Block, ...], tuple[str, ...]]
         inside = {i for block in found for i in block}
         if not inside & taken:
             taken |= inside
-            out.append((found, run.scopes))
+            out.append((found, run.scopes or _scopes(side, found)))
     return sorted(out)
+
+
+def _scopes(side: Features, run: Sequence[Block]) -> tuple[str, ...]:
+    """What the names of each block's layers begin with, up to a separator; none where that does not tell them apart.
+
+    Operations between the layers have names that the framework counts: these say nothing.
+    """
+    found = []
+    for block in run:
+        names = [side.nodes[i].name.replace("/preactivation", "") for i in block if side.params[i]]
+        # Between the first and the last in the order of the alphabet all others lie.
+        first, last = min(names, default=""), max(names, default="")
+        same = next((at for at, (x, y) in enumerate(zip(first, last, strict=False)) if x != y), len(first))
+        shared = first[:same]
+        found.append(shared[: max(shared.rfind(mark) for mark in "._/") + 1])
+    return tuple(found) if len({*found}) == len(found) else ()
+
+
+def _without(run: Run, ignored: tuple[Nodes, Nodes], a: Features, b: Features) -> Run:
+    """The run without the blocks whose layers are all ignored."""
+    kept = [
+        [at for at, block in enumerate(blocks_) if not {i for i in block if side.params[i]} <= nodes]
+        for blocks_, nodes, side in zip((run.ours, run.theirs), ignored, (a, b), strict=True)
+    ]
+    ours, theirs = (
+        tuple(blocks_[at] for at in chosen) for blocks_, chosen in zip((run.ours, run.theirs), kept, strict=True)
+    )
+    names = tuple(
+        tuple(found[at] for at in chosen) if found else () for found, chosen in zip(run.names, kept, strict=True)
+    )
+    return Run(ours, theirs, (names[0], names[1]))
 
 
 def _single(

@@ -267,7 +267,9 @@ def _compare(
             obstacle, saved = str(error), False
     return PairDiff(
         pair, node, other, node.shape, stats, Verdict.NOT_COMPARABLE, obstacle, None, 0.0, tolerance,
-        content=content, masked=_masked(a) and _masked(b), masked_once=_masked(a) != _masked(b), obstacle=obstacle, saved=saved, rearranged=rearranged,
+        content=content,
+        masked=_masked(a) and _masked(b), masked_once=_masked(a) != _masked(b),
+        obstacle=obstacle, saved=saved, rearranged=rearranged,
         ordered=ordered, apart=apart,
         left_out=reference.left_out(node.name) or candidate.left_out(other.name),
         coarsest=coarsest,
