@@ -314,6 +314,38 @@ def test_a_time_major_layer_is_oriented_though_batch_and_time_are_as_long(trace_
         assert not any(one.ambiguous for one in found.values())
 
 
+def test_a_softmax_over_another_axis_is_not_turned_to_hide_it(trace_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self, axis: int) -> None:
+            super().__init__()
+            self.axis = axis
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(2 * x, self.axis)
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 6, 6))
+    x = (x + x.transpose(0, 2, 1) + 0.2 * rng.normal(size=x.shape)).astype("f4")  # turned, the softmaxes are alike
+    a, b = recorded(trace_path, Net(-1), x, "a"), recorded(trace_path, Net(1), x, "b")
+    found = oriented(a, b, [(n, n) for n in ("x", "mul", "softmax")], values=True)
+    assert [(one.axes, one.ambiguous) for one in found.values()] == [((0, 1, 2), ())] * 3
+
+
+def test_the_keys_of_a_product_over_last_axes_are_not_its_queries() -> None:
+    shape = (6, 6, 6)
+    nodes = (
+        Node("x", "input", "Input", shape=shape, role="input"),
+        Node("q", "dense", "Dense", parents=("x",), shape=shape),
+        Node("k", "dense", "Dense", parents=("x",), shape=shape),
+        Node("dot", "dot", "Dot", parents=("q", "k"), shape=shape, config={"axes": [2, 2]}),
+    )
+    flow = Flow(nodes)
+    _, rows, columns = ([flow.find(strand) for strand, _ in axis] for axis in flow.tensors["dot"])
+    places, channels = ([flow.find(strand) for strand, _ in axis] for axis in flow.tensors["k"][1:])
+    assert rows == places
+    assert columns not in (rows, channels)
+
+
 class Flat(nn.Module):
     """A convolution, a flatten in one of two orders, an activation, and a dense layer that fits one of them."""
 

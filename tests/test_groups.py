@@ -548,6 +548,48 @@ def test_an_onnx_export_with_folded_normalisations_agrees_with_its_source(trace_
     assert diff.counts[Verdict.INHERITED] == 0
 
 
+class LastStates(nn.Module):
+    """A stack of recurrent layers of which only the last states go on."""
+
+    def __init__(self, count: int, both: bool) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, count, batch_first=True, bidirectional=both)
+        self.dense = nn.Linear(12 if both else 6, 3)
+
+    def forward(self, x: Any) -> Any:
+        states = self.rnn(x)[1][0]
+        return self.dense(torch.cat([states[-2], states[-1]], -1) if self.rnn.bidirectional else states[-1])
+
+
+@pytest.mark.parametrize(("count", "both"), [(2, True), (3, False)])
+def test_last_states_of_a_stack_are_those_of_the_last_of_several_layers(
+    count: int, both: bool, trace_path: Path
+) -> None:
+    keras = pytest.importorskip("keras")
+    source = LastStates(count, both)
+    x = start = keras.Input((7, 5))
+    for k in range(count):
+        layer = keras.layers.LSTM(6, return_sequences=k < count - 1, name=f"inner{k}" if both else f"r{k}")
+        x = keras.layers.Bidirectional(layer, name=f"r{k}")(x) if both else layer(x)
+    model = keras.Model(start, keras.layers.Dense(3)(x))
+    values = []
+    for k in range(count):
+        for end in ("", "_reverse")[: 1 + both]:
+            w, r, b, c = (
+                getattr(source.rnn, f"{n}_l{k}{end}") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            values += [w.T, r.T, b + c]
+    values += [source.dense.weight.T, source.dense.bias]
+    model.set_weights([value.detach().numpy() for value in values])
+    recordings = recorded(model, source, numbers(2, 7, 5), trace_path)
+    for alignment in both_ways(recordings):
+        ours, theirs = groups_of(alignment)[f"r{count - 1}"]
+        assert ours == tuple(f"r{k}" for k in range(count))
+        assert (theirs[0], theirs[-1]) == ("rnn", "cat" if both else "slice")
+        assert lonely(alignment) == (set(), set())
+    assert tracer.diff(*recordings).first is None
+
+
 class Separable(nn.Module):
     def __init__(self, between: Callable[[Any], Any] = lambda x: x) -> None:
         super().__init__()

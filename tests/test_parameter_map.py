@@ -178,6 +178,32 @@ def test_equal_weights_name_the_layer_wherever_it_stands(trace_path: Path) -> No
     assert singles(bare) == {key: {key} for key in weights[0].shapes}
 
 
+def test_rounded_weights_name_the_layer_wherever_it_stands(trace_path: Path) -> None:
+    def layers() -> Any:
+        return nn.Sequential(*(nn.Linear(24, 24) for _ in range(4)))
+
+    torch.manual_seed(0)
+    one, other = layers(), layers()
+    for here, there in ((0, 3), (1, 1), (2, 0), (3, 2)):
+        other[there].load_state_dict({n: v.bfloat16().float() for n, v in one[here].state_dict().items()})
+    x = np.random.default_rng(1).standard_normal((5, 24)).astype(np.float32)
+    ours, theirs = record(one, trace_path, "a", x), record(other, trace_path, "b")
+    found = evidence(ours, theirs)
+    assert found.related
+    names = [[node.name for node in extract(r.structure, {}).nodes] for r in (ours, theirs)]
+    assert {(names[0][i], names[1][j]) for i, j, _ in found.found} == {("0", "3"), ("1", "1"), ("2", "0"), ("3", "2")}
+    assert not evidence(ours, record(layers(), trace_path, "c")).found
+
+
+@pytest.mark.parametrize("size", [30, 3000, 300_000])
+@pytest.mark.parametrize("draw", ["normal", "uniform"])
+def test_weights_drawn_anew_are_not_near(draw: str, size: int) -> None:
+    rng = np.random.default_rng(0)
+    table = np.array([twins.sketch(1 + getattr(rng, draw)(size=size)) for _ in range(60)])
+    assert not [k for k in range(0, 60, 2) if twins.near(table[k : k + 1], table[k + 1 : k + 2])]
+    assert not twins.near(table[:30], table[30:])
+
+
 def test_between_two_of_one_framework_all_is_as_it_is(trace_path: Path) -> None:
     ours = record(models.torch_sequence(), trace_path, "a", IDS)
     map_ = mapped(ours, record(models.torch_sequence(), trace_path, "b"))

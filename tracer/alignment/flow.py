@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from tracer import kinds
-from tracer.alignment.labels import channels_at, integers, only_axis, reduced
+from tracer.alignment.labels import axes_of, channels_at, integers, only_axis, reduced
 from tracer.graph import Node
 
 Factor = tuple[int, int]
@@ -340,6 +340,7 @@ class Flow:
         crossed = right[-2] != left[-1]
         if right[-2] == right[-1] == left[-1]:  # the lengths do not say which axis of the second is summed over
             crossed = bool(node.config.get("transpose_b") or node.config.get("adj_y") or node.config.get("adjoint_b"))
+            crossed |= set(axes_of(node.config, len(right)) or ()) == {len(right) - 1}  # as Keras' Dot says it
         column, summed = (b[-2], b[-1]) if crossed else (b[-1], b[-2])
         self._same(a[-1], summed)
         lead = [(t[:-2], s[:-2]) for t, s in read[:2]]

@@ -189,18 +189,28 @@ class _Finder:
         return True
 
     def _tails(self, which: int, single: int) -> list[frozenset[int]]:
-        """Free nodes that take a step out of a layer's output and are all that reads it, each with those before."""
+        """Nodes that take a step out of a layer's output and are all that reads it, each with those before.
+
+        The last may have a twin of its own: equal values pair the step with the other side's last layer.
+        """
         side = self._sides[which]
         found: list[frozenset[int]] = []
-        queue = [frozenset({c}) for c in side.children[single] if side.solid(c)]
+        before: dict[int, frozenset[int]] = {single: frozenset()}
+        queue = [c for c in side.children[single] if side.solid(c)]
         while queue:
-            tail = queue.pop(0)
-            last = max(tail)
-            if not side.free(last) or side.nodes[last].kind not in LAYOUT:
+            index = queue.pop(0)
+            kind = side.nodes[index].kind
+            parents = side.parents[index]
+            if index in before or index in side.held or not (kind in LAYOUT or kind == "concat"):
                 continue
-            if not leaving(side, tail | {single}, last):
+            if not parents or any(p not in before for p in parents):
+                continue  # looked at again from the last of them
+            tail = frozenset({index}).union(*(before[p] for p in parents))
+            if not leaving(side, tail | {single}, index):
                 found.append(tail)
-            queue += [tail | {c} for c in side.children[last] if side.solid(c)]
+            if side.free(index):
+                before[index] = tail
+                queue += [c for c in side.children[index] if side.solid(c)]
         return found
 
     def _options(
@@ -216,8 +226,9 @@ class _Finder:
     ) -> list[_Option]:
         """The pieces that read ``inputs`` and may stand for a single node, with the tensor of ``shown``."""
         ours, theirs = self._sides[which], self._sides[1 - which]
-        own = self._own(which, single)
         shown = single if shown is None else shown
+        ended = ours.twin.get(shown) if shown != single else None
+        own = self._own(which, single) | (frozenset() if ended is None else {ended})
         allowed = LAYOUT.union(*(e.parts for e in entries), kinds.ACTIVATIONS if astray else ())
         ends = [e for e in self._reached(theirs, inputs, allowed, own) if self._fits(ours, shown, theirs, e)]
         below = {ours.twin[c] for c in ours.children[shown] if c in ours.twin}
@@ -225,7 +236,7 @@ class _Finder:
         for end in ends:
             agreement = self._agreement(which, shown, end)
             equal = agreement is not None and agreement >= SAME
-            if settled and not equal:
+            if (settled and not equal) or ended not in (None, end):
                 continue
             for entry in entries:
                 piece = self._piece(theirs, end, inputs, entry, own, astray)

@@ -15,6 +15,8 @@ one that a softmax, a concatenation and the like work along."""
 _SPATIAL = {1: "s", 2: "hw", 3: "dhw"}
 _FOLLOWING = frozenset({"softmax", "log_softmax", "concat", "stack", "glu", "split"})
 _CHANNELED = frozenset({"batchnorm", "groupnorm", "instancenorm", "prelu"})
+STILL = _CHANNELED | {"softmax", "log_softmax", "layernorm", "rmsnorm"}
+"""Kinds that work along an axis, and whose tensor has the axes of the one that they read."""
 
 
 def integers(value: Any) -> list[int] | None:

@@ -85,6 +85,8 @@ class _Open:
     own: tuple[tuple[int, int, float], ...] = ()
     """Axes of both sides that the operations themselves take for the same, with what that is worth."""
     heard: Heard | None = None
+    suspect: bool = False
+    """What is heard and what the operations say are not believed: see :meth:`_Search._suspect`."""
     found: Found | None = None
 
 
@@ -135,12 +137,13 @@ class _Search:
 
     def run(self) -> list[Found]:
         for pair in self.open:
-            self._own(pair)
-        for pair in self.open:
             self._certain(pair)
         for pair in self.open:
             if pair.found is None and self._choosable(pair):
                 self._listen(pair)
+        for pair in self.open:
+            if not pair.suspect:
+                self._own(pair)
         for _ in range(_ROUNDS):
             self.base.clear()
             settled = [self._follow(pair) for pair in self.open if pair.found is None]
@@ -269,6 +272,17 @@ class _Search:
         if depth <= 0 and above is not None and beyond is not None and above[1] == beyond[1]:
             self._link(above[0], beyond[0], weight, depth - 1 if depth > -3 else 4)
 
+    def _suspect(self, pair: _Open) -> bool:
+        """Whether a pair that moves no axes differs though all that it reads is equal: its own settings may be why."""
+        kind = self.a.nodes[pair.i].kind, self.b.nodes[pair.j].kind
+        if not set(kind) <= labels.STILL or pair.heard is None or pair.heard.equal:
+            return False
+        above = [self.by_reference.get(i) for i in self.a.above[pair.i]]
+        return bool(above) and all(
+            near is not None and near.j in self.b.above[pair.j] and near.heard is not None and near.heard.equal
+            for near in above
+        )
+
     def _own(self, pair: _Open) -> None:
         """What the two operations say of their axes, and of those that they read."""
         left, right = self.a.nodes[pair.i], self.b.nodes[pair.j]
@@ -321,7 +335,8 @@ class _Search:
             return
         ours, theirs = tensors
         pair.heard = listen([partial(option.view, ours, theirs) for option in pair.options])
-        if pair.heard.best is not None:
+        pair.suspect = self._suspect(pair)
+        if pair.heard.best is not None and not pair.suspect:
             self._settle(pair, pair.options[pair.heard.best], "values")
 
     # What follows
@@ -341,7 +356,7 @@ class _Search:
         if key not in self.base:
             self.base[key] = self._supported(pair)
         scores = self.base[key]
-        if pair.heard is not None:
+        if pair.heard is not None and not pair.suspect:
             heard, equal = pair.heard.correlations, pair.heard.equal
             scores = [score + 0.5 * max(0.0, r or 0.0) for score, r in zip(scores, heard, strict=True)]
             if equal:  # the tensors are the same under others, not under these

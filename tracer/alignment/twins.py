@@ -24,6 +24,10 @@ from tracer.store.summary import summarize
 
 CLOSE = 1e-5
 """Difference, relative to the tensor's root mean square, under which two numbers are taken for the same."""
+NEAR = 0.03
+"""Difference, relative to that of tensors drawn anew, under which weights are rounded or hardly trained copies."""
+ALONE = 10.0
+"""How many times nearer than any other of their size such weights must be."""
 MOST_TWINS = 32
 """A tensor with more twins than this is no evidence for any of them."""
 PARTS = (2, 3, 4)
@@ -31,6 +35,9 @@ PARTS = (2, 3, 4)
 EQUAL_SHARE = 0.5
 """Share of the weighted layers with an equal twin above which the second side has the first's weights."""
 
+_FEWEST = 4
+"""Of fewer elements the order-free numbers are too often alike by chance."""
+_MOST_CELLS = 1 << 20
 _SPAN = 4000.0
 """More than the logarithms of two float64 can differ."""
 _NAMES = ("size", "min", "max", "mean", "rms", "cube")
@@ -136,12 +143,59 @@ def equal(ours: Table, theirs: Table, close: float = CLOSE) -> list[tuple[int, i
     return list(zip(rows[keep].tolist(), columns[keep].tolist(), strict=True))
 
 
+def near(ours: Table, theirs: Table) -> list[tuple[int, int]]:
+    """Pairs of rows that are sketches of nearly the same values: each other's nearest by far, a row at most once.
+
+    Rounding each element moves mean, deviation and skew by a small share of what they vary by between tensors that are
+    drawn anew, which falls with the number of elements: measured against that, tensors of all sizes are alike.
+    """
+    found: list[tuple[int, int]] = []
+    for size in np.intersect1d(ours[:, 0], theirs[:, 0]):
+        rows, columns = np.flatnonzero(ours[:, 0] == size), np.flatnonzero(theirs[:, 0] == size)
+        if size < _FEWEST or len(rows) * len(columns) > _MOST_CELLS:
+            continue
+        apart = _apart(ours[rows], theirs[columns])
+        for r, c in enumerate(apart.argmin(axis=1).tolist()):
+            least = apart[r, c]
+            if least > NEAR:
+                continue
+            others = np.append(np.delete(apart[r], c), np.delete(apart[:, c], r))
+            if others.min(initial=math.inf) >= ALONE * least:
+                found.append((int(rows[r]), int(columns[c])))
+    return found
+
+
+def _apart(ours: Table, theirs: Table) -> Table:
+    """How far sketches of one size are apart, 1 for what tensors drawn anew differ by; a row against every column."""
+    with np.errstate(all="ignore"):
+        (means, spreads, skews), (others, wide, askew) = map(_central, (ours, theirs))
+        scale = np.maximum(spreads[:, None], wide)
+        chance = math.sqrt(2 / ours[0, 0])
+        parts = [
+            np.abs(means[:, None] - others) / (scale * chance),
+            np.abs(spreads[:, None] - wide) / (scale * chance / math.sqrt(2)),
+            np.abs(skews[:, None] - askew) / (scale**3 * chance * math.sqrt(6)),
+        ]
+        for end in (1, 2):
+            one, other = ours[:, end][:, None], theirs[:, end]
+            parts.append(np.abs(one - other) / np.maximum(np.abs(one), np.abs(other)))
+        found: Table = np.max(parts, axis=0)
+    return np.where(np.isfinite(found), found, np.inf)
+
+
+def _central(rows: Table) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean, standard deviation and third central moment."""
+    mean, square, cube = rows[:, 3], rows[:, 4] ** 2, rows[:, 5]
+    return mean, np.sqrt(np.maximum(square - mean**2, 0)), cube - 3 * mean * square + 2 * mean**3
+
+
 @dataclass(frozen=True)
 class Twins:
     """Weights with equal values, tensor by tensor.
 
     Attributes:
-        one: for each of the reference's weights the candidate's that hold the same values.
+        one: for each of the reference's weights the candidate's that hold the same values, or nearly the same (rounded
+            to half precision, trained on) where no others come near.
         joined: the candidate's weights that hold the values of several of the reference's side by side, with those.
         split: the reference's weights that hold the values of several of the candidate's, with those.
     """
@@ -169,9 +223,16 @@ def twins(a: Weights, b: Weights) -> Twins:
     matched = {key for found in one.values() for key in found}
     lone_a = tuple(key for key in ours if key not in one)
     lone_b = tuple(key for key in theirs if key not in matched)
-    return Twins(
-        {key: tuple(found) for key, found in one.items()}, _joined(a, lone_a, b, lone_b), _joined(b, lone_b, a, lone_a)
-    )
+    joined, split = _joined(a, lone_a, b, lone_b), _joined(b, lone_b, a, lone_a)
+    taken = [
+        wholes.keys() | {key for runs in parts.values() for run in runs for key in run}
+        for parts, wholes in ((joined, split), (split, joined))
+    ]
+    lone_a = tuple(key for key in lone_a if key not in taken[0])
+    lone_b = tuple(key for key in lone_b if key not in taken[1])
+    for i, j in near(_table(a, lone_a), _table(b, lone_b)):
+        one[lone_a[i]] = [lone_b[j]]
+    return Twins({key: tuple(found) for key, found in one.items()}, joined, split)
 
 
 def _joined(
