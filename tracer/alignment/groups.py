@@ -242,6 +242,8 @@ class _Finder:
                 piece = self._piece(theirs, end, inputs, entry, own, astray)
                 if piece is None or len([i for i in piece if theirs.solid(i)]) < 2:
                     continue
+                if ended is not None and sum(bool(theirs.nodes[i].params) for i in piece) < 2:
+                    continue  # one layer against one: that their last states are a pair says nothing of the layers
                 second = self._second(which, single, piece, end)
                 if second is None:
                     continue
