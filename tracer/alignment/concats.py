@@ -118,9 +118,14 @@ class _Search:
         (i, j), found = self.pairs[n], self.found[n]
         for factor, runs in self.runs[i].items():
             plan = self._plan(i, j, found, factor, runs)
-            if plan is not None:
+            if plan is not None and self._fits(i, j, plan):
                 return replace(found, arrangement=plan) if self._holds(i, j, found, plan) else found
         return found
+
+    def _fits(self, i: int, j: int, plan: Rearrangement) -> bool:
+        """Whether both tensors have the plan's shapes: what lies on a factor further up may not lie on it here."""
+        shapes = plan.shape(plan.reference), plan.shape(plan.candidate)
+        return shapes == (self.a.nodes[i].shape, self.b.nodes[j].shape)
 
     def _plan(self, i: int, j: int, found: Found, factor: Factor, runs: Runs) -> Rearrangement | None:
         axes = self._factors(i)
