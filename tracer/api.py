@@ -104,11 +104,14 @@ def diff(
     gradients; ReplayError where ``models`` are not those that were recorded.
     """
     from tracer.alignment.mapping import load
-    from tracer.rerun.measure import in_process
 
-    if models is not None and len(models) != 2:
-        raise InputError("models= wants the reference's model and the candidate's")
-    measure = None if models is None else in_process(models)
+    measure = None
+    if models is not None:
+        from tracer.rerun.measure import in_process
+
+        if len(models) != 2:
+            raise InputError("models= wants the reference's model and the candidate's")
+        measure = in_process(models)
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
     return _diff(
         reference, candidate, Tolerance(atol, rtol), mapping=mapping, of=of, measure=measure,

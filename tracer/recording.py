@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import threading
 import time
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from tracer.worker.protocol import Event, Job
 
 _PROGRESS_EVERY = 0.1
-_HASH_BLOCK = 1 << 22
 _NO_GRADIENT = 1e-5
 """Gradients below this, relative to those of the outputs themselves, are rounding."""
 _RUNNING = threading.RLock()
@@ -131,11 +129,7 @@ def describe_files(request: LoadRequest) -> dict[str, Any]:
     out: dict[str, Any] = {"name": named.name if named is not None else request.arch or "?", "arch": request.arch}
     for key, path in (("file", request.path), ("weights", request.weights)):
         if path is not None and path.is_file():
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                while block := file.read(_HASH_BLOCK):
-                    digest.update(block)
-            out[key] = {"path": str(path), "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+            out[key] = {"path": str(path), "bytes": path.stat().st_size, "sha256": loading.digest(path)}
     return out
 
 

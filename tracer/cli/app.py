@@ -241,12 +241,16 @@ def diff(
     ascii: AsciiOption = False,
 ) -> int:
     """Compare two recordings: the verdict and the first divergence (exit 1 if there is one)."""
-    from tracer.cli import reading, rerunning
+    from tracer.cli import reading
 
+    again = None
+    if local:
+        from tracer.cli.rerunning import Again
+
+        again = Again(trust, sandbox, load_timeout, memory_limit)
     return reading.diff(
         trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, gradients=gradients, strict=strict,
-        everything=all, as_json=json, ascii_only=ascii,
-        again=rerunning.Again(trust, sandbox, load_timeout, memory_limit) if local else None,
+        everything=all, as_json=json, ascii_only=ascii, again=again,
         baseline=baseline, accept=write_baseline, force=force,
     )  # fmt: skip
 

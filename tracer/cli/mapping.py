@@ -43,7 +43,9 @@ def show(
     given = None if mapping is None else load(mapping)
     alignment = align(ours, theirs, given)
     if write is not None:
-        _write(write, dumping.dump(alignment, ours.name, theirs.name, mapping=given, accept=accept or 0.0), force)
+        settings.write_text(
+            write, dumping.dump(alignment, ours.name, theirs.name, mapping=given, accept=accept or 0.0), force
+        )
     if as_json:
         settings.out().print(json.dumps(_described(alignment, ours, theirs), allow_nan=False))
         return ExitCode.OK
@@ -109,14 +111,3 @@ def _described(alignment: Alignment, ours: Recording, theirs: Recording) -> dict
         for blocks in block_pairs([(pair.reference, pair.candidate) for pair in alignment.pairs])
     ]
     return found
-
-
-def _write(path: Path, content: str, force: bool) -> None:
-    if path.exists() and not force:
-        raise InputError(f"{display(str(path))} exists already: --force replaces it")
-    try:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(content, "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {display(str(path))}: {error.strerror}") from error

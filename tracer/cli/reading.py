@@ -140,8 +140,8 @@ def diff(
     With ``again`` both models are run again. ``accept`` is a baseline to write; that it could be is success.
     """
     known = baselines.load(baseline) if baseline is not None else None
-    if accept is not None and accept.exists() and not force:
-        raise InputError(f"{display(str(accept))} exists: --force replaces it")
+    if accept is not None:
+        settings.check_free(accept, force)
     ours, theirs = choose(Trace.open(path), reference, candidate)
     if again is not None and gradients:
         raise InputError("--local is about values: leave --gradients out")
@@ -159,7 +159,7 @@ def diff(
         # What a baseline lets pass is judged afresh, or its own words would be what is accepted.
         fresh = replace(result, baseline=None).at(result.tolerance)
         made = baselines.of(fresh.pairs, known)
-        baselines.write(made, accept, force=force)
+        settings.write_text(accept, baselines.dumped(made), force)
         settings.say(f"accepted {words.count(len(made.accepted), 'difference')} in {display(str(accept))}")
         code = ExitCode.OK if code == ExitCode.DIVERGED else code
     if as_json:

@@ -11,6 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tracer.errors import InputError
+from tracer.names import display
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -94,3 +97,20 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if started:
             bar.stop()
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Raises InputError when a file that is to be written exists, unless ``force`` replaces it."""
+    if path.exists() and not force:
+        raise InputError(f"{display(str(path))} exists already: --force replaces it")
+
+
+def write_text(path: Path, content: str, force: bool) -> None:
+    """Write a file that the user named, whole or not at all. Raises InputError."""
+    check_free(path, force)
+    try:
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(content, "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {display(str(path))}: {error.strerror}") from error

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -136,16 +134,7 @@ def of(pairs: tuple[PairDiff, ...], before: Baseline | None = None) -> Baseline:
     return Baseline.model_validate({"schema": SCHEMA, "accepted": found})
 
 
-def write(baseline: Baseline, path: Path, *, force: bool) -> None:
-    """Write a baseline, a pair on each line. Raises InputError where the file exists, unless ``force``."""
-    if path.exists() and not force:
-        raise InputError(f"{display(str(path))} exists: --force replaces it")
-    entries: list[dict[str, Any]] = [entry.model_dump() for entry in baseline.accepted]
-    lines = ",\n".join("    " + json.dumps(entry) for entry in entries)
-    text = f'{{\n  "schema": "{SCHEMA}",\n  "accepted": [\n{lines}\n  ]\n}}\n'
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(text)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise InputError(f"cannot write {display(str(path))}: {error.strerror}") from error
+def dumped(baseline: Baseline) -> str:
+    """A baseline as the text of its file, a pair on each line."""
+    lines = ",\n".join("    " + json.dumps(entry.model_dump()) for entry in baseline.accepted)
+    return f'{{\n  "schema": "{SCHEMA}",\n  "accepted": [\n{lines}\n  ]\n}}\n'

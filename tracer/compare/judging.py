@@ -69,6 +69,12 @@ class _Above:
     same_sources: bool
     uncompared: tuple[str, ...]
 
+    @property
+    def lonely(self) -> str:
+        """``between`` in words."""
+        sides = zip(("reference", "candidate"), self.between, strict=True)
+        return "; ".join(f"{side} {_some(names)}" for side, names in sides if names)
+
 
 class _Judge:
     def __init__(
@@ -168,9 +174,7 @@ class _Judge:
             if (pair.masked or pair.masked_once) and self._read_right(pair):
                 verdict, reason = Verdict.MATCH, "it differs, but all that reads it agrees: what is masked is not seen"
             elif any(above.between):
-                sides = zip(("reference", "candidate"), above.between, strict=True)
-                lonely = "; ".join(f"{side} {_some(names)}" for side, names in sides if names)
-                reason += f"; before it lie, without a twin: {lonely}: the difference may be theirs"
+                reason += f"; before it lie, without a twin: {above.lonely}: the difference may be theirs"
         if "output" not in pair.pair.evidence:
             if verdict is Verdict.DIVERGED:
                 self._origin[pair.aligned] = pair.aligned
@@ -213,11 +217,9 @@ class _Judge:
                 f"{_some(above.uncompared)} between was not: the difference may come from there"
             )
         if any(above.between):
-            sides = ("reference", "candidate")
-            parts = [f"{side} {_some(names)}" for side, names in zip(sides, above.between, strict=True) if names]
             return (
                 f"what is paired above it agrees ({_some([p.aligned for p in above.pairs])}), but between lie, without "
-                f"a twin: {'; '.join(parts)}: the difference may be theirs"
+                f"a twin: {above.lonely}: the difference may be theirs"
             )
         if not above.same_sources:
             return "it does not read the same tensors as its twin"

@@ -20,8 +20,6 @@ from tracer.names import display
 from tracer.store import Recording, Trace
 from tracer.worker import protocol
 
-_BLOCK = 1 << 20
-
 
 @dataclass(frozen=True)
 class Source:
@@ -70,22 +68,21 @@ def source(recording: Recording, *, trust: bool = False) -> Source:
         if not path.exists():
             raise ReplayError(f"the model of '{shown}' is gone: {display(str(path))}")
         known = model.get(key)
-        if isinstance(known, Mapping) and _digest(path) != known.get("sha256"):
+        try:
+            same = not isinstance(known, Mapping) or digest(path) == known.get("sha256")
+        except OSError as error:
+            raise ReplayError(f"cannot read {display(str(path))}: {error.strerror}") from error
+        if not same:
             raise ReplayError(
                 f"{display(str(path))} has changed since '{shown}' was recorded: record it again (--force)"
             )
     return Source(adapter, request)
 
 
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                found.update(block)
-    except OSError as error:
-        raise ReplayError(f"cannot read {display(str(path))}: {error.strerror}") from error
-    return found.hexdigest()
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prepare(model: LoadedModel, trace: Trace, recording: Recording) -> dict[str, Array]:
