@@ -65,8 +65,7 @@ class Rig:
         every = [Cut(name, name, name, 0, True, (), ()) for name in names]
         began = time.perf_counter()
         try:
-            ours = adapters.for_object(model)[1].wrap(model)
-            inputs = loading.prepare(ours, Trace.open(recording.root), recording)
+            ours, inputs = loading.live(model, recording)
             self.exact = exact(ours, inputs, recording, every, folder)
         except ReplayError as error:
             self.exact = Exact({}, None, {}, str(error))
@@ -75,8 +74,7 @@ class Rig:
     def measure(self, model: object) -> Measure:
         def run(alignment: Alignment, reference: Recording, candidate: Recording) -> Measured:
             made, without = cuts(alignment.pairs, reference, candidate)
-            theirs = adapters.for_object(model)[1].wrap(model)
-            inputs = loading.prepare(theirs, Trace.open(candidate.root), candidate)
+            theirs, inputs = loading.live(model, candidate)
             found, notes = local_errors(theirs, inputs, reference, made, self.exact, self.folder)
             return joined(alignment.pairs, reference, candidate, found, without, notes)
 
@@ -492,8 +490,7 @@ def _recorded(model: Any, correct: Recording, record: Mapping[str, Any], place: 
 
 def forward(model: object, recording: Recording, repeats: int = 3) -> float:
     """Seconds of a plain forward pass of a live model on what a recording was fed."""
-    ours = adapters.for_object(model)[1].wrap(model)
-    inputs = loading.prepare(ours, Trace.open(recording.root), recording)
+    _, inputs = loading.live(model, recording)
     if recording.framework == "pytorch":
         import torch
 
@@ -559,7 +556,7 @@ def run_seconds(options: argparse.Namespace) -> None:
             plain = forward(built.reference, sides[0]), forward(built.candidate, sides[1])
             made, _ = cuts(align(*sides).pairs, *sides)
             ours = adapters.for_object(built.reference)[1].wrap(built.reference)
-            inputs = loading.prepare(ours, Trace.open(sides[0].root), sides[0])
+            inputs = loading.prepare(ours, sides[0])
             began = time.process_time()
             try:
                 whole = exact(ours, inputs, sides[0], list(made.values()), Path(scratch))
@@ -567,7 +564,7 @@ def run_seconds(options: argparse.Namespace) -> None:
                 whole = Exact({}, None, {}, str(error))
             between = time.process_time()
             theirs = adapters.for_object(built.candidate)[1].wrap(built.candidate)
-            inputs = loading.prepare(theirs, Trace.open(sides[1].root), sides[1])
+            inputs = loading.prepare(theirs, sides[1])
             again = time.process_time()
             local_errors(theirs, inputs, sides[0], made, whole, Path(scratch))
             parts = between - began, time.process_time() - again

@@ -104,7 +104,7 @@ class Local:
     def from_json(cls, values: Mapping[str, Any]) -> Local:
         """The inverse of :meth:`to_json`. Raises KeyError, TypeError or ValueError for anything else."""
         own = dict(values)
-        for key in ("error", "scale", "rounding_reference", "rounding_candidate", "epsilon"):
+        for key in ("error", "scale", "rounding_reference", "rounding_candidate", "epsilon", "sensitivity"):
             own[key] = float(own[key]) if own[key] is not None else math.nan if key == "error" else None
         for key in ("argmax", "shape", "axes"):
             own[key] = None if own[key] is None else tuple(own[key])

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tracer import adapter as adapters
 from tracer import dtypes
 from tracer.adapter import Array, LoadedModel
 from tracer.alignment import Alignment, Pair, align
@@ -27,7 +26,7 @@ from tracer.rerun.cuts import Cut, Way, cuts
 from tracer.rerun.graft import Joint, Off, Output, explained
 from tracer.rerun.grafted import Defect, Explanation, Graft, Side, growth
 from tracer.rerun.measuring import apart
-from tracer.store import Recording, Trace
+from tracer.store import Recording
 
 MOST = 16
 """Defects whose shares are found; of more those with the largest errors."""
@@ -48,11 +47,10 @@ def in_process(
 
     def run(recording: Recording, options: dict[str, Any]) -> dict[str, Any]:
         if recording.name not in ready:
-            live = models[recording.name != reference.name]
-            if live is None:
+            given = models[recording.name != reference.name]
+            if given is None:
                 raise ReplayError(f"the model of '{display(recording.name)}' was not given")
-            loaded = adapters.for_object(live)[1].wrap(live)
-            ready[recording.name] = loaded, loading.prepare(loaded, Trace.open(recording.root), recording)
+            ready[recording.name] = loading.live(given, recording)
         model, inputs = ready[recording.name]
         return graft.perform(model, inputs, recording, options, progress or (lambda done, total: None))
 

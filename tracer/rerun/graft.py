@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import adapter as adapters
 from tracer import dtypes
 from tracer.adapter import Array, LoadedModel
 from tracer.errors import ModelError, ReplayError
@@ -525,10 +524,5 @@ def run_graft(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     """The worker's ``graft`` command: :func:`perform` with the model that was recorded."""
     from tracer.worker import protocol
 
-    trace = Trace.open(job.options["trace"])
-    recording = trace.recording(job.options["recording"])
-    model = adapters.get(job.adapter).load(protocol.request_from_json(job.request))
-    emit(protocol.phase(protocol.PREPARING))
-    inputs = loading.prepare(model, trace, recording)
-    emit(protocol.phase("running it again"))
+    model, inputs, recording = loading.of_job(job, emit)
     return perform(model, inputs, recording, job.options, lambda done, total: emit(protocol.progress(done, total)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from tracer.graph import Structure
 from tracer.names import display
 from tracer.store import Recording, Trace
 from tracer.worker import protocol
+
+if TYPE_CHECKING:
+    from tracer.worker.protocol import Event, Job
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def prepare(model: LoadedModel, trace: Trace, recording: Recording) -> dict[str, Array]:
+def prepare(model: LoadedModel, recording: Recording) -> dict[str, Array]:
     """What ``recording`` was fed, in the model's own axes; the model is set to run as it was recorded.
 
     Raises ReplayError where it was recorded in a way that cannot be repeated, or its graph is another one now,
@@ -95,7 +98,7 @@ def prepare(model: LoadedModel, trace: Trace, recording: Recording) -> dict[str,
     if recording.attributes.get("batches"):
         raise ReplayError(f"'{shown}' was recorded in several batches: only one run can be repeated")
     model.run = Run("train" if recording.attributes.get("mode") == "train" else "eval")
-    saved = trace.inputs(recording.input_id)
+    saved = Trace.open(recording.root).inputs(recording.input_id)
     axes = recording.attributes.get("input_axes")
     if not isinstance(axes, Mapping) or len(axes) != len(saved):
         raise ReplayError(f"the input of '{shown}' is not in the trace")
@@ -138,6 +141,20 @@ def _changed(model: LoadedModel, now: Structure, recording: Recording) -> str:
     return ""
 
 
-def load(found: Source) -> LoadedModel:
-    """Load it again, under the trust rules. Raises InputError, RefusedError."""
-    return adapters.get(found.adapter).load(found.request)
+def live(model: object, recording: Recording) -> tuple[LoadedModel, dict[str, Array]]:
+    """The live ``model`` of a recording, and what it was fed. Raises as :func:`prepare`, and where none knows it."""
+    loaded = adapters.for_object(model)[1].wrap(model)
+    return loaded, prepare(loaded, recording)
+
+
+def of_job(job: Job, emit: Callable[[Event], None]) -> tuple[LoadedModel, dict[str, Array], Recording]:
+    """In a worker: the recorded model that the job is about, what it was fed, and the recording.
+
+    Raises InputError and RefusedError of the loading, and as :func:`prepare`.
+    """
+    recording = Trace.open(job.options["trace"]).recording(job.options["recording"])
+    model = adapters.get(job.adapter).load(protocol.request_from_json(job.request))
+    emit(protocol.phase(protocol.PREPARING))
+    inputs = prepare(model, recording)
+    emit(protocol.phase("running it again"))
+    return model, inputs, recording

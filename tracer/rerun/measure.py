@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer import adapter as adapters
-from tracer.adapter import LoadedModel
 from tracer.alignment import Alignment, Pair
 from tracer.compare.local import Local, Measure, Measured
 from tracer.errors import ReplayError
@@ -37,13 +35,11 @@ def in_process(models: tuple[object, object], progress: Progress | None = None) 
         counted = _Counted(progress, 4 * len(made))
         with tempfile.TemporaryDirectory() as folder:
             try:
-                ours = adapters.for_object(models[0])[1].wrap(models[0])
-                inputs = loading.prepare(ours, Trace.open(reference.root), reference)
+                ours, inputs = loading.live(models[0], reference)
                 whole = exact(ours, inputs, reference, list(made.values()), Path(folder), counted)
             except ReplayError as error:
                 whole = Exact({}, None, {}, str(error))
-            theirs = adapters.for_object(models[1])[1].wrap(models[1])
-            inputs = loading.prepare(theirs, Trace.open(candidate.root), candidate)
+            theirs, inputs = loading.live(models[1], candidate)
             found, notes = local_errors(theirs, inputs, reference, made, whole, Path(folder), counted)
         return joined(alignment.pairs, reference, candidate, found, without, notes)
 
@@ -88,7 +84,7 @@ class _Counted:
 
 def run_exact(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     """The worker's ``exact`` command: the reference in float64, its differences saved in the folder of the job."""
-    model, inputs, recording, made = _again(job, emit)
+    (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
     counted = _Counted(_emitting(emit), len(made))
     whole = exact(model, inputs, recording, list(made.values()), Path(job.options["folder"]), counted)
     return {"rounding": dict(whole.rounding), "files": dict(whole.files), "why": whole.why}
@@ -96,7 +92,7 @@ def run_exact(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
 
 def run_local(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     """The worker's ``local`` command: the candidate on the reference's activations."""
-    model, inputs, recording, made = _again(job, emit)
+    (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
     folder, known = Path(job.options["folder"]), job.options["exact"]
     reference = Trace.open(recording.root).recording(job.options["reference"])
     whole = NOT_EXACT if known is None else Exact(known["rounding"], folder, known["files"])
@@ -105,17 +101,8 @@ def run_local(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     return {"found": [{"index": index, **local.to_json()} for index, local in found.items()], "notes": list(notes)}
 
 
-def _again(job: Job, emit: Callable[[Event], None]) -> tuple[LoadedModel, dict[str, Any], Recording, dict[str, Cut]]:
-    from tracer.worker import protocol
-
-    trace = Trace.open(job.options["trace"])
-    recording = trace.recording(job.options["recording"])
-    made = {cut.candidate: cut for cut in map(Cut.from_json, job.options["cuts"])}
-    model = adapters.get(job.adapter).load(protocol.request_from_json(job.request))
-    emit(protocol.phase(protocol.PREPARING))
-    inputs = loading.prepare(model, trace, recording)
-    emit(protocol.phase("running it again"))
-    return model, inputs, recording, made
+def _cuts(job: Job) -> dict[str, Cut]:
+    return {cut.candidate: cut for cut in map(Cut.from_json, job.options["cuts"])}
 
 
 def _emitting(emit: Callable[[Event], None]) -> Progress:
