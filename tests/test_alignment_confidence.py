@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import tracer
 from benchmarks.corpus.perturb import heads
 from tracer.alignment import align
 from tracer.alignment.calibration import GRAPH, LOCAL, TRUST
+from tracer.alignment.engine import OUTDONE
 from tracer.alignment.features import extract
 from tracer.alignment.symmetry import siblings
 from tracer.graph import Node, Param, Structure
@@ -138,6 +142,33 @@ def test_a_layer_called_five_times_against_once_is_left_open() -> None:
     alignment = align(model(5), model(1))
     assert all(p.confidence < SURE for p in alignment.pairs if p.aligned.startswith("d#"))
     assert {p.aligned for p in alignment.pairs} >= {"x", "t", "h"}
+
+
+def test_calls_of_a_shared_layer_that_values_settle_are_sure(trace_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class Loop(nn.Module):
+        def __init__(self, calls: int) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.shared, self.head, self.calls = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3), calls
+
+        def forward(self, x: Any) -> Any:
+            x = self.stem(x)
+            for _ in range(self.calls):
+                x = torch.tanh(self.shared(x))
+            return self.head(x)
+
+    x = np.random.default_rng(1).standard_normal((5, 6)).astype(np.float32)
+    four = tracer.record(Loop(4).eval(), x, name="four", trace=trace_path)
+    three = tracer.record(Loop(3).eval(), name="three", trace=trace_path)
+    found = align(four, three)
+    sure = {p.aligned: p.candidate[-1] for p in found.pairs if p.confidence >= SURE}
+    assert {name: twin for name, twin in sure.items() if "#" in name} == {
+        f"shared#{k}": f"shared#{k}" for k in range(3)
+    }
+    assert found.unmatched_reference == dict.fromkeys(("shared#3", "tanh_3"), OUTDONE)
 
 
 def test_all_weights_are_numbers_of_the_right_sign() -> None:

@@ -16,6 +16,7 @@ import tracer
 from benchmarks.growth import counted_anew, tower, twin
 from tracer.alignment import align
 from tracer.alignment.candidates import NEAR, Candidates, possible
+from tracer.alignment.engine import LEFT_OPEN, OUTDONE
 from tracer.alignment.features import extract
 from tracer.alignment.mapping import Entry, Mapping
 from tracer.alignment.order import heaviest
@@ -98,6 +99,10 @@ def test_one_of_many_equal_blocks_missing_is_left_open() -> None:
     listed = [a for a in alignment.ambiguous if truth[a.reference] in there]
     named = [a for a in listed if truth[a.reference] in dict(a.candidates)]
     assert len(named) >= 0.9 * len(listed)
+    # What may be the twin of something that is left open is not said to be worse than another.
+    reasons = {*alignment.unmatched_candidate.values()}
+    assert LEFT_OPEN in reasons
+    assert OUTDONE not in reasons
     for entry in alignment.ambiguous:
         assert sum(share for _, share in entry.candidates) <= 1 + 1e-6
         assert alignment.unmatched_reference[entry.reference] == entry.reason

@@ -193,3 +193,21 @@ def test_an_ignored_block_settles_the_rest(tmp_path: Path) -> None:
     file.write_text('ignore: {reference: ["partc_*", relu_2, add_2]}\n')
     pairs = found(ours, theirs, load(file))
     surely(pairs, {f"part{ours_}_down": f"h.{k}.down" for k, ours_ in enumerate("abde")})
+
+
+def test_a_shortcut_that_runs_before_the_main_branch() -> None:
+    """An activation at one branch's end does not stay with its like while what it reads goes to the other branch."""
+
+    def side(pre: str, shortcut_first: bool) -> Structure:
+        main = [dense(f"{pre}1", f"{pre}0"), op(f"{pre}2", "layernorm", f"{pre}1"), op(f"{pre}3", "relu", f"{pre}2")]
+        shortcut = [dense(f"{pre}4", f"{pre}0"), op(f"{pre}5", "layernorm", f"{pre}4")]
+        branches = [*shortcut, *main] if shortcut_first else [*main, *shortcut]
+        names = {node.name: f"{pre}{chr(97 + at)}" for at, node in enumerate(branches)} if shortcut_first else {}
+        inner = [
+            replace(n, name=names.get(n.name, n.name), parents=tuple(names.get(p, p) for p in n.parents))
+            for n in branches
+        ]
+        ends = (names.get(f"{pre}3", f"{pre}3"), names.get(f"{pre}5", f"{pre}5"))
+        return model(dense(f"{pre}0", "x"), *inner, op(f"{pre}sum", "add", *ends), op(f"{pre}end", "tanh", f"{pre}sum"))
+
+    surely(found(side("p", False), side("q", True)), {"p1": "qc", "p2": "qd", "p3": "qe", "p4": "qa", "p5": "qb"})

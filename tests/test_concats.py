@@ -108,6 +108,20 @@ def test_a_layer_that_does_not_expect_the_order_is_named(trace_path: Path) -> No
     assert "n h w c1+c2 → n c2+c1 h w, which norm does not expect" in found.first.reason
 
 
+def test_weights_that_are_equal_as_they_are_keep_their_order(trace_path: Path) -> None:
+    """A concatenation turned round by mistake: the layers behind have the reference's weights, row for row."""
+    ours = tracer.record(reference(), X, name="tf", trace=trace_path)
+    port = Port(turned=False).eval()
+    bare = tracer.record(port, name="bare", trace=trace_path)
+    carry(align(ours.structure, bare.structure).parameters.pairs, ours, bare, port)
+    port.turned = True
+    found = align(ours, tracer.record(port, name="turned", trace=trace_path))
+    assert {str(p.arrangement) for p in found.pairs if p.aligned == "first"} == {"n h w c1+c2 → n c2+c1 h w"}
+    relations = {pair.reference[0]: pair.relation for pair in found.parameters.pairs}
+    assert not [relation for relation in relations.values() if "channels" in relation]
+    assert relations["head", "kernel"] == "transpose, row order (H,W,C)→(C,H,W)"
+
+
 def test_branches_in_the_same_order_are_as_they_are(trace_path: Path) -> None:
     ours = tracer.record(reference(), X, name="tf", trace=trace_path)
     theirs = tracer.record(Port(turned=False).eval(), name="pt", trace=trace_path)

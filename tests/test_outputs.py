@@ -94,6 +94,24 @@ def test_places_that_do_not_exist(trace_path: Path, said: list[str], error: str)
         align(Structure(a.structure.nodes, a.structure.outputs), a, Mapping.model_validate({"outputs": [0, 1]}))
 
 
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ({"reference": "fist", "candidate": "second"}, "reference: no recording is named 'fist'; did you mean first?"),
+        ({"candidate": "zz"}, r"candidate: no recording is named 'zz' \(have: first, second\)"),
+        ({"reference": "second", "candidate": "first"}, "for 'second' against 'first', not the other way round"),
+        ({"reference": "first", "candidate": "first"}, None),
+    ],
+)
+def test_recordings_that_a_mapping_file_names(trace_path: Path, names: dict[str, str], error: str | None) -> None:
+    a, b = (heads(trace_path, name, lambda u, v: (u, v)) for name in ("first", "second"))
+    if error is None:
+        align(a, b, Mapping.model_validate(names))
+        return
+    with pytest.raises(InputError, match=error):
+        align(a, b, Mapping.model_validate(names))
+
+
 def test_named_outputs_are_told_by_their_names(trace_path: Path) -> None:
     """In whatever order a dictionary lists them; a tuple against a dictionary says nothing."""
     a = heads(trace_path, "a", lambda u, v: {"score": u, "box": v})

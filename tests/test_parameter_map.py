@@ -247,9 +247,15 @@ def test_a_folded_batchnorm_is_said_so(trace_path: Path) -> None:
     assert kernel.relation == "scaled by BatchNorm: 1"
     assert not kernel.comparable
     assert said[("3", "weight"),].relation == "as it is"
-    assert set(map_.unmatched_reference) == {("1", n) for n in ("weight", "bias", "running_mean", "running_var")}
+    shift = said[("1", "bias"),]
+    assert (shift.candidate, shift.relation) == ((("0", "bias"),), "shifted by BatchNorm: 1")
+    assert not shift.comparable
+    assert set(map_.unmatched_reference) == {("1", n) for n in ("weight", "running_mean", "running_var")}
     assert all("folded into" in why for why in map_.unmatched_reference.values())
-    assert map_.unmatched_candidate == {("0", "bias"): "'0' has none"}
+    assert not map_.unmatched_candidate
+    back = mapped(record(folded, trace_path, "c"), record(plain, trace_path, "d"))
+    assert singles(back)["0", "bias"] == {("1", "bias")}
+    assert not back.unmatched_reference
 
 
 def test_a_normalisation_that_is_written_out_and_what_has_no_twin(trace_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from tracer import kinds
 from tracer.alignment.owned import Key
+from tracer.alignment.owned import owner as owner_of
 from tracer.alignment.relayout import Steps
 from tracer.graph import Node, Param
 
@@ -106,6 +107,13 @@ _RECURRENT = {4: "lstm", 3: "gru", 1: "rnn"}
 RECURRENT = frozenset(_RECURRENT.values())
 _APPLIED = {"mul": "gamma", "div": "gamma", "add": "beta", "sub": "beta"}
 """What a vector is for that an operation of its own applies: half of a normalisation that is written out."""
+_IN_ORDER = {
+    "layer_norm": ("gamma", "beta"), "group_norm": ("gamma", "beta"), "rms_norm": ("gamma",),
+    "batch_norm": ("running_mean", "running_var", "gamma", "beta"),
+    "instance_norm": ("running_mean", "running_var", "gamma", "beta"), "addcmul": ("beta", "gamma"),
+    "batch_normalization": ("beta", "gamma"),
+}  # fmt: skip
+"""What the parameters of a function are for, by their order: their names are those of whatever module has them."""
 
 
 @lru_cache(4096)
@@ -116,7 +124,7 @@ def named_tag(owner: str) -> Tag:
 
 def of_node(node: Node, index: int) -> list[Atom]:
     """The atoms of the parameters that a node lists."""
-    owner = node.owner or node.name
+    owner = owner_of(node)
     found: list[Atom] = []
     for number, (prefix, params) in enumerate(_by_prefix(node).items()):
         try:
@@ -175,9 +183,17 @@ def _plain_role(name: str, kind: str = "") -> str:
 def _plain_layer(node: Node, names: Mapping[str, Param], owner: str, tag: Tag) -> list[Atom]:
     kind = node.kind
     kernel = next((names[n] for n in ("kernel", "weight", "depthwise_kernel") if n in names), None)
+    called = _function(node)
+    if kernel is None and called and (kind == "dense" or kind in kinds.CONVOLUTIONS):
+        kernel = next((p for p in node.params if len(p.shape) > 1), None)
     rest = [p for p in names.values() if p is not kernel]
+    roles = _IN_ORDER.get(called, ())
+    ordered = dict(zip(names, roles, strict=True)) if len(roles) == len(names) else {}
     if kind in kinds.NORMALISATIONS:
-        slots = tuple(_vector((owner, p.name), p.shape, _plain_role(p.name, kind)) for p in names.values())
+        slots = tuple(
+            _vector((owner, p.name), p.shape, ordered.get(name) or _plain_role(p.name, kind))
+            for name, p in names.items()
+        )
         return [Atom(kind, slots, -1, 0, owner)]
     if kind == "embedding" and len(names) == 1:
         (table,) = names.values()
@@ -191,19 +207,24 @@ def _plain_layer(node: Node, names: Mapping[str, Param], owner: str, tag: Tag) -
             )
         ]
     if kernel is not None and kind in kinds.CONVOLUTIONS and len(kernel.shape) >= 3:
-        main = _convolution(kind, (owner, kernel.name), kernel, _local(kernel.name) != "weight")
+        keras = node.label.startswith(("tf.", "keras.")) if called else _local(kernel.name) != "weight"
+        main = _convolution(kind, (owner, kernel.name), kernel, keras)
         spatial = len(main.shape) > (1 if kind.startswith("depthwise") else 2)
         word = "depthwise" if kind.startswith("depthwise") else "transposed" if "transpose" in kind else "conv"
-        return [Atom(word if spatial or word != "conv" else "dense", (main, *_biases(rest, owner)), -1, 0, owner)]
+        return [
+            Atom(word if spatial or word != "conv" else "dense", (main, *_biases(rest, owner, called)), -1, 0, owner)
+        ]
     dense = kernel is not None and (
         (kind in ("dense", "matmul", "attention") and len(kernel.shape) >= 2)
         or (kinds.is_unknown(kind) and len(kernel.shape) == 2 and all(_local(p.name) == "bias" for p in rest))
     )
     if dense and kernel is not None:
-        return [Atom("dense", (_dense(node, kernel, owner, tag), *_biases(rest, owner)), -1, 0, owner)]
+        return [Atom("dense", (_dense(node, kernel, owner, tag), *_biases(rest, owner, called)), -1, 0, owner)]
     word = "prelu" if kind == "prelu" else "free"
     applied = _APPLIED.get(kind)
-    lone = [_vector((owner, p.name), p.shape, _plain_role(p.name, kind)) for p in names.values()]
+    lone = [
+        _vector((owner, p.name), p.shape, ordered.get(name) or _plain_role(p.name, kind)) for name, p in names.items()
+    ]
     lone = [replace(slot, role=applied) if applied and len(slot.shape) == 1 else slot for slot in lone]
     return [Atom(word, (slot,), -1, 0, owner) for slot in lone]
 
@@ -230,10 +251,11 @@ def _vector(key: Key, shape: Sequence[int], role: str) -> Slot:
     )
 
 
-def _biases(params: Sequence[Param], owner: str) -> list[Slot]:
+def _biases(params: Sequence[Param], owner: str, called: str = "") -> list[Slot]:
+    """``called``: the function that the parameters were handed to, if any, whatever they are named."""
     return [
         Slot(role, (math.prod(p.shape),), ((owner, p.name),), (("shape", math.prod(p.shape)),), whole=p.shape)
-        if (role := _plain_role(p.name)) == "bias" and sum(d != 1 for d in p.shape) > 1
+        if (role := "bias" if called else _plain_role(p.name)) == "bias" and sum(d != 1 for d in p.shape) > 1
         else _vector((owner, p.name), p.shape, role)
         for p in params
     ]
@@ -272,13 +294,19 @@ def _dense(node: Node, kernel: Param, owner: str, tag: Tag) -> Slot:
     return Slot("kernel", common, (key,), (("shape", *common),), whole=shape)
 
 
+def _function(node: Node) -> str:
+    """The function that a node calls with parameters of the module around it; empty for layers."""
+    module, _, name = node.label.rpartition(".")
+    return name if module and node.role == "op" else ""
+
+
 def _inputs_first(node: Node, kernel: Param) -> bool:
     """Whether a matrix is (in, out): from the node's own width, else as its framework keeps it."""
     rows, columns = kernel.shape
     width = node.shape[-1] if node.shape else None
     if rows != columns and width in (rows, columns) and "/" not in kernel.name:
         return width == columns
-    if node.config.get("transpose_b"):
+    if node.config.get("transpose_b") or _function(node) == "linear":
         return False
     if _local(kernel.name) != "weight":
         return True

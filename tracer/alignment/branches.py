@@ -20,8 +20,9 @@ from tracer.alignment.order import heaviest
 
 CLEAR = 0.4
 """By so much, in log-odds, must two branches fit better crosswise."""
-NAMED, READ, RETURNED = 0.5, 1.5, 0.5
-"""Log-odds for equal names, for being read as the same argument, and for being returned at the same place."""
+NAMED, READ, RETURNED, EDGE = 0.5, 1.5, 0.5, 1.0
+"""Log-odds for equal names, for being read as the same argument, for being returned at the same place, and for reading
+within the branch what is paired."""
 MANY = 32
 """Of more branches side by side none is exchanged (experts: their order is all there is)."""
 LONG = 200
@@ -139,7 +140,10 @@ class Branches:
         """What pairs are worth together, given those that are ``matched`` beside what is ``inside`` their branches."""
         score = float(self._worth[places].sum())
         a, b = self._a, self._b
-        for i, j in zip(self._pairs.rows[places].tolist(), self._pairs.cols[places].tolist(), strict=True):
+        laid = dict(zip(self._pairs.rows[places].tolist(), self._pairs.cols[places].tolist(), strict=True))
+        for i, j in laid.items():
+            # An activation may not stay with its like while what it reads goes to the other branch.
+            score += EDGE * sum(laid.get(parent) in b.above[j] for parent in a.above[i] if parent in laid)
             score += NAMED * (self._parts[0][i] == self._parts[1][j])
             score += RETURNED * (not self._returned[0].get(i, _NOWHERE).isdisjoint(self._returned[1].get(j, _NOWHERE)))
             there = {(reader, slot) for reader, slot in b.below[j]}

@@ -106,7 +106,9 @@ _SQUARE = _any("square", "squareddifference", "squared_difference") | {"power", 
 _SUM = _any("sum", "reduce_sum", "reducesum")
 _MEAN = _any("mean", "var", "variance", "var_mean", "moments", "average") | {"global_avg_pool"} | _SUM
 _FOUR = _words("add sub mul div") | _any("neg", "negative", "reciprocal", "bias_add")
-_STATISTICS = _FOUR | _ROOT | _SQUARE | _MEAN | _any("abs") | {"clip", "maximum", "minimum"}
+_SCALED = _any("addcmul")
+"""A scale and a shift in one operation."""
+_STATISTICS = _FOUR | _ROOT | _SQUARE | _MEAN | _SCALED | _any("abs") | {"clip", "maximum", "minimum"}
 _ERF = _any("erf", "erfc", "tanh", "normal_cdf", "ndtr")
 _EXP = _any("exp") | {"exponential"}
 _TIMES = _words("mul div")
@@ -249,13 +251,13 @@ _NORMS = kinds.NORMALISATIONS - {"l2_normalize", "batchnorm"}
 
 
 def _affine(kind: str) -> Composite:
-    own = frozenset({kind})
+    own, after = frozenset({kind}), _words("mul add") | _SCALED
 
     def check(case: Case) -> bool:
         bare = not any(node.params for node in case.parts if node.kind == kind)
-        return bare and all(node.params for node in case.parts if node.kind in ("mul", "add"))
+        return bare and all(node.params for node in case.parts if node.kind in after)
 
-    return Composite(own, own | _words("mul add"), (own, _words("mul add")),
+    return Composite(own, own | after, (own, after),
                      "normalisation against one whose scale and shift come after", {own: 1} | _limits(mul=1, add=1),
                      check=check)  # fmt: skip
 

@@ -9,7 +9,7 @@ paired through the graph. What is more likely wrong than right is left open rath
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping as MappingFile
 
 IGNORED = "ignored by the mapping file"
+NOTHING = "nothing alike on the other side"
+OUTDONE = "its only fits are paired better"
+LEFT_OPEN = "ambiguous: what may be it in the reference is left open"
+UNSURE = "what fits it is more likely something else"
 FEW = 8
 """So many nodes side by side may be given up, and yet be paired by what stands around them."""
 _NEVER = -60.0
@@ -69,13 +73,16 @@ def align(
     Structures alone are enough; of recordings, the stored numbers about each tensor and each weight are used too, and
     tensors are read where several axis orders are possible. What ``mapping`` says wins.
 
-    Raises InputError when ``mapping`` names nodes that do not exist.
+    Raises InputError when ``mapping`` names nodes, or recordings, that do not exist.
     """
     sides = side(reference), side(candidate)
     a, b = (extract(side.structure, side.summaries) for side in sides)
-    mapping = None if mapping is None else mapping.resolve(sides[0].structure, sides[1].structure)
+    if mapping is not None:
+        if sides[0].recording is not None and sides[1].recording is not None:
+            mapping.check_names(sides[0].recording, sides[1].recording)
+        mapping = mapping.resolve(sides[0].structure, sides[1].structure)
     if not a.nodes or not b.nodes:
-        alone = [{node.name: _why_not(0.0, False) for node in side.nodes} for side in (a, b)]
+        alone = [{node.name: NOTHING for node in side.nodes} for side in (a, b)]
         return Alignment((), alone[0], alone[1])
     return Work(sides, a, b, mapping).run()
 
@@ -123,20 +130,7 @@ class Work:
         }
         pairs = self._pairs(matched, confidence, unknown)
         ambiguous = tuple(self._ambiguous((chosen.keys() | self.repeats.open) - matched.keys(), pairs))
-        open_ = {entry.reference: entry.reason for entry in ambiguous}
-        best = self.pairs.row_max(self.value), self.pairs.column_max(self.value)
-        unmatched: list[dict[str, str]] = []
-        for s, side in enumerate((self.a, self.b)):
-            paired = {name for pair in pairs for name in (pair.reference, pair.candidate)[s]}
-            unmatched.append(
-                {
-                    node.name: open_[node.name]
-                    if s == 0 and node.name in open_
-                    else _why_not(float(best[s][i]), i in self.rules.ignored[s])
-                    for i, node in enumerate(side.nodes)
-                    if node.name not in paired
-                }
-            )
+        unmatched = self._unmatched(pairs, {entry.reference: entry.reason for entry in ambiguous})
         parameters = parameter_map(
             self.sides[0].structure,
             self.sides[1].structure,
@@ -151,6 +145,35 @@ class Work:
                 self.sides[0].structure, self.sides[1].structure, found.by_reference, self._same_named, self.accepted
             ),
         )
+
+    def _unmatched(self, pairs: Sequence[Pair], ambiguous: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Of either side the nodes in no pair, with the reason; ``ambiguous`` has those that are left open."""
+        likely = self.value >= LEAST
+        ends = self.pairs.rows, self.pairs.cols
+        paired = [{name for pair in pairs for name in (pair.reference, pair.candidate)[s]} for s in (0, 1)]
+        alone = [
+            np.array([node.name not in names for node in side.nodes])
+            for side, names in zip((self.a, self.b), paired, strict=True)
+        ]
+        unsettled = np.array([node.name in ambiguous for node in self.a.nodes])
+        found: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        for s, side in enumerate((self.a, self.b)):
+            alike = {*ends[s][likely].tolist()}
+            free = {*ends[s][likely & alone[1 - s][ends[1 - s]]].tolist()}
+            doubted = {*ends[1][likely & unsettled[ends[0]]].tolist()} if s else set()
+            for i, node in enumerate(side.nodes):
+                if node.name in paired[s]:
+                    continue
+                if i in self.rules.ignored[s]:
+                    why = IGNORED
+                elif s == 0 and node.name in ambiguous:
+                    why = ambiguous[node.name]
+                elif i in doubted:
+                    why = LEFT_OPEN
+                else:
+                    why = UNSURE if i in free else OUTDONE if i in alike else NOTHING
+                found[s][node.name] = why
+        return found
 
     def _weights(self) -> twins.Evidence | None:
         left, right = self.sides[0].recording, self.sides[1].recording
@@ -374,9 +397,3 @@ def _as_likely(names: list[str]) -> str:
     if len(shown) == 1:
         return f"ambiguous: {shown[0]}, or nothing"
     return f"ambiguous: {', '.join(shown[:-1])} or {shown[-1]}{more}"
-
-
-def _why_not(best: float, ignored: bool) -> str:
-    if ignored:
-        return IGNORED
-    return "its only fits are paired better" if best >= LEAST else "nothing alike on the other side"

@@ -48,6 +48,7 @@ from tracer.alignment.templates import VARIABLES, Names, Point, Template, ranges
 from tracer.errors import InputError
 from tracer.graph import Structure
 from tracer.names import display
+from tracer.store import Recording, Trace
 
 Side = Literal["reference", "candidate"]
 Block = tuple[frozenset[str], frozenset[str]]
@@ -191,6 +192,25 @@ class Mapping(_Strict):
             if place in self.outputs[:at]:
                 raise InputError(f"mapping: outputs: '{display(place)}' is listed twice")
         return dict(zip(ours, self.outputs, strict=True))
+
+    def check_names(self, reference: Recording, candidate: Recording) -> None:
+        """Raises InputError for a name of a recording that does not exist, and for the two the other way round.
+
+        A mapping may serve further recordings of its models: names of others than those that are compared are none.
+        """
+        sides = {"reference": reference, "candidate": candidate}
+        for side in _SIDES:
+            name, trace = getattr(self, side), Trace(sides[side].root)
+            if name is not None and not trace.has(name):
+                have = [recording.name for recording in trace.recordings()]
+                near = difflib.get_close_matches(name, have, 3)
+                hint = f"; did you mean {' or '.join(near)}?" if near else f" (have: {', '.join(have)})"
+                raise InputError(f"mapping: {side}: no recording is named '{display(name)}'{display(hint)}")
+        if (self.reference, self.candidate) == (candidate.name, reference.name) != (reference.name, candidate.name):
+            raise InputError(
+                f"mapping: it is for '{display(candidate.name)}' against '{display(reference.name)}', "
+                "not the other way round: name the recordings in that order"
+            )
 
     def check(self, reference: Structure, candidate: Structure) -> None:
         """Raises InputError as :meth:`resolve` does."""

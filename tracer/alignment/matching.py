@@ -19,6 +19,7 @@ from tracer.alignment import atoms as atoms_
 from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.atoms import Atom, Slot, named_tag
 from tracer.alignment.axes import Axes
+from tracer.alignment.layouts import alike_shapes
 from tracer.alignment.owned import WHOLE, Key, key, listed
 from tracer.alignment.roles import roles
 from tracer.alignment.twins import Twins, Weights
@@ -163,10 +164,18 @@ class Matching:
     matches: list[Match] = field(default_factory=list)
     of_a: dict[int, list[Match]] = field(default_factory=dict)
     of_b: dict[int, list[Match]] = field(default_factory=dict)
+    parts: list[Match] = field(default_factory=list)
+    """Atoms of which one is a single parameter of the other, whose other parameters are in other atoms."""
 
     def add(self, i: int, j: int, confidence: float, how: str) -> None:
         match = Match(i, j, confidence, how)
         self.matches.append(match)
+        self.of_a.setdefault(i, []).append(match)
+        self.of_b.setdefault(j, []).append(match)
+
+    def add_part(self, i: int, j: int, confidence: float, how: str) -> None:
+        match = Match(i, j, confidence, how)
+        self.parts.append(match)
         self.of_a.setdefault(i, []).append(match)
         self.of_b.setdefault(j, []).append(match)
 
@@ -279,6 +288,32 @@ def _through_pairs(found: Matching, pairs: Iterable[Paired]) -> None:
             if not _tags(a, b) and (_projects(found.ours, a) or _projects(found.theirs, b)):
                 sure = min(sure, BY_SHAPE)  # which of an attention's projections it is rests on their order
             found.add(i, j, max(sure, BY_VALUES) if found.equal(i, j) else sure, "their outputs are paired")
+            _apart(found, i, j, (ours, theirs), sure)
+
+
+def _apart(found: Matching, i: int, j: int, near: tuple[Sequence[int], Sequence[int]], sure: float) -> None:
+    """Match what is left of a normalisation of one side, where the other has an atom for each of its parameters: those
+    of one pair belong together, whatever else their module has."""
+    whole, part = found.ours.atoms[i], found.theirs.atoms[j]
+    swapped = len(whole.slots) < len(part.slots)
+    if swapped:
+        whole, part = part, whole
+    if whole.kind not in kinds.NORMALISATIONS or part.kind != "free" or len(part.slots) != 1:
+        return
+    loose, side = (near[0], found.ours) if swapped else (near[1], found.theirs)
+    have = found.of_a if swapped else found.of_b
+    for slot in whole.slots:
+        if slot.role == part.main.role:
+            continue
+        fits = [n for n in loose if n not in have and _is_part(side.atoms[n], slot)]
+        if len(fits) == 1:
+            found.add_part(fits[0] if swapped else i, j if swapped else fits[0], sure, "their outputs are paired")
+
+
+def _is_part(atom: Atom, slot: Slot) -> bool:
+    """Whether an atom is nothing but one parameter of a normalisation."""
+    lone = atom.kind == "free" and len(atom.slots) == 1
+    return lone and atom.main.role == slot.role and alike_shapes(atom.main, slot)
 
 
 def _atoms_of(side: Side, names: Sequence[str]) -> list[int]:

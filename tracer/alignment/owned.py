@@ -13,8 +13,13 @@ WHOLE = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits i
 """Types of indices, counters and masks: no network learns them."""
 
 
+def owner(node: Node) -> str:
+    """The layer whose parameters a node lists; empty for operations on those of the model itself."""
+    return node.owner or ("" if node.role == "op" else node.name)
+
+
 def key(node: Node, param: Param) -> Key:
-    return node.owner or node.name, param.name
+    return owner(node), param.name
 
 
 def keys(nodes: Sequence[Node]) -> list[tuple[Key, ...]]:

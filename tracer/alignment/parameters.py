@@ -13,27 +13,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tracer import kinds
-from tracer.alignment.arrange import Runs
-from tracer.alignment.atoms import RECURRENT, Atom, Slot, named_tag
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.alignment import relayout
+from tracer.alignment.atoms import Slot, named_tag
 from tracer.alignment.axes import Axes
 from tracer.alignment.flattened import Flattened
-from tracer.alignment.matching import Match, Matching, Paired, Side, fit, gaps, grouped, match
+from tracer.alignment.fused import fuse
+from tracer.alignment.layouts import (
+    RUNS,
+    UNSETTLED,
+    Slots,
+    alike_shapes,
+    common_role,
+    in_words,
+    joined_words,
+    may_pair,
+    moved_axes,
+    read_axis,
+    run_words,
+    same_words,
+)
+from tracer.alignment.matching import Match, Matching, Paired, Side, fit, grouped, match
 from tracer.alignment.owned import WHOLE, Key, described
 from tracer.alignment.relayout import Steps, in_runs, rows
-from tracer.alignment.twins import Twins, Weights
+from tracer.alignment.twins import CLOSE, Twins, Weights
+from tracer.errors import TraceError
 from tracer.graph import Structure
 
-STATISTICS = ("running_mean", "running_var")
 FOLDED = "scaled by BatchNorm"
+SHIFTED = "shifted by BatchNorm"
 INTO_WEIGHTS = "folded into the weights of"
-UNSETTLED = "no exact twin: one side keeps one bias, the other two"
-_FUSED = (2, 3, 4)
-_RUNS = "channels"
-_SAME_GATES = {("ifco", "ifgo"), ("ifgo", "ifco")}
-"""Two names of one order."""
-_ALIKE = {"bias": "beta"}
-"""Roles that one framework's vector may have for another's."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class ParameterPair:
     @property
     def comparable(self) -> bool:
         """Whether the two hold the same values when read by their pieces."""
-        return not self.relation.startswith((FOLDED, UNSETTLED))
+        return not self.relation.startswith((FOLDED, SHIFTED, UNSETTLED))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -114,10 +125,12 @@ def parameter_map(
     ours = Side(reference, weights[0] if weights else None)
     theirs = Side(candidate, weights[1] if weights else None)
     found = match(ours, theirs, tensor_map, same)
-    fused = _fuse(found)
+    fused = fuse(found)
     builder = _Builder(found, tensor_map)
     for m in found.matches:
         builder.take(m)
+    for m in found.parts:
+        builder.take_part(m)
     for several, one, swapped in fused:
         builder.take_fused(several, one, swapped)
     builder.residual()
@@ -160,11 +173,12 @@ class _Builder:
     def __init__(self, found: Matching, tensor_map: Sequence[Paired]) -> None:
         self.found = found
         self.flat = Flattened(found.ours.structure, found.theirs.structure, tensor_map)
-        self.pieces: list[_Slots] = []
+        self.pieces: list[Slots] = []
         self.done: tuple[set[int], set[int]] = set(), set()
         self.loose: tuple[dict[int, list[Slot]], dict[int, list[Slot]]] = {}, {}
         self.partner: dict[int, int] = {}
         self.folded: dict[int, tuple[int, int]] = {}
+        self._kept: dict[tuple[int, int], bool] = {}
 
     def take(self, m: Match) -> None:
         a, b = self.found.ours.atoms[m.reference], self.found.theirs.atoms[m.candidate]
@@ -174,7 +188,7 @@ class _Builder:
         left, right = list(a.slots), list(b.slots)
         chosen = []
         for slot in a.slots:
-            other = next((o for o in right if _role(o) == _role(slot) and _may_pair(slot, o)), None)
+            other = next((o for o in right if common_role(o) == common_role(slot) and may_pair(slot, o)), None)
             if other is not None:
                 chosen.append((slot, other))
                 left.remove(slot)
@@ -187,11 +201,22 @@ class _Builder:
                 left.remove(slot)
                 right.remove(fits[0])
         for slot, other in chosen:
-            self.pieces.append(_Slots(slot, other, a, b, m.confidence, m.how))
+            self.pieces.append(Slots(slot, other, a, b, m.confidence, m.how))
         if left:
             self.loose[0].setdefault(m.reference, []).extend(left)
         if right:
             self.loose[1].setdefault(m.candidate, []).extend(right)
+
+    def take_part(self, m: Match) -> None:
+        """One parameter of a normalisation against the atom that is nothing else."""
+        a, b = self.found.ours.atoms[m.reference], self.found.theirs.atoms[m.candidate]
+        swapped = len(a.slots) == 1
+        (one,), whole = (a.slots, b) if swapped else (b.slots, a)
+        slot = next(s for s in whole.slots if s.role == one.role)
+        pair = (one, slot) if swapped else (slot, one)
+        self._spend(0, m.reference, pair[0])
+        self._spend(1, m.candidate, pair[1])
+        self.pieces.append(Slots(*pair, a, b, m.confidence, m.how))
 
     def take_fused(self, several: Sequence[int], one: int, swapped: bool) -> None:
         """Several dense layers against one whose kernel holds theirs side by side; ``swapped``: the reference's one."""
@@ -219,7 +244,7 @@ class _Builder:
                 )
                 tagged = replace(whole, tag=atom.tag or named_tag(atom.owner))
                 pair = (part, slot, tagged, atom) if swapped else (slot, part, atom, tagged)
-                self.pieces.append(_Slots(*pair, confidence, how))
+                self.pieces.append(Slots(*pair, confidence, how))
 
     def _fused_evidence(self, several: Sequence[int], one: int, swapped: bool) -> tuple[float, str]:
         same = self.found.same
@@ -248,10 +273,12 @@ class _Builder:
         # A layer norm may be one layer here and a multiplication and an addition there.
         for i, slot in spots[0]:
             owner = ours.atoms[i].owner
-            fits = [spot for twin in owners.get(owner, ()) for spot in near[1].get(twin, ()) if _alike(slot, spot[1])]
-            rivals = [s for _, s in near[0][owner] if _alike(slot, s)]
-            exact = [(j, o) for j, o in fits if _role(o) == _role(slot)]
-            if len(exact) == 1 and sum(_role(s) == _role(slot) for s in rivals) == 1:
+            fits = [
+                spot for twin in owners.get(owner, ()) for spot in near[1].get(twin, ()) if alike_shapes(slot, spot[1])
+            ]
+            rivals = [s for _, s in near[0][owner] if alike_shapes(slot, s)]
+            exact = [(j, o) for j, o in fits if common_role(o) == common_role(slot)]
+            if len(exact) == 1 and sum(common_role(s) == common_role(slot) for s in rivals) == 1:
                 fits = exact
             elif len(fits) != 1 or len(rivals) != 1:
                 continue
@@ -260,7 +287,7 @@ class _Builder:
             near[1][theirs.atoms[j].owner].remove((j, other))
             self._spend(0, i, slot)
             self._spend(1, j, other)
-            self.pieces.append(_Slots(slot, other, ours.atoms[i], theirs.atoms[j], 0.8, "their layers are paired"))
+            self.pieces.append(Slots(slot, other, ours.atoms[i], theirs.atoms[j], 0.8, "their layers are paired"))
 
     def _spots(self, side: int, model: Side) -> list[tuple[int, Slot]]:
         found = [(n, slot) for n, slots in self.loose[side].items() for slot in slots]
@@ -300,6 +327,23 @@ class _Builder:
                 before = by_name.get(parents[0]) if parents else None
                 if before in self.done[side] and not self._normalised(side, before) and self._may_hold(side, before):
                     self.folded[n] = (side, before)
+                    self._shift(side, n, before)
+
+    def _shift(self, side: int, norm: int, before: int) -> None:
+        """A layer without a bias: what the normalisation adds is the bias of the layer's twin."""
+        model, other = (self.found.ours, self.found.theirs)[side], (self.found.theirs, self.found.ours)[side]
+        roles = {slot.role: slot for slot in model.atoms[norm].slots}
+        added = roles.get("beta") or roles.get("running_mean")
+        for m in (self.found.of_a, self.found.of_b)[side].get(before, ()):
+            twin = m.reference if side else m.candidate
+            bias = next((s for s in self.loose[1 - side].get(twin, ()) if s.role == "bias"), None)
+            if added is None or bias is None or bias.shape != added.shape:
+                continue
+            self._spend(1 - side, twin, bias)
+            ours, theirs = (added, model.atoms[norm]), (bias, other.atoms[twin])
+            if side:
+                ours, theirs = theirs, ours
+            self.pieces.append(Slots(ours[0], theirs[0], ours[1], theirs[1], m.confidence, m.how))
 
     def _normalised(self, side: int, number: int) -> bool:
         """Whether a BatchNorm stands behind an atom's twin, too."""
@@ -321,7 +365,7 @@ class _Builder:
 
     def _merged(self) -> list[ParameterPair]:
         """Pieces that share a parameter as one pair: three kernels against the one that holds them."""
-        joined: dict[Any, list[_Slots]] = {}
+        joined: dict[Any, list[Slots]] = {}
         copies: Counter[Any] = Counter()
         for piece in self.pieces:
             ours, theirs = piece.slot, piece.other
@@ -336,7 +380,7 @@ class _Builder:
             joined.setdefault((bool(ours.part), bool(theirs.part), anchor, copies[place]), []).append(piece)
         return [self._pair(found) for found in joined.values()]
 
-    def _pair(self, found: list[_Slots]) -> ParameterPair:
+    def _pair(self, found: list[Slots]) -> ParameterPair:
         first = found[0]
         if len(found) > 1:
             found = sorted(found, key=lambda p: p.other.part or p.slot.part or (0, 0))
@@ -348,7 +392,7 @@ class _Builder:
             axes: Axes | None = tuple(range(len(first.slot.whole)))
             whole = Piece(ours, (), theirs, ())
             return ParameterPair(
-                ours, theirs, axes, _same_words(first.slot), confidence, first.how, first.slot.role, (whole,)
+                ours, theirs, axes, same_words(first.slot), confidence, first.how, first.slot.role, (whole,)
             )
         pieces, words = [], []
         for p in found:
@@ -358,46 +402,82 @@ class _Builder:
         if first.slot.part or first.other.part:
             tags = [p.a.tag or p.b.tag or named_tag(p.a.owner) or named_tag(p.b.owner) for p in found]
             words = [
-                _joined_words(tags, found),
+                joined_words(tags, found),
                 *(w for w in words if not w.startswith(("as it is", "statistics", "transpose"))),
             ]
-        axes = _axes(first.slot, first.other) if len(found) == 1 and len(ours) == len(theirs) == 1 else None
+        axes = moved_axes(first.slot, first.other) if len(found) == 1 and len(ours) == len(theirs) == 1 else None
         relation = ", ".join(dict.fromkeys(words))
-        if " order " in relation or _RUNS in relation:
+        if " order " in relation or RUNS in relation:
             axes = None
         fold = self._folds(first)
         if fold:
-            relation, axes = f"{FOLDED}: {fold}", None
+            relation, axes = fold, None
         tag = first.a.tag or first.b.tag if len(found) == 1 else ""
         role = f"{tag} {first.slot.role}".strip()
         return ParameterPair(ours, theirs, axes, relation, confidence, first.how, role, tuple(pieces))
 
-    def _piece(self, p: _Slots) -> tuple[Piece, str]:
-        steps, words = p.slot.steps, []
+    def _piece(self, p: Slots) -> tuple[Piece, str]:
+        steps, words, runs = self._steps(p)
+        if runs and self._kept_in_order(p):
+            steps, words, _ = self._steps(p, False)
+        piece, layout = Piece(p.slot.keys, steps, p.other.keys, p.other.steps), in_words(p)
+        return piece, ", ".join(words if words and layout == "as it is" else [layout, *words])
+
+    def _steps(self, p: Slots, turn: bool = True) -> tuple[Steps, list[str], bool]:
+        """How to read the reference's parameter, in words as well, and whether runs of channels change places;
+        ``turn`` is False where they shall not."""
+        steps, words, moved = p.slot.steps, [], False
         if len(p.slot.shape) == len(p.other.shape) == 2 and p.slot.role == "kernel" and "dense" in (p.a.kind, p.b.kind):
             turned = self.flat.rows(p.a, p.b)
             if turned is not None and math.prod(turned.lengths) == p.slot.shape[0]:
-                steps = (*steps, *rows(0, p.slot.shape, turned.lengths, turned.order, turned.runs))
+                runs = turned.runs if turn else None
+                steps = (*steps, *rows(0, p.slot.shape, turned.lengths, turned.order, runs))
                 words += [f"row order {turned}"] if turned.moved else []
-                words += [_run_words(turned.runs[1])] if turned.runs is not None else []
+                words += [run_words(runs[1])] if runs is not None else []
+                moved = runs is not None
         if "dense" in (p.a.kind, p.b.kind) and p.slot.role in ("kernel", "bias") and p.slot.shape == p.other.shape:
             turned = self.flat.columns(p.a, p.b)
             if turned is not None and math.prod(turned.lengths) == p.slot.shape[-1]:
                 steps = (*steps, *rows(len(p.slot.shape) - 1, p.slot.shape, turned.lengths, turned.order))
                 words.append(f"column order {turned}")
-        runs, axis = self.flat.channels(p.a, p.b), _channels(p)
-        if runs is not None and axis is not None and p.slot.shape[axis] == sum(runs.lengths):
-            steps = (*steps, *in_runs(axis, runs))
-            words.append(_run_words(runs))
-        piece, layout = Piece(p.slot.keys, steps, p.other.keys, p.other.steps), _words(p)
-        return piece, ", ".join(words if words and layout == "as it is" else [layout, *words])
+        read, axis = self.flat.channels(p.a, p.b) if turn else None, read_axis(p)
+        if read is not None and axis is not None and p.slot.shape[axis] == sum(read.lengths):
+            steps = (*steps, *in_runs(axis, read))
+            words.append(run_words(read))
+            moved = True
+        return steps, words, moved
 
-    def _folds(self, p: _Slots) -> str:
-        """The BatchNorm that is folded into one side's kernel or bias, by its owner."""
+    def _kept_in_order(self, p: Slots) -> bool:
+        """Whether a layer's weights are equal as they are and not with the runs of channels that it reads moved: then
+        it is the order of the branches that is wrong, and not the rows."""
+        votes = self._kept
+        if (id(p.a), id(p.b)) not in votes:
+            alike = [q for q in self.pieces if q.a is p.a and q.b is p.b and self._steps(q)[2]]
+            moved, kept = ([self._equal(q, turn) for q in alike] for turn in (True, False))
+            said = [one for one in zip(moved, kept, strict=True) if one[0] != one[1]]
+            votes[id(p.a), id(p.b)] = bool(said) and not any(one for one, _ in said)
+        return votes[id(p.a), id(p.b)]
+
+    def _equal(self, p: Slots, turn: bool) -> bool:
+        """Whether both sides' values of a slot are the same when they are read so."""
+        read = [side.weights and side.weights.read for side in (self.found.ours, self.found.theirs)]
+        if self.found.same is None or not read[0] or not read[1]:
+            return False
+        try:
+            ours = relayout.read(self._steps(p, turn)[0], [read[0](key) for key in p.slot.keys])
+            theirs = relayout.read(p.other.steps, [read[1](key) for key in p.other.keys])
+        except (KeyError, ValueError, TraceError):
+            return False  # not stored, or damaged, as is said where the trace is checked
+        return all(x.shape == y.shape and _close(x, y) for x, y in zip(ours, theirs, strict=True))
+
+    def _folds(self, p: Slots) -> str:
+        """How one side's kernel or bias holds a BatchNorm that is folded into it; empty where none is."""
         for norm, (side, before) in self.folded.items():
             model = (self.found.ours, self.found.theirs)[side]
             if model.atoms[before] is (p.a, p.b)[side] and p.slot.role in ("kernel", "bias"):
-                return model.atoms[norm].owner
+                return f"{FOLDED}: {model.atoms[norm].owner}"
+            if model.atoms[norm] is (p.a, p.b)[side]:
+                return f"{SHIFTED}: {model.atoms[norm].owner}"
         return ""
 
     def _left(self, side: int) -> dict[Key, str]:
@@ -428,145 +508,10 @@ class _Builder:
         return why
 
 
-@dataclass(frozen=True)
-class _Slots:
-    """Two slots that are the same, with their atoms."""
-
-    slot: Slot
-    other: Slot
-    a: Atom
-    b: Atom
-    confidence: float
-    how: str
-
-
-def _may_pair(slot: Slot, other: Slot) -> bool:
-    """Whether two slots of one role go together; only a GRU's biases need not have one size."""
-    return sorted(slot.shape) == sorted(other.shape) or (slot.role == "bias" and bool(slot.gates and other.gates))
-
-
-def _alike(slot: Slot, other: Slot) -> bool:
-    return sorted(d for d in slot.shape if d != 1) == sorted(d for d in other.shape if d != 1)
-
-
-def _channels(p: _Slots) -> int | None:
-    """The axis of a slot, in the common layout, along which the channels stand that its layer reads."""
-    rank = len(p.slot.shape)
-    if p.slot.shape != p.other.shape or p.a.kind != p.b.kind:
-        return None
-    if p.a.kind == "depthwise":
-        return rank - 1
-    if p.a.kind in kinds.NORMALISATIONS or p.a.kind == "prelu":
-        return 0 if rank == 1 else None
-    return rank - 2 if p.slot.role == "kernel" and rank > 1 and p.a.kind != "embedding" else None
-
-
-def _run_words(runs: Runs) -> str:
-    return f"{_RUNS} {runs.text('c', False)}→{runs.text('c', True)}"
-
-
-def _role(slot: Slot) -> str:
-    return _ALIKE.get(slot.role, slot.role)
-
-
-def _axes(slot: Slot, other: Slot) -> Axes | None:
-    if slot.gates != other.gates and (slot.gates, other.gates) not in _SAME_GATES:
-        return None
-    return _moved(slot, other)
-
-
-def _moved(slot: Slot, other: Slot) -> Axes | None:
-    """Which axis of the other parameter each axis of the one is; None where axes are split or merged."""
-    if slot.labels is None or other.labels is None or slot.shape != other.shape:
-        return None
-    place = {label: axis for axis, label in enumerate(other.labels) if label is not None}
-    spare = [axis for axis, label in enumerate(other.labels) if label is None]
-    return tuple(place[label] if label is not None else spare.pop(0) if spare else None for label in slot.labels)
-
-
-def _words(p: _Slots) -> str:
-    """How the candidate's layout differs from the reference's."""
-    slot, other = p.slot, p.other
-    words = []
-    if slot.gates and slot.gates != other.gates:
-        words.append(f"gates {slot.gates}→{other.gates}")
-    if slot.role == "bias" and p.a.kind in RECURRENT:
-        if len(slot.keys) != len(other.keys):
-            gru = p.a.kind == "gru"
-            two = slot if len(slot.keys) > 1 else other
-            one = other if two is slot else slot
-            if gru and math.prod(one.whole) != 2 * math.prod(two.whole):
-                return UNSETTLED
-            words.append("two biases in one" if gru else "sum of two biases")
-        return ", ".join(words) or "as it is"
-    if p.slot.role in STATISTICS:
-        return "statistics as they are"
-    if "depthwise" in (p.a.kind, p.b.kind):
-        words.append("depthwise")
-    elif slot.labels is None or other.labels is None:
-        if len(slot.whole) != len(other.whole) and not (slot.part or other.part):
-            words.append("heads merged")
-        elif slot.whole != other.whole:
-            words.append("transpose")
-    else:
-        axes = _moved(slot, other)
-        moved = [axis for axis in axes or () if axis is not None]
-        if moved != sorted(moved):
-            words.append("transpose")
-        elif slot.whole != other.whole and axes is not None:
-            words.append("reshape")
-    return ", ".join(words) or "as it is"
-
-
-def _same_words(slot: Slot) -> str:
-    return "statistics as they are" if slot.role in STATISTICS else "as it is"
-
-
-def _joined_words(tags: Sequence[str], found: Sequence[_Slots]) -> str:
-    verb = "split into" if found[0].slot.part else "concat"
-    names = [tag[0] if tag in ("query", "key", "value") else str(n) for n, tag in enumerate(tags)]
-    total = (found[0].slot.part or found[0].other.part or (0, 0))[1]
-    if len(found) < total:
-        return f"part {', '.join(names)} of {total}"
-    return f"{verb} {','.join(names)}"
-
-
 def _shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
-def _fuse(found: Matching) -> list[tuple[list[int], int, bool]]:
-    """Dense layers of one side, reading the same tensor, whose kernels stand side by side in one of the other's."""
-    out = []
-    for swapped in (False, True):
-        many, few = (found.theirs, found.ours) if swapped else (found.ours, found.theirs)
-        in_gap, one_gap = gaps(found)[:: -1 if swapped else 1]
-        spent: set[int] = set()
-        for one, gap in one_gap.items():
-            whole = few.atoms[one]
-            if whole.kind != "dense" or len(whole.main.shape) != 2:
-                continue
-            loose = [n for n, g in in_gap.items() if g == gap and n not in spent and many.atoms[n].kind == "dense"]
-            for run in _runs(many, loose, whole):
-                out.append((run, one, swapped))
-                spent.update(run)
-                break
-    return out
-
-
-def _runs(side: Side, loose: Sequence[int], whole: Atom) -> Iterable[list[int]]:
-    """Sets of dense atoms that may make up ``whole``, in the order in which they stand in it."""
-    rows_, width = whole.main.shape
-    by_source: dict[tuple[str, ...], list[int]] = {}
-    for n in loose:
-        atom = side.atoms[n]
-        if len(atom.main.shape) == 2 and atom.main.shape[0] == rows_ and atom.node >= 0:
-            source = (atom.owner,) if atom.tag else side.structure.nodes[atom.node].parents[:1]
-            by_source.setdefault(source, []).append(n)
-    order = {"query": 0, "key": 1, "value": 2}
-    for near in by_source.values():
-        for count in _FUSED:
-            chosen = near[:count]
-            if len(near) == count and all(side.atoms[n].main.shape[1] * count == width for n in chosen):
-                tags = [order.get(side.atoms[n].tag or named_tag(side.atoms[n].owner), 3) for n in chosen]
-                yield [n for _, n in sorted(zip(tags, chosen, strict=True), key=lambda item: item[0])]
+def _close(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    scale = float(np.abs(a).max(initial=0))
+    return bool(np.abs(a.astype(np.float64) - b).max(initial=0) <= CLOSE * scale)

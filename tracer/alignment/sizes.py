@@ -30,7 +30,8 @@ def shifts(a: Features, b: Features) -> dict[int, frozenset[int]]:
     """Lengths of the reference and what they are in the candidate, where layers with weights differ in nothing else.
 
     One convolution that pads otherwise changes the lengths of all that comes after it. Layers with equally shaped
-    weights, as many on either side, are held against each other in their order.
+    weights, as many on either side, are held against each other in their order. Of a convolution whose weights no other
+    has the shapes of, one is enough: a global pooling behind it hides its lengths from the layers that follow.
     """
     of: tuple[dict[_Params, list[int]], dict[_Params, list[int]]] = ({}, {})
     for found, side in zip(of, (a, b), strict=True):
@@ -39,6 +40,7 @@ def shifts(a: Features, b: Features) -> dict[int, frozenset[int]]:
                 found.setdefault(params, []).append(i)
     seen: Counter[int] = Counter()
     moved: Counter[tuple[int, int]] = Counter()
+    single: set[tuple[int, int]] = set()
     for params, rows in of[0].items():
         cols = of[1].get(params, [])
         for i, j in zip(rows, cols, strict=True) if len(rows) == len(cols) else ():
@@ -47,10 +49,13 @@ def shifts(a: Features, b: Features) -> dict[int, frozenset[int]]:
                 continue
             seen.update({*ours})
             rest = Counter(ours) - Counter(theirs), Counter(theirs) - Counter(ours)
-            moved.update({*zip(sorted(rest[0].elements()), sorted(rest[1].elements()), strict=True)})
+            changed = {*zip(sorted(rest[0].elements()), sorted(rest[1].elements()), strict=True)}
+            moved.update(changed)
+            if len(rows) == 1 and any(len(shape) > 2 for shape in params):
+                single.update(changed)
     out: dict[int, set[int]] = {}
     for (x, y), count in moved.items():
-        if count > 1 and count >= OFTEN * seen[x]:
+        if (count > 1 or (x, y) in single) and count >= OFTEN * seen[x]:
             out.setdefault(x, set()).add(y)
     return {x: frozenset(found) for x, found in out.items()}
 

@@ -8,8 +8,8 @@ with every recorded weight) tell whether two tensors hold the same ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
@@ -72,11 +72,13 @@ class Weights:
         sketches: those that say something; see :func:`of_summary`.
         shapes: of all of them.
         whole: those of whole numbers.
+        read: gives the values of one that is in ``shapes``. Raises TraceError where they are damaged.
     """
 
     sketches: Mapping[Key, Sketch]
     shapes: Mapping[Key, tuple[int, ...]]
     whole: frozenset[Key] = frozenset()
+    read: Callable[[Key], NDArray[Any]] | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, recording: Recording) -> Self:
@@ -93,7 +95,10 @@ class Weights:
                 continue  # said where the trace is checked
             if found is not None:
                 sketches[key] = found
-        return cls(sketches, {key: stored.shape for key, stored in recording.weights.items()}, frozenset(whole))
+        shapes = {key: stored.shape for key, stored in recording.weights.items()}
+        return cls(
+            sketches, shapes, frozenset(whole), lambda key: recording.read_stored(recording.weights[key], verify=False)
+        )
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[Key, NDArray[Any]]) -> Self:
@@ -103,6 +108,7 @@ class Weights:
             {key: value for key, value in found.items() if value is not None},
             {key: values.shape for key, values in arrays.items()},
             frozenset(key for key, values in arrays.items() if values.dtype.name in WHOLE),
+            arrays.__getitem__,
         )
 
     def __bool__(self) -> bool:
