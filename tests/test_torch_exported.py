@@ -21,7 +21,7 @@ from tracer.errors import InputError, RefusedError
 from tracer_torch import TorchAdapter
 from tracer_torch.aten import asks
 
-BESIDES = ("return_indices", "num_heads", "num_layers", "index")
+BESIDES = ("return_indices", "num_heads", "num_layers", "index", "dropout")
 
 
 def exported(module: nn.Module, *args: Tensor, dynamic: Any = None) -> Any:

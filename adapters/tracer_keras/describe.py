@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ _KEPT = words(
     "recurrent_activation interpolation rate use_bias center scale max_value threshold theta shared_axes "
     "depth_multiplier output_padding input_dim output_dim mask_zero num_heads key_dim value_dim cropping size "
     "repeats merge_mode stateful time_major keepdims offset approximate output_size height width "
-    "normalize mask_value"
+    "normalize mask_value dropout recurrent_dropout antialias"
 )
 _NORMS = frozenset({"batchnorm", "layernorm", "groupnorm", "rmsnorm"})
 _SPATIAL = ("conv", "depthwise_conv", "separable_conv", "max_pool", "avg_pool", "global_", "adaptive_")
@@ -133,8 +134,30 @@ def config_of(layer: Any, kind: str, flavour: Flavour) -> dict[str, Any]:
         out["time_distributed"] = True
     if kind == "leaky_relu" and "alpha" in out:
         out["negative_slope"] = out.pop("alpha")
+    if name == "Activation":
+        out = {**activation_config(layer.activation, kind), **out}
+    if isinstance(out.get("approximate"), bool):
+        out["approximate"] = "tanh" if out["approximate"] else "none"
     if "axis" in out and isinstance(out["axis"], list) and len(out["axis"]) == 1:
         out["axis"] = out["axis"][0]
+    return out
+
+
+_ARGUMENTS = frozenset({"alpha", "negative_slope", "max_value", "threshold", "approximate", "axis"})
+
+
+def activation_config(activation: Any, kind: str) -> dict[str, Any]:
+    """What an activation function computes with where its caller gives it nothing but a tensor."""
+    try:
+        parameters = inspect.signature(activation).parameters
+    except (TypeError, ValueError):
+        return {}
+    known = ((name, parameters[name].default) for name in sorted(_ARGUMENTS & parameters.keys()))
+    out = {name: value for name, value in known if isinstance(value, bool | int | float | str)}
+    if kind in ("relu", "relu6", "leaky_relu") and "alpha" in out:
+        out["negative_slope"] = out.pop("alpha")
+    if isinstance(out.get("approximate"), bool):
+        out["approximate"] = "tanh" if out["approximate"] else "none"
     return out
 
 

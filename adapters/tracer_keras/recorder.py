@@ -321,6 +321,8 @@ class Recorder:
             parents, params, config = (inner,), (), {"activation": word}
             if isinstance(activation, flavour.layer_class):  # its slope or limit
                 config = {**describe.config_of(activation, kind, flavour), **config}
+            else:
+                config = {**describe.activation_config(activation, kind), **config}
         return self._outputs(
             Event(path, kind, label, role, None, parents=parents, config=config, params=params, **common), outputs
         )

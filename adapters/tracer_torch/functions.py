@@ -213,7 +213,7 @@ def config_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
         out["index"] = json_value(args[1] if isinstance(args[1], tuple) else (args[1],))
     elif name in ("view", "reshape", "unflatten") and len(args) > 1:
         out["args"] = json_value(args[1] if isinstance(args[1], list | tuple) else tuple(args[1:]))
-    elif name in ("add", "sub", "mul", "div", "pow", "einsum"):
+    elif name in ("add", "sub", "mul", "div", "pow", "einsum", "floor_divide", "remainder", "fmod"):
         scalars = [json_value(arg) for arg in args if isinstance(arg, bool | int | float | str)]
         if scalars:
             out["args"] = scalars
@@ -250,7 +250,7 @@ def kind_of(
         axes = config["axis"] if isinstance(config["axis"], list) else [config["axis"]]
         return reduction(_REDUCED[name], axes, len(shape), keeps=bool(config.get("keepdim")))
     if name in ("pow", "float_power") and len(args) > 1 and isinstance(source, torch.Tensor):
-        return powered(args[1])
+        return "power" if getattr(function, "__name__", "") == "__rpow__" else powered(args[1])
     if name in ("cat", "pad") and _adds_nothing(args, kwargs, result):
         return "identity"
     if name == "slice":

@@ -52,7 +52,7 @@ _SAME_WORD = {
     "embedding_dim": "output_dim", "padding_idx": "padding_idx", "max_norm": "max_norm", "upscale_factor": "factor",
     "start_dim": "start_axis", "end_dim": "end_axis", "unflattened_size": "args", "output_size": "output_size",
     "affine": "affine", "elementwise_affine": "affine", "track_running_stats": "track_running_stats", "p": "rate",
-    "return_indices": "return_indices",
+    "return_indices": "return_indices", "dropout": "dropout",
 }  # fmt: skip
 _OPAQUE = (nn.MultiheadAttention,)
 """torch.nn modules with children that compute as one piece (their children are read, not called)."""

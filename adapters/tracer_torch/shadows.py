@@ -208,7 +208,7 @@ def learn(module: nn.Module, operator: str, arguments: Mapping[str, Any]) -> Non
         _learn_attention(module, operator, arguments)
         return
     if operator in RECURRENT:
-        wanted = {"batch_first": "batch_first", "bidirectional": "bidirectional", "num_layers": "num_layers"}
+        wanted = {key: key for key in ("batch_first", "bidirectional", "num_layers", "dropout")}
         if isinstance(module, nn.RNN):
             _default(module, nonlinearity=operator.removeprefix("rnn_"))
         for key in wanted:  # told better than by the shapes

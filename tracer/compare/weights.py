@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import permutations
 from typing import Any
 
@@ -14,6 +14,7 @@ from tracer.alignment import owned, relayout
 from tracer.alignment.owned import Key
 from tracer.alignment.parameters import INTO_WEIGHTS, ParameterMap, ParameterPair
 from tracer.compare.pair import PairDiff
+from tracer.compare.verdict import Verdict
 from tracer.errors import TraceError
 from tracer.graph import Structure
 from tracer.kinds import parameter_role
@@ -48,6 +49,54 @@ def facts(pair: PairDiff, reference: Recording, candidate: Recording, parameters
     if other:
         return [f"Weights differ: {fact}" for fact in other]
     return [f"Its weights are the same on both sides ({', '.join(dict.fromkeys(same))})"] if same else []
+
+
+def quiet(pairs: Iterable[PairDiff], reference: Recording, candidate: Recording, parameters: ParameterMap) -> list[str]:
+    """Weights that differ though nothing that reads them does, a few words each.
+
+    Of layers that are never called, that are switched off by a zero or a mask, or of what training alone uses. Only
+    weights whose order-free numbers differ are read.
+    """
+    agreeing = [pair.pair for pair in pairs if pair.verdict in (Verdict.MATCH, Verdict.NOISE)]
+    loud: set[Key] = set()
+    for structure, names in (
+        (reference.structure, {name for pair in agreeing for name in pair.reference}),
+        (candidate.structure, {name for pair in agreeing for name in pair.candidate}),
+    ):
+        loud.update(_keys(structure, (node.name for node in structure if node.name not in names)))
+        loud.difference_update(_keys(structure, names))
+    out = []
+    for found in parameters.pairs:
+        if loud.intersection(found.reference) or loud.intersection(found.candidate):
+            continue
+        if not _alike(found, reference, candidate) and (fault := _difference(found, reference, candidate)):
+            out.append(f"{found.role} of {display(found.reference[0][0])}: {fault}")
+    return out
+
+
+def _alike(found: ParameterPair, reference: Recording, candidate: Recording) -> bool:
+    """Whether the numbers that do not depend on the order of elements say that both sides hold the same."""
+    sides = []
+    for recording, keys in ((reference, found.reference), (candidate, found.candidate)):
+        kept = [recording.weights.get(key) for key in keys]
+        pooled = _pooled([stored.summary for stored in kept if stored is not None])
+        if None in kept or pooled is None:
+            return False
+        sides.append(np.array(pooled))
+    size, scale = sides[0][0], max(sides[0][1], 1e-300)
+    return bool(size == sides[1][0] and np.all(np.abs(sides[0] - sides[1])[1:] <= _CLOSE * scale))
+
+
+def _pooled(summaries: list[Mapping[str, float | int]]) -> tuple[float, ...] | None:
+    """Size, root mean square, mean, least and greatest of several tensors together; None where one is not known."""
+    size = sum(float(own.get("size", 0)) for own in summaries)
+    try:
+        power = sum(float(own["size"]) * float(own["rms"]) ** 2 for own in summaries) / size
+        mean = sum(float(own["size"]) * float(own["mean"]) for own in summaries) / size
+        ends = min(float(own["min"]) for own in summaries), max(float(own["max"]) for own in summaries)
+    except (KeyError, ZeroDivisionError):
+        return None
+    return size, power**0.5, mean, *ends
 
 
 def _keys(structure: Structure, names: Iterable[str]) -> list[Key]:

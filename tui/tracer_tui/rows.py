@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer.compare import Diff, PairDiff, Verdict
+from tracer.compare.local import Local
 from tracer.graph import Node
 from tracer.report import words
 
@@ -57,6 +58,23 @@ class Row:
     @property
     def relative(self) -> float | None:
         return None if self.pair is None or self.pair.stats is None else self.pair.stats.rel_l2
+
+    @property
+    def own(self) -> float | None:
+        """What the layer adds itself on the reference's inputs, relative to its largest value; None where unknown."""
+        local = self._local
+        return None if local is None else local.relative(local.error)
+
+    @property
+    def floor(self) -> float | None:
+        """What rounding explains of :attr:`own`."""
+        local = self._local
+        return None if local is None else local.relative(local.floor)
+
+    @property
+    def _local(self) -> Local | None:
+        local = None if self.pair is None else self.pair.local
+        return local if local is not None and local.known else None
 
     @property
     def sides(self) -> str:

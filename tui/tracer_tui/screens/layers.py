@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,6 +14,7 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.worker import get_current_worker
 
+from tracer.causes.kept import told
 from tracer.compare import Diff, Tolerance, Verdict, diff
 from tracer.report import words
 from tracer.store import Recording
@@ -50,6 +52,13 @@ class LayersScreen(TracerScreen):
             super().__init__()
             self.diff = diff
 
+    class Told(Message):
+        """Why pairs part, as far as it was found."""
+
+        def __init__(self, diff: Diff) -> None:
+            super().__init__()
+            self.diff = diff
+
     class Failed(Message):
         def __init__(self, reason: str) -> None:
             super().__init__()
@@ -63,6 +72,7 @@ class LayersScreen(TracerScreen):
         self.listed: list[Row] = []
         self.sort = SORTS[0]
         self.filter = ""
+        self.looking = True
         self._status = "pairing the layers …"
         self._failed = False
 
@@ -99,11 +109,14 @@ class LayersScreen(TracerScreen):
             return
         except Exception as error:
             self.post_message(self.Failed(explain(error)))
-        else:
-            self.post_message(self.Ready(found))
+            return
+        self.post_message(self.Ready(found))
+        self.post_message(self.Told(told(found, more=True, progress=progress)))
 
     @on(Progress)
     def _progress(self, event: Progress) -> None:
+        if self.diff is not None:
+            return
         self._status = f"comparing {event.done}/{event.total}"
         self._show_title()
         self.grid.say(self.look.text(self._status, "dim"))
@@ -122,6 +135,17 @@ class LayersScreen(TracerScreen):
         self._status = "" if found.pairs else "these recordings have no layer in common"
         self._take(found)
         self._restore(next((row.key for row in self.everything if row.pair is found.first is not None), None))
+
+    @on(Told)
+    def _why(self, event: Told) -> None:
+        self.looking = False
+        if self.diff is None:
+            return
+        findings = {pair.aligned: pair.finding for pair in event.diff.pairs}
+        pairs = tuple(replace(pair, finding=findings.get(pair.aligned)) for pair in self.diff.pairs)
+        key = self._key()
+        self._take(replace(self.diff, pairs=pairs))
+        self._restore(key)
 
     def _take(self, found: Diff) -> None:
         self.diff = found
@@ -199,6 +223,7 @@ class LayersScreen(TracerScreen):
             Field("shape", 5, lambda i: cell(i, rows[i].shape), least=9),
             Field("axes", 6, lambda i: look.text(rows[i].axes, "dim"), least=8),
             Field("max|Δ|", 0, lambda i: look.text(_figure(rows[i].error), styled(rows[i])), right=True, width=8),
+            *self._local_fields(rows),
             Field("", 4, lambda i: look.text(bar(rows[i]), str(rows[i].verdict)), width=_BAR),
             Field("rel L2", 7, lambda i: cell(i, _figure(rows[i].relative)), right=True, width=8),
             Field("conf", 8, lambda i: look.text(_confidence(rows[i]), "dim"), right=True, width=4),
@@ -206,6 +231,22 @@ class LayersScreen(TracerScreen):
         columns, shown = fit(fields, len(rows), self.grid.size.width or self.size.width, look)
         self.grid.empty = look.text(self._status or "no layer fits the filter", "dim")
         self.grid.show(columns, len(rows), lambda i: [field.cell(i) for field in shown], cursor=cursor)
+
+    def _local_fields(self, rows: list[Row]) -> list[Field]:
+        """What each layer adds itself and what rounding explains, where that was measured."""
+        if all(row.own is None for row in self.everything):
+            return []
+        look = self.look
+
+        def own(i: int) -> Text:
+            error, floor = rows[i].own, rows[i].floor
+            over = error is not None and floor is not None and error > floor
+            return look.text(_figure(error, 1), str(Verdict.DIVERGED) if over else "")
+
+        return [
+            Field("own", 1, own, right=True, width=7),
+            Field("floor", 2, lambda i: look.text(_figure(rows[i].floor, 1), "dim"), right=True, width=7),
+        ]
 
     def _heading(self, recording: Recording) -> Text:
         return self.look.text(recording.name)
@@ -248,7 +289,7 @@ class LayersScreen(TracerScreen):
     def _follow(self) -> None:
         row = self.current
         self.query_one(Profile).point(None if row is None else row.number)
-        self.query_one(Diagnosis).show(row, self.diff)
+        self.query_one(Diagnosis).show(row, self.diff, looking=self.looking)
 
     @on(Profile.Picked)
     def _picked(self, event: Profile.Picked) -> None:
@@ -380,8 +421,8 @@ def _tidy(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _figure(value: float | None) -> str:
-    return "0" if value == 0 else words.number(value)
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "0" if value == 0 else words.number(value, digits)
 
 
 def _number(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Settings that two paired layers both state and that differ."""
+"""Settings that two nodes both state in their adapters' words and that differ: a quick look, without their graphs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _NOT_SAID = frozenset(
         "momentum",
         "rate",
         "in_features",
+        "dropout",
+        "recurrent_dropout",
     }
 )
 """Configuration that differs between right ports (layout), or is shown elsewhere (activations are nodes)."""
