@@ -8,7 +8,8 @@ python -m benchmarks.local seconds
 batches of 1 and 32; a pair that comes out ``diverged`` is a false alarm. ``defects`` builds 1 to N defects at once into
 the PyTorch side: one is located when a pair diverges whose tensor is computed, since the last pair above it, by a node
 that the defect changed, added or took away; a diverged pair that no defect explains is a false alarm. ``seconds``
-relates the re-execution to a forward pass of both models. Results are added to benchmarks/local.json.
+relates the re-execution to a forward pass of both models, with each of the two as the reference. Results are added to
+benchmarks/local.json.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 import tempfile
 import time
 import traceback
@@ -29,53 +29,55 @@ from typing import Any
 
 import numpy as np
 
-import tracer
 from benchmarks.corpus import Built, Port, ports
 from benchmarks.corpus.record import kept
 from benchmarks.defects import LARGEST
-from tracer import adapter as adapters
-from tracer.alignment import Alignment, align
+from benchmarks.planted import Planted, defective, explaining, stacked, twins_of
+from benchmarks.seconds import both, run_seconds
+from tracer.alignment import Alignment
 from tracer.compare.diff import Diff, diff
 from tracer.compare.local import Local, Measure, Measured
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.errors import ReplayError, TracerError
-from tracer.graph import Structure
 from tracer.rerun import loading
-from tracer.rerun.cuts import Cut, cuts
-from tracer.rerun.local import Exact, exact, local_errors
+from tracer.rerun.cuts import cuts
+from tracer.rerun.local import Compared, Walked, against, local_errors, shaken, walked
 from tracer.rerun.measure import joined
-from tracer.store import Recording, Trace
+from tracer.store import Recording
 
 RESULTS = Path(__file__).with_suffix(".json")
 STRICT = Tolerance(0.0, 0.0)
 """No error passes, so that every verdict rests on what was measured again."""
 REGIMES = ("equal", "small", "large", "one", "many")
-AT_ONCE = ("block-missing", "block-extra", "block-repeated", "layer-extra", "layer-missing", "normalisation-extra",
-           "activation-extra", "activation-missing", "dense-missing")  # fmt: skip
-"""Defects whose place is what they added or took away, not the layer beside it."""
 
 
 class Rig:
-    """A reference with its own exact activations, against which many candidates are measured."""
+    """A reference against which many candidates are measured."""
 
     def __init__(self, model: object, recording: Recording, folder: Path) -> None:
         self.recording, self.folder = recording, folder
-        self.seconds = 0.0
-        names = [node.name for node in recording.structure.stored() if recording.stored(node.name) is not None]
-        every = [Cut(name, name, name, 0, True, (), ()) for name in names]
-        began = time.perf_counter()
+        self.why = ""
         try:
-            ours, inputs = loading.live(model, recording)
-            self.exact = exact(ours, inputs, recording, every, folder)
+            self.model, self.inputs = loading.live(model, recording)
         except ReplayError as error:
-            self.exact = Exact({}, None, {}, str(error))
-        self.seconds = time.perf_counter() - began
+            self.why = str(error)
 
     def measure(self, model: object) -> Measure:
         def run(alignment: Alignment, reference: Recording, candidate: Recording) -> Measured:
             made, without = cuts(alignment.pairs, reference, candidate)
             theirs, inputs = loading.live(model, candidate)
-            found, notes = local_errors(theirs, inputs, reference, made, self.exact, self.folder)
+
+            def compared(alone: Walked) -> Mapping[str, Compared]:
+                if self.why:
+                    raise ReplayError(self.why)
+                return against(self.model, self.inputs, reference, made, alone.files, self.folder)
+
+            found, notes = local_errors(
+                made,
+                lambda: walked(theirs, inputs, reference, made, self.folder),
+                compared,
+                lambda alone, names: shaken(theirs, inputs, reference, made, alone, names, self.folder),
+            )
             return joined(alignment.pairs, reference, candidate, found, without, notes)
 
         return run
@@ -128,14 +130,7 @@ def recorded(port: Port, built: Built, regime: str, place: Path) -> tuple[Record
     inputs, theirs = changed(built.inputs, change), changed(built.candidate_inputs, change)
     if regime != "equal" and _same(inputs, built.inputs):
         return None
-    return _both(built, inputs, theirs, place)
-
-
-def _both(built: Built, inputs: Any, theirs: Any, place: Path) -> tuple[Recording, Recording]:
-    tracer.record(built.reference, inputs, trace=place, name="reference", **built.record[0])
-    tracer.record(built.candidate, theirs, trace=place, name="equal", **built.record[1])
-    trace = Trace.open(place)
-    return trace.recording("reference"), trace.recording("equal")
+    return both(built, inputs, theirs, place)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -239,7 +234,7 @@ def run_ports(options: argparse.Namespace) -> None:
                   f"{'(held out)' if port.held_out else shown}", flush=True)  # fmt: skip
             if score.why:
                 print(f"      without: {score.why}")
-            if score.bases.keys() - {"float64 on both sides"}:
+            if score.notes:
                 print(f"      basis: {score.bases} {score.notes}")
             if not port.held_out:
                 for line in score.strict if options.verbose else score.strict[:4]:
@@ -262,65 +257,6 @@ def run_ports(options: argparse.Namespace) -> None:
 
 
 @dataclass
-class Planted:
-    """Defects in one model: what each changed, in the names that its nodes have in the end."""
-
-    model: Any
-    kinds: list[str] = field(default_factory=list)
-    places: list[set[str]] = field(default_factory=list)
-    gone: list[set[str]] = field(default_factory=list)
-    was: dict[str, str | None] = field(default_factory=dict)
-
-
-def plant(subject: Any, kinds: Sequence[str], seed: int) -> Planted | None:
-    """Build in the defects one after the other; None where there is no place for one of them."""
-    from benchmarks.corpus.mutations import Subject, observe
-
-    out, inputs = Planted(subject.model), subject.inputs
-    out.was = {node.name: node.name for node in subject.structure}
-    for position, kind in enumerate(kinds):
-        own = subject if out.model is subject.model else Subject(out.model, inputs)
-        mutation = own.mutate(kind, seed + position)
-        if mutation is None:
-            return None
-        structure = observe(mutation.model, inputs)[0]
-        names = mutation.names
-        now: dict[str, set[str]] = {}
-        for new, old in names.items():
-            if old is not None:
-                now.setdefault(old, set()).add(new)
-        out.places = [{new for old in place for new in now.get(old, ())} for place in out.places]
-        new_nodes = {node.name for node in structure if names.get(node.name, None) is None}
-        place = new_nodes
-        if kind not in AT_ONCE:
-            place |= {new for new, old in names.items() if old is not None and _within(old, mutation.where)}
-        out.gone.append({found for name in mutation.gone if (found := out.was.get(name)) is not None})
-        out.was = {node.name: out.was.get(names.get(node.name) or "") for node in structure}
-        out.places.append(place)
-        out.kinds.append(kind)
-        out.model = mutation.model
-    undone = any(not place and not gone for place, gone in zip(out.places, out.gone, strict=True))
-    return None if undone else out
-
-
-def _within(name: str, places: Iterable[str]) -> bool:
-    return any(name == place or name.startswith((f"{place}.", f"{place}#", f"{place}[")) for place in places)
-
-
-def segment(structure: Structure, start: str, stops: set[str]) -> set[str]:
-    """The nodes that a tensor is computed by, up to those in ``stops``; itself among them."""
-    seen, queue = {start}, [start]
-    nodes = structure.by_name
-    while queue:
-        node = nodes[queue.pop()]
-        for name in (*node.parents, *((node.alias_of,) if node.alias_of else ())):
-            if name not in seen and name not in stops:
-                seen.add(name)
-                queue.append(name)
-    return seen
-
-
-@dataclass
 class Found:
     """What was found of planted defects."""
 
@@ -332,27 +268,18 @@ class Found:
 
 def judged(found: Diff, planted: Planted, twins: Mapping[str, str]) -> Found:
     """``twins``: the reference's node of each of the correct port's."""
-    theirs, ours = found.candidate.structure, found.reference.structure
-    computed = [p for p in found.pairs if "output" not in p.pair.evidence]
-    ends = [(p.node.name, p.candidate_node.name) for p in computed]
-    known = {name for ours_, _ in ends for name in (ours_, found.reference.resolve(ours_))}
-    # What a defect made another node's twin (queries and values exchanged) shows where it is read.
-    crossed = {t for o, t in ends if twins.get(planted.was.get(t) or "", o) != o}
-    stops = {name for _, theirs_ in ends for name in (theirs_, found.candidate.resolve(theirs_))} - crossed
-    lost = [{twins[name] for name in gone if name in twins} for gone in planted.gone]
-    located, exact_, false, count = [False] * len(lost), [False] * len(lost), [], 0
+    located, exact_, false, count = [False] * len(planted.places), [False] * len(planted.places), [], 0
+    by = explaining(found, planted, twins)
     for pair in found.pairs:
         if pair.verdict is not Verdict.DIVERGED:
             continue
         count += 1
-        place = segment(theirs, pair.candidate_node.name, stops) | {found.candidate.resolve(pair.candidate_node.name)}
-        source = segment(ours, pair.node.name, known)
-        explained = False
-        for index, affected in enumerate(planted.places):
-            if place & affected or source & lost[index]:
-                located[index] = explained = True
-                exact_[index] |= pair.candidate_node.name in affected or bool(source & lost[index])
-        if not explained:
+        explained = by(pair)
+        for index, there in enumerate(explained):
+            if there is not None:
+                located[index] = True
+                exact_[index] |= there
+        if all(there is None for there in explained):
             false.append(f"{pair.aligned} ~ {pair.candidate_node.name} [{pair.candidate_node.kind}]: {pair.reason}")
     return Found(located, exact_, false, count)
 
@@ -413,37 +340,16 @@ def _planted(
     model, other = (built.reference, built.candidate) if swapped else (built.candidate, built.reference)
     reference, correct = (sides[1], sides[0]) if swapped else sides
     rig = Rig(other, reference, scratch)
-    if rig.exact.why:
-        print(f"      {port.name}: {rig.exact.why[:150]}")
+    if rig.why:
+        print(f"      {port.name}: {rig.why[:150]}")
     inputs = {node.name: correct.read(node.name) for node in correct.structure.inputs}
     subject = Subject(model, inputs)
-    right = align(reference, correct)
-    twins = {name: pair.reference[-1] for pair in right.pairs for name in pair.candidate}
-    for node in reversed(list(correct.structure)):  # what has no twin shows in the first that does
-        below = [twins[child] for child in correct.structure.children[node.name] if child in twins]
-        if node.name not in twins and below:
-            twins[node.name] = below[0]
-    rng = np.random.default_rng(options.seed)
-    stacks = [[kind] for kind in names]
-    if options.stack > 1:
-        possible = [kind for kind in names if subject.mutate(kind, options.seed) is not None]
-        most = min(options.stack, len(possible))
-        stacks = [list(rng.choice(possible, most, replace=False)) for _ in range(4 * options.draws)]
-    done = 0
-    for kinds in stacks:
-        if options.stack > 1 and done == options.draws:
-            break
+    twins = twins_of(reference, correct)
+    for planted in stacked(subject, names, options.stack, options.draws, options.seed):
+        kinds = planted.kinds
         began = time.perf_counter()
         try:
-            planted = plant(subject, [str(kind) for kind in kinds], options.seed)
-        except Exception as error:
-            print(f"{port.name:26} {'+'.join(kinds)}: not planted: {type(error).__name__} {str(error)[:100]}")
-            continue
-        if planted is None:
-            continue
-        done += 1
-        try:
-            candidate = _recorded(planted.model, correct, built.record[0 if swapped else 1], scratch / "defect.zarr")
+            candidate = defective(planted.model, correct, built.record[0 if swapped else 1], scratch / "defect.zarr")
             found = diff(reference, candidate, measure=rig.measure(planted.model))
         except TracerError as error:
             print(f"{port.name:26} {'+'.join(kinds)} FAILED {type(error).__name__}: {str(error)[:200]}", flush=True)
@@ -471,117 +377,13 @@ def _missed(found: Diff, planted: Planted, result: Found, twins: Mapping[str, st
     return lines
 
 
-def _recorded(model: Any, correct: Recording, record: Mapping[str, Any], place: Path) -> Recording:
-    """Record a defective model on the port's own input."""
-    from benchmarks.defects import _layout
-
-    shutil.rmtree(place, ignore_errors=True)
-    saved = Trace.open(correct.root).inputs(correct.input_id)
-    inputs = {name: values for name, (values, _) in saved.items()}
-    trace = Trace.at(place)
-    trace.make()
-    trace.save_inputs(correct.input_id, inputs, {name: dict(own) for name, (_, own) in saved.items()})
-    tracer.record(model, inputs, trace=place, name="defect", **{**record, "layout": _layout(correct)})
-    return Trace.open(place).recording("defect")
-
-
-# --- time -----------------------------------------------------------------------------------------------------
-
-
-def forward(model: object, recording: Recording, repeats: int = 3) -> float:
-    """Seconds of a plain forward pass of a live model on what a recording was fed."""
-    _, inputs = loading.live(model, recording)
-    if recording.framework == "pytorch":
-        import torch
-
-        given = {name: torch.from_numpy(np.array(values)) for name, values in inputs.items()}
-
-        def run() -> None:
-            with torch.no_grad():
-                model(**given)  # type: ignore[operator]
-    else:
-        values = list(inputs.values())
-        plain = inputs if len(values) > 1 else values[0]
-
-        def run() -> None:
-            model(plain, training=False)  # type: ignore[operator]
-
-    took = []
-    for _ in range(repeats):
-        began = time.process_time()
-        run()
-        took.append(time.process_time() - began)
-    return min(took)
-
-
-def sized() -> dict[str, Callable[[], Built]]:
-    """Networks at the size at which they are used; VGG16 at the corpus' own, of which the classifier is small."""
-    from dataclasses import replace
-
-    from benchmarks.corpus import hub, vision_tuned
-
-    def large(make: Callable[[], Built]) -> Callable[[], Built]:
-        def build() -> Built:
-            before = vision_tuned.keras_application
-            vision_tuned.keras_application = lambda name, size, **options: before(name, 224, **options)
-            try:
-                return make()
-            finally:
-                vision_tuned.keras_application = before
-
-        return build
-
-    def bert() -> Built:
-        known = hub.TWINS["bert"]
-        options = {**known.options, "hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12,
-                   "intermediate_size": 3072, "max_position_embeddings": 512}  # fmt: skip
-        return replace(known, options=options, inputs=hub._ids(2, 128, 99)).build()
-
-    return {
-        "resnet50 at 224": large(ports()["vision/resnet50"].build),
-        "mobilenet_v2 at 224": large(ports()["vision/mobilenet_v2"].build),
-        "vgg16 at 96": ports()["vision/vgg16"].build,
-        "bert, 6 layers of 768": bert,
-    }
-
-
-def run_seconds(options: argparse.Namespace) -> None:
-    """In processor time, which other work on the machine disturbs least."""
-    for name, build in sized().items():
-        if options.names and not any(fnmatchcase(name, pattern) for pattern in options.names):
-            continue
-        built = build()
-        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-            sides = _both(built, built.inputs, built.candidate_inputs, Path(scratch) / "t.zarr")
-            plain = forward(built.reference, sides[0]), forward(built.candidate, sides[1])
-            made, _ = cuts(align(*sides).pairs, *sides)
-            ours = adapters.for_object(built.reference)[1].wrap(built.reference)
-            inputs = loading.prepare(ours, sides[0])
-            began = time.process_time()
-            try:
-                whole = exact(ours, inputs, sides[0], list(made.values()), Path(scratch))
-            except ReplayError as error:
-                whole = Exact({}, None, {}, str(error))
-            between = time.process_time()
-            theirs = adapters.for_object(built.candidate)[1].wrap(built.candidate)
-            inputs = loading.prepare(theirs, sides[1])
-            again = time.process_time()
-            local_errors(theirs, inputs, sides[0], made, whole, Path(scratch))
-            parts = between - began, time.process_time() - again
-        ratio = sum(parts) / sum(plain)
-        print(f"{name:24} forward {plain[0]:.2f} + {plain[1]:.2f} s  again: reference {parts[0]:.2f}, candidate "
-              f"{parts[1]:.2f} s = {ratio:.1f} x  {whole.why[:80]}", flush=True)  # fmt: skip
-        keep("seconds", {"port": name, "forward": plain, "exact": parts[0], "local": parts[1], "ratio": ratio},
-             ("port",))  # fmt: skip
-
-
 # --- results --------------------------------------------------------------------------------------------------
 
 
 def keep(what: str, row: dict[str, Any], key: Sequence[str]) -> None:
     """Add a row to the results, in the place of the one with the same key."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    rows = [other for other in known.get(what, []) if any(other[k] != row[k] for k in key)]
+    rows = [other for other in known.get(what, []) if any(other.get(k) != row[k] for k in key)]
     known[what] = [*rows, row]
     RESULTS.write_text(json.dumps(known, indent=1))
 
@@ -599,7 +401,10 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="folder for what is recorded on the way")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_intermixed_args()
-    {"ports": run_ports, "defects": run_defects, "seconds": run_seconds}[options.what](options)
+    if options.what == "seconds":
+        run_seconds(options.names, options.scratch, lambda row: keep("seconds", row, ("port", "swapped")))
+    else:
+        {"ports": run_ports, "defects": run_defects}[options.what](options)
 
 
 if __name__ == "__main__":

@@ -176,6 +176,10 @@ class LoadedModel(ABC):
         hooks, attributes, random state.
         """
 
+    def live(self) -> object:
+        """The framework's own object, for one who means to change it. Raises ReplayError where there is none."""
+        raise ReplayError(f"models of {self.framework} loaded by {self.loader} cannot be changed in memory")
+
     def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
         """Run once more as :attr:`run` says, with tensors exchanged on the way; no gradients.
 
@@ -191,6 +195,17 @@ class LoadedModel(ABC):
         Raises ReplayError, in one line that says why, where the model cannot be run so, and ModelError when it raises.
         """
         raise ReplayError(f"models of {self.framework} loaded by {self.loader} cannot be run again node by node")
+
+    def replay_rest(
+        self, inputs: Mapping[str, Array], exchange: Exchange, known: Mapping[str, Array], *, double: bool = False
+    ) -> None:
+        """As :meth:`replay`, where some nodes need not be computed: everything that reads them gets ``known`` of them.
+
+        That saves time where an adapter can leave out what only they need; each that it computes all the same it hands
+        to ``exchange``, which returns ``known`` of it. Arrays are taken from ``known`` only where something reads them.
+        Raises as :meth:`replay`.
+        """
+        self.replay(inputs, exchange, double=double)
 
     @abstractmethod
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:

@@ -29,15 +29,25 @@ class Wanted:
 class Exchanges:
     """The operations through which the tensors of one graph are exchanged, one after the other.
 
-    ``graph`` (a GraphDef) is changed. The operations of ``dropped`` are taken out of it; nothing may read them.
+    ``graph`` (a GraphDef) is changed. The operations of ``dropped`` are taken out of it; nothing may read them. The
+    values of nodes in ``known`` are given in these numpy types without being computed: where there are any, all that no
+    other wanted node needs is taken out, but for placeholders and what is in ``kept``.
     """
 
-    def __init__(self, graph: Any, wanted: Sequence[Wanted], dropped: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        graph: Any,
+        wanted: Sequence[Wanted],
+        dropped: Collection[str] = (),
+        known: Mapping[str, Any] | None = None,
+        kept: Collection[str] = (),
+    ) -> None:
         self.operations: list[str] = []
         """Names of the exchanging operations, in the order in which they run."""
         self.names: list[str] = []
         """The names of their nodes."""
         self._exchange: Exchange | None = None
+        self._known: Mapping[str, Array] = {}
         self.raised: BaseException | None = None
         """What ``exchange`` raised in the last run."""
         self._kept: list[Any] = []
@@ -47,11 +57,11 @@ class Exchanges:
         self.passed: list[str] = []
         """The nodes that the last run came past."""
         _drop(graph, dropped)
-        self._insert(graph, wanted)
+        self._insert(graph, wanted, known or {}, kept)
 
     # -- the graph ---------------------------------------------------------------------------------------------
 
-    def _insert(self, graph: Any, wanted: Sequence[Wanted]) -> None:
+    def _insert(self, graph: Any, wanted: Sequence[Wanted], known: Mapping[str, Any], kept: Collection[str]) -> None:
         nodes = {node.name: node for node in graph.node}
         chosen: dict[str, Wanted] = {}
         ends = {_canonical(item.tensor) for item in wanted}
@@ -64,29 +74,42 @@ class Exchanges:
             name = NAME if not number else f"{NAME}_{number}"
             while name in taken:
                 name += "_"
-            self.operations.append(name)
-            self.names.append(chosen[tensor].name)
             instead[tensor] = name
         for node in graph.node:
             for place, text in enumerate(node.input):
                 if text[:1] != "^" and (other := instead.get(_canonical(text))) is not None:
                     node.input[place] = other
+        if known:
+            computed = {name: tensor for tensor, name in instead.items() if chosen[tensor].name not in known}
+            needed = _needed(nodes, computed, set(instead.values()))
+            needed |= {*kept, *(name for name, node in nodes.items() if node.op == "Placeholder")}
+            _drop(graph, nodes.keys() - needed)
+            instead = {tensor: name for tensor, name in instead.items() if name in needed}
         registry = import_module("tensorflow.python.ops.script_ops")._py_funcs
         before = ""
         for tensor, name in instead.items():
-            call = functools.partial(self._call, chosen[tensor].name)
+            item = chosen[tensor]
+            self.operations.append(name)
+            self.names.append(item.name)
+            given = item.name in known
+            call: Callable[..., Array] = functools.partial(self._call, item.name)
+            if given:
+                call = functools.partial(self._give, item.name, known[item.name])
             self._kept.append(call)
-            node = graph.node.add(name=name, op="PyFunc", input=[tensor, *([f"^{before}"] if before else [])])
+            reads = [*([] if given else [tensor]), *([f"^{before}"] if before else [])]
+            node = graph.node.add(name=name, op="PyFunc", input=reads)
             node.attr["token"].s = registry.insert(call).encode()
             for side in ("Tin", "Tout"):
-                node.attr[side].list.type.append(chosen[tensor].dtype)
+                node.attr[side].list.SetInParent()
+                if side == "Tout" or not given:
+                    node.attr[side].list.type.append(item.dtype)
             before = name
 
     # -- a run -------------------------------------------------------------------------------------------------
 
-    def run(self, exchange: Exchange, run: Callable[[], object]) -> None:
+    def run(self, exchange: Exchange, run: Callable[[], object], known: Mapping[str, Array] | None = None) -> None:
         """Call ``run`` and let ``exchange`` have the tensors. Raises what it raises, and what ``exchange`` raises."""
-        self._exchange, self.raised = exchange, None
+        self._exchange, self._known, self.raised = exchange, known or {}, None
         self.shapes, self.passed = {}, []
         try:
             run()
@@ -95,7 +118,16 @@ class Exchanges:
                 raise self.raised from None
             raise
         finally:
-            self._exchange = None
+            self._exchange, self._known = None, {}
+
+    def _give(self, name: str, dtype: Any) -> Array:
+        try:
+            out = np.ascontiguousarray(self._known[name], dtype)
+        except BaseException as error:
+            self.raised = error
+            raise
+        self.passed.append(name)
+        return out
 
     def _call(self, name: str, value: Any) -> Array:
         array = np.asarray(value)  # TensorFlow hands a scalar over as one
@@ -136,6 +168,21 @@ def _drop(graph: Any, dropped: Collection[str]) -> None:
         copies = [type(node).FromString(node.SerializeToString()) for node in kept]
         del graph.node[:]
         graph.node.extend(copies)
+
+
+def _needed(nodes: Mapping[str, Any], computed: Mapping[str, str], exchanging: Collection[str]) -> set[str]:
+    """The operations that exchanging ones need, given the tensors that those read; themselves among them."""
+    found, queue = set(computed), [*computed]
+    while queue:
+        name = queue.pop()
+        # What is given reads nothing.
+        reads = [computed[name]] if name in computed else nodes[name].input if name not in exchanging else []
+        for text in reads:
+            other = text.lstrip("^").partition(":")[0]
+            if other not in found:
+                found.add(other)
+                queue.append(other)
+    return found
 
 
 def _source(nodes: Mapping[str, Any], tensor: str, ends: Collection[str]) -> str:

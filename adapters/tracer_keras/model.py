@@ -52,6 +52,9 @@ class KerasModel(LoadedModel):
             "numpy": np.__version__,
         }
 
+    def live(self) -> object:
+        return self.model
+
     def signature(self) -> tuple[InputSpec, ...]:
         return self._stated.specs
 
@@ -188,6 +191,11 @@ class KerasModel(LoadedModel):
     # -- running again -----------------------------------------------------------------------------------------
 
     def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        self.replay_rest(inputs, exchange, {}, double=double)
+
+    def replay_rest(
+        self, inputs: Mapping[str, Array], exchange: Exchange, known: Mapping[str, Array], *, double: bool = False
+    ) -> None:
         plan = self._replayable(inputs)
         arrays = self._signature.check(inputs)
         types = {name: t.dtype.as_numpy_dtype for name, t in zip(arrays, self._signature.tensors(arrays), strict=True)}
@@ -201,7 +209,11 @@ class KerasModel(LoadedModel):
                 for name, tensor in zip(given, tensors, strict=True)
             ]
         with self._unchanged(plan):
-            self._again(plan, double).run(tensors, exchange)
+            if known and self.run.mode == "eval":  # what a model changes while it is trained is not left out
+                due = {name for name in plan.names.values() if name not in known and exchange.wants(name)}
+                replays.Replay(plan, double=double, due=due, known=known).run(tensors, exchange, known)
+            else:
+                self._again(plan, double).run(tensors, exchange)
 
     def _again(self, plan: runner.Plan, double: bool) -> replays.Replay:
         known, again = self._replays.get(double, (None, None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,12 @@ from tracer_keras.widen import is_narrow, wide, widen
 
 
 class Replay:
-    """The function of a traced ``plan`` with an exchange behind each of its nodes, in float64 if ``double``."""
+    """The function of a traced ``plan`` with an exchange behind each of its nodes, in float64 if ``double``.
 
-    def __init__(self, plan: Plan, *, double: bool) -> None:
+    With ``known`` only what the nodes that ``due`` names need is computed, given those in ``known``.
+    """
+
+    def __init__(self, plan: Plan, *, double: bool, due: Collection[str] = (), known: Collection[str] = ()) -> None:
         assert plan.function is not None
         assert plan.outlet is not None
         traced = plan.function.graph
@@ -29,10 +32,12 @@ class Replay:
         leaving = plan.outlet.leaving
         wanted = []
         for name, (what, node) in leaving.items():
-            if what == "value":
+            if what == "value" and (not known or node in due or node in known):
                 tensor = traced.get_operation_by_name(name).inputs[0]
                 wanted.append(Wanted(node, tensor.name, tensor.dtype.as_datatype_enum))
-        self.exchanges = Exchanges(graph, wanted, set(leaving))
+        given = {item.name: numpy_type(item.dtype, double) for item in wanted if item.name in known}
+        inputs = {tensor.op.name for tensor in plan.function.inputs}
+        self.exchanges = Exchanges(graph, wanted, set(leaving), given, inputs)
         suffix = rename_functions(graph)
         if double:
             widen(graph, suffix, self.exchanges.operations)
@@ -59,15 +64,20 @@ class Replay:
     def _typed(self, tensor: Any) -> Any:
         return tensorflow().cast(tensor, "float64") if self._wide and is_narrow(tensor.dtype) else tensor
 
-    def run(self, tensors: list[Any], exchange: Exchange) -> None:
+    def run(self, tensors: list[Any], exchange: Exchange, known: Mapping[str, Array] | None = None) -> None:
         """Run it. Raises ModelError, and whatever ``exchange`` raises."""
         try:
             with as_written():
-                self.exchanges.run(exchange, lambda: self._function(*map(self._typed, tensors)))
+                self.exchanges.run(exchange, lambda: self._function(*map(self._typed, tensors)), known)
         except Exception as error:
             if error is self.exchanges.raised:
                 raise
             raise ModelError(failure(self.exchanges, error)) from error
+
+
+def numpy_type(dtype: int, double: bool) -> Any:
+    """The numpy type of a tensor of the type that TensorFlow gives this number, when run again."""
+    return tensorflow().as_dtype(wide(dtype) if double else dtype).as_numpy_dtype
 
 
 def failure(exchanges: Exchanges, error: Exception) -> str:

@@ -62,6 +62,9 @@ class TorchModel(LoadedModel):
                 continue
         return found
 
+    def live(self) -> object:
+        return self.module
+
     def signature(self) -> tuple[InputSpec, ...]:
         return signature(self.module)
 
@@ -185,10 +188,20 @@ class TorchModel(LoadedModel):
             del result
 
     def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        self._again(inputs, exchange, {}, double=double)
+
+    def replay_rest(
+        self, inputs: Mapping[str, Array], exchange: Exchange, known: Mapping[str, Array], *, double: bool = False
+    ) -> None:
+        self._again(inputs, exchange, known, double=double)
+
+    def _again(
+        self, inputs: Mapping[str, Array], exchange: Exchange, known: Mapping[str, Array], *, double: bool
+    ) -> None:
         _, names, fault = self._known.get((self.run, _fingerprint(inputs))) or self._structure(inputs)
         if fault:
             raise ReplayError(f"the model raised {fault}")
-        replaying.replay(self.module, inputs, names, exchange, self.run, double=double)
+        replaying.replay(self.module, inputs, names, exchange, self.run, double=double, known=known)
 
     def _initialise(self, inputs: Mapping[str, Array]) -> None:
         """Give lazy modules their weights, in a copy of the model: its own stay without. Raises InputError."""

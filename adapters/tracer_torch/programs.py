@@ -71,6 +71,9 @@ class ProgramModel(TorchModel):
         found = super().versions()
         return {name: version for name, version in found.items() if name != "tracer_torch"}
 
+    def live(self) -> object:
+        raise ReplayError("a program of PyTorch cannot be changed in memory: change the code that it was made from")
+
     def signature(self) -> tuple[InputSpec, ...]:
         return self._inputs
 
@@ -85,6 +88,11 @@ class ProgramModel(TorchModel):
                     raise
                 why = f"with these activations it comes to {self._machine.unsupported}, which is not run by itself"
                 raise ReplayError(why) from error
+
+    def replay_rest(
+        self, inputs: Mapping[str, Array], exchange: Exchange, known: Mapping[str, Array], *, double: bool = False
+    ) -> None:
+        self.replay(inputs, exchange, double=double)
 
     def _watch_output(self) -> None:
         forward = self.module.forward

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from tracer.errors import ReplayError, TracerError
 from tracer.names import display
 from tracer.rerun import loading
 from tracer.rerun.cuts import cuts
+from tracer.rerun.local import Compared, Walked, local_errors
 from tracer.rerun.measure import joined
 from tracer.store import Recording
-from tracer.worker.results import parse_exact, parse_local
+from tracer.worker.results import parse_against, parse_local, parse_shaken
 
 
 @dataclass(frozen=True)
@@ -33,25 +35,44 @@ class Again:
         theirs = loading.source(candidate, trust=self.trust)
         made, without = cuts(alignment.pairs, reference, candidate)
         given = [cut.to_json() for cut in made.values()]
+        indices = {index for cut in made.values() for index in (cut.index, *(index for index, _ in cut.same))}
         with tempfile.TemporaryDirectory(prefix="tracer-") as folder:
-            exact: dict[str, Any] | None = None
-            why = ""
-            try:
-                ours = loading.source(reference, trust=self.trust)
-                answer = parse_exact(self.run("exact", reference, ours, folder, cuts=given))
-                exact, why = (None, answer.why) if answer.why else (answer.model_dump(), "")
-            except TracerError as error:
-                why = str(error)
-            more = {"reference": reference.name, "exact": exact}
-            result = parse_local(self.run("local", candidate, theirs, folder, cuts=given, **more))
-        pairs = len(alignment.pairs)
-        found = {
-            local.index: Local.from_json(local.model_dump(exclude={"index"}))
-            for local in result.found
-            if local.index < pairs
-        }
-        notes = [f"the reference: {why}"] if why else []
-        return joined(alignment.pairs, reference, candidate, found, without, [*notes, *result.notes])
+
+            def alone() -> Walked:
+                answer = parse_local(self.run("local", candidate, theirs, folder, cuts=given, reference=reference.name))
+                found = {
+                    error.index: Local.from_json(error.model_dump(exclude={"index"}))
+                    for error in answer.found
+                    if error.index in indices
+                }
+                files = {
+                    name: file for name, file in answer.files.items() if name in made and made[name].index in found
+                }
+                return Walked(found, files, answer.double, answer.notes)
+
+            def against(open_: Walked) -> dict[str, Compared]:
+                try:
+                    ours = loading.source(reference, trust=self.trust)
+                    answer = parse_against(self.run("against", reference, ours, folder, cuts=given, files=open_.files))
+                except TracerError as error:
+                    raise ReplayError(f"the reference: {error}") from error
+                return {
+                    name: Compared(
+                        float(one.error),
+                        None if one.argmax is None else tuple(one.argmax),
+                        None if one.rounding is None else float(one.rounding),
+                    )
+                    for name, one in answer.compared.items()
+                    if name in open_.files
+                }
+
+            def shaken(before: Walked, names: Sequence[str]) -> dict[str, float]:
+                found = [{"index": index, **local.to_json()} for index, local in before.found.items()]
+                more = {"reference": reference.name, "found": found, "files": before.files, "names": list(names)}
+                return parse_shaken(self.run("shaken", candidate, theirs, folder, cuts=given, **more)).moved
+
+            found, notes = local_errors(made, alone, against, shaken)
+        return joined(alignment.pairs, reference, candidate, found, without, notes)
 
     def run(
         self, command: str, recording: Recording, source: loading.Source, folder: str, **more: Any

@@ -17,6 +17,8 @@ BOTH = "float64 on both sides"
 CANDIDATE = "the candidate in float64"
 REFERENCE = "the reference in float64"
 NEITHER = "neither side in float64"
+AS_COMPUTED = "each in its own precision, which settles it"
+ENOUGH = "the candidate in float64, which settles it"
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,11 @@ class Local:
     All errors are the largest absolute ones, in units of the pair's tensor.
 
     Attributes:
-        error: |reference − candidate| on the same inputs; infinite where the shapes or what is finite differ. In
-            float64 where ``basis`` says so, so that rounding is no part of it.
+        error: |reference − candidate| on the same inputs; infinite where the shapes or what is finite differ. Of a side
+            that is in float64 as ``basis`` says, rounding is no part of it.
         scale: the largest |reference| that is no mask.
-        rounding_reference, rounding_candidate: how far each side's own arithmetic is from float64; None where it could
-            not be run in float64, or where what was stored had been rounded further.
+        rounding_reference, rounding_candidate: how far each side's own arithmetic is from float64; None where it was
+            not run in float64, or where what was stored had been rounded further.
         epsilon: unit roundoff of the coarser arithmetic in use.
         basis: which sides ran in float64.
         argmax: where the error is largest, in the reference's axes.
@@ -68,7 +70,7 @@ class Local:
     def floor(self) -> float:
         """The error that rounding explains, as measured: see :data:`SAFETY`."""
         measured = [r for r in (self.rounding_reference, self.rounding_candidate) if r is not None]
-        factor = SAFETY if self.basis == BOTH else UNMEASURED
+        factor = SAFETY if self.basis in (BOTH, AS_COMPUTED, ENOUGH) else UNMEASURED
         return max([factor * r for r in measured] + [factor * self.epsilon * self.scale])
 
     @property
@@ -82,6 +84,18 @@ class Local:
     def diverged(self) -> bool:
         return self.known and (self.unexpected or self.coarse or not self.ratio <= 1)
 
+    @property
+    def settled(self) -> bool:
+        """Whether float64 on the sides whose rounding is unknown could not change the verdict.
+
+        The error in float64 is at most this one plus each unknown rounding, and the floor is :data:`SAFETY` times the
+        largest rounding: an unknown one adds to the floor at least as much as to the error.
+        """
+        roundings = (self.rounding_reference, self.rounding_candidate)
+        known = max([self.epsilon * self.scale, *(r for r in roundings if r is not None)])
+        within = self.shape is None and self.error <= (SAFETY - roundings.count(None)) * known
+        return within and known <= COARSE * self.epsilon * self.scale
+
     def unlike(self, sensitivity: float | None) -> bool:
         """Whether one side rounds far more than the other, one roundoff and a ``sensitivity`` explain."""
         if self.rounding_reference is None or self.rounding_candidate is None or sensitivity is None:
@@ -94,11 +108,8 @@ class Local:
         return value / self.scale if self.scale > 0 else value
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, in which infinite numbers are the word ``inf`` and what is no number is null."""
-        return {
-            key: ("inf" if value > 0 else None) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        """Plain JSON: see :func:`to_json`."""
+        return to_json(asdict(self))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Local:
@@ -109,6 +120,14 @@ class Local:
         for key in ("argmax", "shape", "axes"):
             own[key] = None if own[key] is None else tuple(own[key])
         return cls(**own)
+
+
+def to_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the word ``inf`` for infinite numbers and null for what is no number."""
+    return {
+        key: ("inf" if value > 0 else None) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
 
 
 DRAWS = "it draws random numbers, and no two frameworks draw the same"
@@ -151,5 +170,5 @@ def depends_on(alignment: Alignment, reference: Recording, candidate: Recording)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-VERSION = 1
+VERSION = 2
 """Of the figures: raised whenever one changes its meaning."""

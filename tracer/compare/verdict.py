@@ -135,14 +135,16 @@ def judge_again(
         return Verdict.MATCH, "within the tolerance, and on the same inputs the same"
     if origin is not None:
         return Verdict.INHERITED, f"off since {origin}; on the reference's inputs it is right ({error:.0e} off)"
+    if stats is None:
+        return Verdict.MATCH, "on the same inputs the same; its own values were not recorded"
     rounding = max((r for r in (local.rounding_reference, local.rounding_candidate) if r is not None), default=None)
     parts = [f"rounding: on the same inputs {'the same' if error == 0 else f'{error:.0e} apart'} ({local.basis})"]
-    if rounding is not None:
-        parts.append(f"{coarsest} rounds by {local.relative(rounding):.0e}, floor {floor:.0e}")
+    measured = "" if rounding is None else f"rounds by {local.relative(rounding):.0e}, "
+    parts.append(f"{coarsest} {measured}floor {floor:.0e}")
     if local.sensitivity is not None:
         moved = local.relative(local.sensitivity)
         parts.append(f"cancellation: the rounding of its inputs alone moves it by {moved:.0e}")
-    if stats is not None and inherited:
+    if inherited:
         growth = stats.rel_l2 / inherited
         parts.append(f"its inputs differ by {inherited:.1e}, it by {stats.rel_l2:.1e} (× {growth:.2g})")
     return Verdict.NOISE, "; ".join([*parts, *([unstable] if unstable else [])])

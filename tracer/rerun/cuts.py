@@ -153,6 +153,10 @@ def cuts(pairs: Sequence[Pair], reference: Recording, candidate: Recording) -> t
 
 def _draws(node: Node) -> bool:
     """Whether a node draws random numbers in training mode, by itself or inside."""
+    if node.config.get("training") is False:
+        return False
+    if node.config.get("num_layers") == 1 and "batch_first" in node.config:
+        return False  # PyTorch drops between stacked layers only
     return node.kind == "dropout" or any("dropout" in key and bool(rate) for key, rate in node.config.items())
 
 
@@ -195,16 +199,16 @@ def _ways(
     ours, theirs = reference.structure.by_name[pair.reference[-1]], candidate.structure.by_name[pair.candidate[-1]]
     if ours.shape is None or theirs.shape is None or len(ours.shape) != len(theirs.shape):
         return
-    rank = len(ours.shape)
+    rank, last, first = len(ours.shape), "channels_last", "channels_first"
+    if rank > 2 and ours.layout == last and theirs.layout == first:
+        yield Way((0, *range(2, rank), 1), fits=False)
+        return
+    if rank > 2 and ours.layout == first and theirs.layout == last:
+        yield Way((0, rank - 1, *range(1, rank - 1)), fits=False)
+        return
     for parent in theirs.parents:
         above = known.get(parent, ())
         if above and above[0].axes is not None and len(above[0].axes) == rank and None not in above[0].axes:
             yield Way(above[0].axes, fits=False)
             return
-    last, first = "channels_last", "channels_first"
-    if rank > 2 and ours.layout == last and theirs.layout == first:
-        yield Way((0, *range(2, rank), 1), fits=False)
-    elif rank > 2 and ours.layout == first and theirs.layout == last:
-        yield Way((0, rank - 1, *range(1, rank - 1)), fits=False)
-    else:
-        yield Way(tuple(range(rank)), fits=False)
+    yield Way(tuple(range(rank)), fits=False)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer.alignment import Alignment, Pair
-from tracer.compare.local import Local, Measure, Measured
-from tracer.errors import ReplayError
+from tracer.compare.local import Local, Measure, Measured, to_json
 from tracer.rerun import loading
 from tracer.rerun.cuts import Cut, cuts
-from tracer.rerun.local import NOT_EXACT, Exact, exact, local_errors
+from tracer.rerun.local import Compared, Walked, against, local_errors, shaken, walked
 from tracer.store import Recording, Trace
 
 if TYPE_CHECKING:
@@ -32,15 +32,21 @@ def in_process(models: tuple[object, object], progress: Progress | None = None) 
 
     def measure(alignment: Alignment, reference: Recording, candidate: Recording) -> Measured:
         made, without = cuts(alignment.pairs, reference, candidate)
-        counted = _Counted(progress, 4 * len(made))
+        counted = _Counted(progress, 2 * len(made))
+        theirs, given = loading.live(models[1], candidate)
+
+        def compare(alone: Walked) -> Mapping[str, Compared]:
+            ours, inputs = loading.live(models[0], reference)
+            return against(ours, inputs, reference, made, alone.files, place, counted)
+
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                ours, inputs = loading.live(models[0], reference)
-                whole = exact(ours, inputs, reference, list(made.values()), Path(folder), counted)
-            except ReplayError as error:
-                whole = Exact({}, None, {}, str(error))
-            theirs, inputs = loading.live(models[1], candidate)
-            found, notes = local_errors(theirs, inputs, reference, made, whole, Path(folder), counted)
+            place = Path(folder)
+            found, notes = local_errors(
+                made,
+                lambda: walked(theirs, given, reference, made, place, counted),
+                compare,
+                lambda alone, names: shaken(theirs, given, reference, made, alone, names, place),
+            )
         return joined(alignment.pairs, reference, candidate, found, without, notes)
 
     return measure
@@ -82,23 +88,37 @@ class _Counted:
 # --- in the worker --------------------------------------------------------------------------------------------
 
 
-def run_exact(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
-    """The worker's ``exact`` command: the reference in float64, its differences saved in the folder of the job."""
-    (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
-    counted = _Counted(_emitting(emit), len(made))
-    whole = exact(model, inputs, recording, list(made.values()), Path(job.options["folder"]), counted)
-    return {"rounding": dict(whole.rounding), "files": dict(whole.files), "why": whole.why}
-
-
 def run_local(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     """The worker's ``local`` command: the candidate on the reference's activations."""
     (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
-    folder, known = Path(job.options["folder"]), job.options["exact"]
-    reference = Trace.open(recording.root).recording(job.options["reference"])
-    whole = NOT_EXACT if known is None else Exact(known["rounding"], folder, known["files"])
     counted = _Counted(_emitting(emit), 2 * len(made))
-    found, notes = local_errors(model, inputs, reference, made, whole, folder, counted)
-    return {"found": [{"index": index, **local.to_json()} for index, local in found.items()], "notes": list(notes)}
+    alone = walked(model, inputs, _reference(job, recording), made, Path(job.options["folder"]), counted)
+    return {"found": _to_json(alone.found), "files": alone.files, "double": alone.double, "notes": alone.notes}
+
+
+def run_against(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
+    """The worker's ``against`` command: the reference in float64 where the candidate left something open."""
+    (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
+    counted = _Counted(_emitting(emit), len(job.options["files"]))
+    found = against(model, inputs, recording, made, job.options["files"], Path(job.options["folder"]), counted)
+    return {"compared": {name: to_json(asdict(compared)) for name, compared in found.items()}}
+
+
+def run_shaken(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
+    """The worker's ``shaken`` command: the candidate with inputs that are off by their own rounding."""
+    (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
+    options = job.options
+    alone = Walked({int(local.pop("index")): Local.from_json(local) for local in options["found"]}, options["files"])
+    folder, reference = Path(options["folder"]), _reference(job, recording)
+    return {"moved": shaken(model, inputs, reference, made, alone, options["names"], folder)}
+
+
+def _reference(job: Job, candidate: Recording) -> Recording:
+    return Trace.open(candidate.root).recording(job.options["reference"])
+
+
+def _to_json(found: Mapping[int, Local]) -> list[dict[str, Any]]:
+    return [{"index": index, **local.to_json()} for index, local in found.items()]
 
 
 def _cuts(job: Job) -> dict[str, Cut]:

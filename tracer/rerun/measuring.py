@@ -14,6 +14,7 @@ from tracer.alignment.consistency import MASKED
 
 Array = NDArray[Any]
 Place = tuple[int, ...]
+_PLAIN = (np.dtype(np.float32), np.dtype(np.float64))
 _BLOCK = 1 << 16
 """Elements taken at a time: what is made of them stays in the cache."""
 
@@ -27,26 +28,46 @@ def apart(reference: Array, candidate: Array, *, masks: bool = False) -> tuple[f
     """
     if reference.size == 0:
         return 0.0, None, 0.0
+    shape = reference.shape
+    if reference.flags.c_contiguous and candidate.flags.c_contiguous:
+        reference, candidate = reference.reshape(-1), candidate.reshape(-1)
     largest, place, scale = -1.0, (0,) * reference.ndim, 0.0
     for start, block in _blocks(reference.shape):
-        x, y = _double(reference[block]), _double(candidate[block])
-        error, size = np.abs(x - y), np.abs(x)
-        if not math.isfinite(error.max()):
-            same = (np.isnan(x) & np.isnan(y)) | (x == y)
-            error = np.where(np.isfinite(x) & np.isfinite(y), error, np.where(same, 0.0, math.inf))
-            size = np.where(np.isfinite(size), size, 0.0)
-        if masks and x.dtype.kind == "f":
-            hidden = (x <= MASKED) & (y <= MASKED)
-            if hidden.any():
-                error, size = np.where(hidden, 0.0, error), np.where(hidden, 0.0, size)
-        scale = max(scale, float(size.max()))
-        most = float(error.max())
+        x, y = reference[block], candidate[block]
+        difference, most, size = _at_once(x, y, masks) or _one_by_one(_double(x), _double(y), masks)
+        scale = max(scale, size)
         if most > largest:
-            inside = np.unravel_index(int(error.argmax()), error.shape)
-            rest = start[len(start) - error.ndim :]
+            inside = np.unravel_index(int(np.abs(difference).argmax()), difference.shape)
+            rest = start[len(start) - difference.ndim :]
             largest = most
-            place = (*start[: len(start) - error.ndim], *(int(a + b) for a, b in zip(rest, inside, strict=True)))
+            place = (*start[: len(start) - difference.ndim], *(int(a + b) for a, b in zip(rest, inside, strict=True)))
+    if len(place) != len(shape):
+        place = tuple(map(int, np.unravel_index(place[0], shape)))
     return largest, place, scale
+
+
+def _at_once(x: Array, y: Array, masks: bool) -> tuple[Array, float, float] | None:
+    """The differences of two blocks, the largest, and the largest of ``x``; None where some need a closer look."""
+    if x.dtype not in _PLAIN or y.dtype not in _PLAIN:
+        return None
+    difference = np.subtract(x, y)
+    high, low, top, bottom = (float(f) for f in (difference.max(), difference.min(), x.max(), x.min()))
+    if not (math.isfinite(high) and math.isfinite(low)) or (masks and bottom <= MASKED):
+        return None
+    return difference, max(high, -low), max(top, -bottom)
+
+
+def _one_by_one(x: Array, y: Array, masks: bool) -> tuple[Array, float, float]:
+    error, size = np.abs(x - y), np.abs(x)
+    if not math.isfinite(error.max()):
+        same = (np.isnan(x) & np.isnan(y)) | (x == y)
+        error = np.where(np.isfinite(x) & np.isfinite(y), error, np.where(same, 0.0, math.inf))
+        size = np.where(np.isfinite(size), size, 0.0)
+    if masks and x.dtype.kind == "f":
+        hidden = (x <= MASKED) & (y <= MASKED)
+        if hidden.any():
+            error, size = np.where(hidden, 0.0, error), np.where(hidden, 0.0, size)
+    return error, float(error.max()), float(size.max())
 
 
 def _double(values: Array) -> Array:

@@ -215,18 +215,28 @@ class GraphModel(LoadedModel):
             yield name, array
 
     def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
+        self.replay_rest(inputs, exchange, {}, double=double)
+
+    def replay_rest(
+        self, inputs: Mapping[str, Array], exchange: Exchange, known: Mapping[str, Array], *, double: bool = False
+    ) -> None:
         arrays = self._arrays(inputs)
         given = exchanged_inputs(arrays, exchange, {name: array.dtype for name, array in arrays.items()}, double=double)
         shapes = {name: array.shape for name, array in given.items()}
-        known, again = self._replays.get(double, (None, None))
-        if again is None or known != shapes:
+        before, again = self._replays.get(double, (None, None))
+        if again is None or before != shapes or known:
             try:
                 imported = self._imported(given)
             except InputError as error:
                 raise ReplayError(f"the graph cannot be run again on this input: {error}") from error
-            again = running.Replay(self._source, imported.drawing, imported.graph, shapes, double=double)
-            self._replays[double] = shapes, again
-        again.run(given, exchange)
+            stored = imported.drawing.structure.stored()
+            due = {node.name for node in stored if known and node.name not in known and exchange.wants(node.name)}
+            again = running.Replay(
+                self._source, imported.drawing, imported.graph, shapes, double=double, due=due, known=known
+            )
+            if not known:
+                self._replays[double] = shapes, again
+        again.run(given, exchange, known)
 
     # -- parameters ----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tracer.adapter import Array, Exchange
@@ -13,7 +13,7 @@ from tracer_keras.graphs import cut
 from tracer_keras.graphs.nodes import Drawing
 from tracer_keras.graphs.source import Source
 from tracer_keras.library import rename_functions
-from tracer_keras.replay import failure
+from tracer_keras.replay import failure, numpy_type
 from tracer_keras.widen import widen
 
 
@@ -40,21 +40,31 @@ def _assign(graph: Any, source: Source, name: str) -> tuple[Any, Any, str]:
 class Replay:
     """A graph with an exchange behind each node of ``drawing``, in float64 if ``double``.
 
-    ``shapes`` are those of the inputs, by the names that a user feeds; ``graph`` is the graph of ``drawing``.
+    ``shapes`` are those of the inputs, by the names that a user feeds; ``graph`` is the graph of ``drawing``. With
+    ``known`` only what the nodes that ``due`` names need is computed, given those in ``known``.
     """
 
     def __init__(
-        self, source: Source, drawing: Drawing, graph: Any, shapes: Mapping[str, tuple[int, ...]], *, double: bool
+        self,
+        source: Source,
+        drawing: Drawing,
+        graph: Any,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        double: bool,
+        due: Collection[str] = (),
+        known: Collection[str] = (),
     ) -> None:
         tf = tensorflow()
         definition = cut.graph_def(source.flat, {source.inputs[name]: shape for name, shape in shapes.items()})
         wanted = []
         for node in drawing.structure.stored():
-            if node.role != "input":
+            if node.role != "input" and (not known or node.name in due or node.name in known):
                 operation, number = drawing.tensors[node.name]
                 dtype = graph.get_operation_by_name(operation).outputs[number].dtype
                 wanted.append(Wanted(node.name, f"{operation}:{number}", dtype.as_datatype_enum))
-        self._exchanges = Exchanges(definition, wanted)
+        given = {item.name: numpy_type(item.dtype, double) for item in wanted if item.name in known}
+        self._exchanges = Exchanges(definition, wanted, (), given, source.values)
         suffix = rename_functions(definition)
         if double:
             widen(definition, suffix, self._exchanges.operations)
@@ -65,13 +75,13 @@ class Replay:
             tf.graph_util.import_graph_def(definition, name="")
         self._session = open_session(self._graph, source)
 
-    def run(self, arrays: Mapping[str, Array], exchange: Exchange) -> None:
+    def run(self, arrays: Mapping[str, Array], exchange: Exchange, known: Mapping[str, Array] | None = None) -> None:
         """Run it on the inputs. Raises ModelError, and whatever ``exchange`` raises."""
         graph = self._graph
         feeds = {graph.get_tensor_by_name(f"{self._source.inputs[name]}:0"): array for name, array in arrays.items()}
         ends = [graph.get_operation_by_name(name) for name in self._exchanges.operations[-1:]]
         try:
-            self._exchanges.run(exchange, lambda: self._session.run(ends, feeds))
+            self._exchanges.run(exchange, lambda: self._session.run(ends, feeds), known)
         except Exception as error:
             if error is self._exchanges.raised:
                 raise
