@@ -183,7 +183,7 @@ async def test_opens_on_the_first_divergence(real_trace: Path, size: tuple[int, 
         assert row.verdict is Verdict.DIVERGED
         assert row.pair is app.screen.diff.first  # type: ignore[union-attr]
         text = shown(app)
-        for part in ("First divergence: flatten ⇄ flatten", "15 pairs", "✗ 1", "atol 1e-05", "Greatest absolute"):
+        for part in ("First divergence: flatten ⇄ flatten", "15 pairs", "✗ 1", "atol 1e-05", "flatten-order: "):
             assert part in text
         assert app.screen.query_one(Profile).display is (size[1] >= 30)
         await press(pilot, "enter")
@@ -280,6 +280,61 @@ async def test_tolerance_is_judged_from_statistics(real_trace: Path) -> None:
         assert screen.session.tolerance == Tolerance(50.0, 1e-5)
         await press(pilot, "n")
         assert "Nothing diverged" in shown(app)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_cause_proof_and_fix_stand_below(tmp_path: Path, size: tuple[int, int]) -> None:
+    torch = pytest.importorskip("torch")
+    import tracer
+
+    def net(eps: float, slope: float) -> Any:
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(6, 8), torch.nn.LayerNorm(8, eps=eps), torch.nn.LeakyReLU(slope)]
+        return torch.nn.Sequential(*layers).eval()
+
+    path, models = tmp_path / "trace.zarr", (net(1e-5, 0.3), net(1e-2, 0.1))
+    sides = [tracer.record(m, values(3, 6), trace=path, name=n) for m, n in zip(models, "ab", strict=True)]
+    async with opened(path, size) as (app, pilot):
+        panel = app.screen.query_one(Diagnosis)
+        for part in ("ln-eps: epsilon is 1e-05 in the reference, 0.01", "proof  error ", "fix    model[1].eps = 1e-05"):
+            assert part in shown(app)
+        await press(pilot, "y")
+        assert "fix    model[1].eps = 1e-05" in app.clipboard
+        await press(pilot, "j")
+        assert "LeakyReLU" in panel.plain
+        assert "activation-param" not in panel.plain  # what is not off by itself is explained on request alone
+    tracer.explain(*sides)
+    async with opened(path, size) as (app, pilot):
+        await press(pilot, "j")
+        assert "fix    model[2].negative_slope = 0.3" in app.screen.query_one(Diagnosis).plain
+
+
+@pytest.mark.parametrize(("size", "titles"), [((40, 24), ["own"]), ((80, 24), ["own", "floor"])])
+async def test_own_error_and_floor_stand_beside_the_error_where_measured(
+    tmp_path: Path, size: tuple[int, int], titles: list[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    import tracer
+
+    def net(eps: float) -> Any:
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(6, 8), torch.nn.LayerNorm(8, eps=eps), torch.nn.Tanh(), torch.nn.Linear(8, 4)]
+        return torch.nn.Sequential(*layers).eval()
+
+    path, models = tmp_path / "trace.zarr", (net(1e-5), net(1e-3))
+    sides = [tracer.record(m, values(3, 6), trace=path, name=n) for m, n in zip(models, "ab", strict=True)]
+    async with opened(path, size) as (app, _):
+        assert "own" not in shown(app)
+    found = tracer.diff(sides[0], sides[1], models=models)
+    assert found.first is not None
+    assert found.first.local is not None
+    own = found.first.local.relative(found.first.local.error)
+    async with opened(path, size) as (app, pilot):
+        header = next(line for line in shown(app).splitlines() if "max|Δ|" in line and "by pair" not in line)
+        assert header.split("max|Δ|")[1].split() == titles
+        assert f"{own:.1e}" in shown(app)
+        await press(pilot, "plus", "plus")
+        assert f"{own:.1e}" in shown(app)
 
 
 async def test_copies_facts(real_trace: Path) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracer.alignment import Alignment, Pair, align
-    from tracer.api import diff, graft, open, record
+    from tracer.api import diff, explain, graft, open, record
     from tracer.compare import Diff, PairDiff, Stats, Tolerance, Verdict
     from tracer.errors import InputError, ModelError, RefusedError, TraceError, TracerError
     from tracer.store import Recording, Trace
 
 _WHERE = {
     **dict.fromkeys(("Alignment", "Pair", "align"), "tracer.alignment"),
-    **dict.fromkeys(("diff", "graft", "open", "record"), "tracer.api"),
+    **dict.fromkeys(("diff", "explain", "graft", "open", "record"), "tracer.api"),
     **dict.fromkeys(("Diff", "PairDiff", "Stats", "Tolerance", "Verdict"), "tracer.compare"),
     **dict.fromkeys(("InputError", "ModelError", "RefusedError", "TraceError", "TracerError"), "tracer.errors"),
     **dict.fromkeys(("Recording", "Trace"), "tracer.store"),
@@ -39,6 +39,7 @@ __all__ = [
     "Verdict",
     "align",
     "diff",
+    "explain",
     "graft",
     "open",
     "record",

@@ -16,6 +16,7 @@ from tracer.recording import record_object
 from tracer.store import Recording, Trace
 
 if TYPE_CHECKING:
+    from tracer.causes.explain import Explained
     from tracer.rerun.grafted import Explanation, Graft
 
 
@@ -92,8 +93,12 @@ def diff(
     of: Literal["values", "gradients"] = "values",
     models: tuple[object, object] | None = None,
     baseline: str | os.PathLike[str] | None = None,
+    causes: bool = True,
 ) -> Diff:
     """Compare two recordings: ``str(d)`` is what the command prints, ``bool(d)`` says that nothing diverged.
+
+    ``d.first`` is the first divergence, ``d.first.cause`` and ``d.first.fix`` say why and what to change: the causes
+    of what diverged are looked for, for a few seconds at most, unless ``causes`` is false.
 
     ``of="gradients"`` compares the recorded gradients of the loss with respect to the activations instead. With
     ``models``, the reference's and the candidate's, both are run again, and each pair is judged by what its layer adds
@@ -113,10 +118,41 @@ def diff(
             raise InputError("models= wants the reference's model and the candidate's")
         measure = in_process(models)
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
-    return _diff(
+    found = _diff(
         reference, candidate, Tolerance(atol, rtol), mapping=mapping, of=of, measure=measure,
         baseline=None if baseline is None else load_baseline(Path(baseline)),
     )  # fmt: skip
+    if not causes or found.first is None:
+        return found
+    from tracer.causes.kept import told
+
+    return told(found)
+
+
+def explain(
+    reference: Recording,
+    candidate: Recording,
+    *,
+    atol: float = 1e-5,
+    rtol: float = 1e-5,
+    map: MappingFile | str | os.PathLike[str] | None = None,
+    seconds: float = 2.0,
+    only: str | Sequence[str] = (),
+) -> Explained:
+    """Find out why layers part, from the two recordings alone: the same as ``tracer explain``.
+
+    ``str(e)`` is what the command prints, ``e.findings`` are the causes with proof and fix, ``bool(e)`` says that
+    nothing parts. ``seconds`` are for one pair; ``only`` are globs over the names of either side's nodes.
+
+    Raises InputError when they were made on different inputs, the mapping file does not fit, or ``only`` names no pair;
+    TraceError where a recording cannot be read.
+    """
+    from tracer.alignment.mapping import load
+    from tracer.causes.kept import chosen, explained
+
+    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    compared = _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping)
+    return explained(compared, seconds=seconds, only=chosen(_patterns(only), compared.pairs))
 
 
 def graft(
@@ -160,4 +196,4 @@ def graft(
     return defects.explain(measured, run)
 
 
-__all__ = ["diff", "graft", "open", "record"]
+__all__ = ["diff", "explain", "graft", "open", "record"]

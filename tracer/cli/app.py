@@ -232,6 +232,9 @@ def diff(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --write-baseline.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when layers have no twin.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain/--no-explain", help="Look for the causes of what diverged, for a few seconds.")
+    ] = True,
     all: Annotated[bool, typer.Option("--all", help="Print the table of all pairs.")] = False,
     trust: TrustOption = False,
     sandbox: SandboxOption = True,
@@ -251,7 +254,7 @@ def diff(
     return reading.diff(
         trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, gradients=gradients, strict=strict,
         everything=all, as_json=json, ascii_only=ascii, again=again,
-        baseline=baseline, accept=write_baseline, force=force,
+        baseline=baseline, accept=write_baseline, force=force, why=explain,
     )  # fmt: skip
 
 
@@ -288,6 +291,51 @@ def graft(
     return grafting.graft(
         trace, reference, candidate, names=tuple(at or ()), into=into, grows=grows, tolerance=Tolerance(atol, rtol),
         mapping=map, again=rerunning.Again(trust, sandbox, load_timeout, memory_limit), as_json=json, ascii_only=ascii,
+    )  # fmt: skip
+
+
+@app.command()
+def explain(
+    reference: ReferenceArgument = None,
+    candidate: CandidateArgument = None,
+    trace: TraceOption = DEFAULT_TRACE,
+    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
+    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    map: MapOption = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Time for each pair at most.", min=0.01)] = 2.0,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--only", help="Explain only these: a layer's name or glob (repeatable)."),
+    ] = None,
+    patch: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--patch", help="Write the fixes as a Python file with a function apply(model)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --patch.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make the fixes in memory, run the candidate again: what error is left?")
+    ] = False,
+    all: Annotated[bool, typer.Option("--all", help="Name every layer, and why a pair could not be computed.")] = False,
+    trust: TrustOption = False,
+    sandbox: SandboxOption = True,
+    memory_limit: MemoryOption = None,
+    load_timeout: LoadTimeOption = 300.0,
+    json: JsonOption = False,
+    ascii: AsciiOption = False,
+) -> int:
+    """Say why layers part: each cause with the computation that proves it, and what to change (exit 1 if any do)."""
+    from tracer.cli import explaining
+    from tracer.compare import Tolerance
+
+    asked = explaining.Asked(Tolerance(atol, rtol), map, seconds, tuple(only or ()))
+    again = None
+    if verify:
+        from tracer.cli.rerunning import Again
+
+        again = Again(trust, sandbox, load_timeout, memory_limit)
+    return explaining.explain(
+        trace, reference, candidate, asked, patch=patch, force=force, again=again, everything=all, as_json=json,
+        ascii_only=ascii,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from tracer.alignment import mapping
+from tracer.causes.kept import told
 from tracer.cli import settings
 from tracer.compare import Tolerance
 from tracer.compare import baseline as baselines
@@ -134,10 +135,12 @@ def diff(
     baseline: Path | None = None,
     accept: Path | None = None,
     force: bool = False,
+    why: bool = True,
 ) -> int:
     """Compare and print; the exit code is the verdict.
 
-    With ``again`` both models are run again. ``accept`` is a baseline to write; that it could be is success.
+    With ``again`` both models are run again. ``accept`` is a baseline to write; that it could be is success. With
+    ``why`` the causes of what diverged are looked for.
     """
     known = baselines.load(baseline) if baseline is not None else None
     if accept is not None:
@@ -152,6 +155,8 @@ def diff(
             ours, theirs, Tolerance(atol, rtol), mapping=_mapping(mapping),
             of="gradients" if gradients else "values", progress=progress, measure=again, baseline=known,
         )  # fmt: skip
+    if why and result.first is not None:
+        result = told(result)
     for note in result.notes:
         settings.say(f"note: {display(note)}")
     code: int = result.exit_code(strict=strict)
@@ -179,7 +184,8 @@ def diff(
     else:
         option = settings.trace_option(path)
         weigh = f"   or   tracer graft{option}" if again is not None and result.first is not None else ""
-        settings.hint(f"tracer diff --all{option}   or   tracer ui{option}{weigh}")
+        explain = f"tracer explain{option}   or   " if result.causes else ""
+        settings.hint(f"{explain}tracer diff --all{option}   or   tracer ui{option}{weigh}")
     return code
 
 

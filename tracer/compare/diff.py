@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tracer import dtypes, kinds
+from tracer import configuration, dtypes, kinds
 from tracer.alignment import Alignment, Pair, align
 from tracer.alignment.consistency import MASKED
 from tracer.alignment.engine import IGNORED
 from tracer.alignment.features import least_apart, same_content
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.outputs import Output
+from tracer.causes.finding import Finding
 from tracer.compare.baseline import Baseline
 from tracer.compare.judging import Of, judged, tolerance_for
 from tracer.compare.local import Measure, Measured, depends_on
@@ -26,6 +27,7 @@ from tracer.graph import Node
 from tracer.store import Recording, Stored
 
 SCHEMA = "tracer-diff/1"
+AGREEING = (Verdict.MATCH, Verdict.NOISE)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Diff:
         compared, else the mildest that holds."""
         if self.first is not None or self.moved:
             return Verdict.DIVERGED
-        if not any(pair.stats is not None for pair in self.pairs):
+        if not any(pair.compared for pair in self.pairs):
             return Verdict.NOT_COMPARABLE
         return Verdict.NOISE if self.counts[Verdict.NOISE] else Verdict.MATCH
 
@@ -71,10 +73,18 @@ class Diff:
         return self.alignment.moved if self.of == "values" else ()
 
     @property
+    def causes(self) -> tuple[Finding, ...]:
+        """Why pairs part, where that was looked for: one for all pairs of one mistake, in the order of ``pairs``."""
+        found: dict[tuple[str, ...], Finding] = {}
+        for pair in self.pairs:
+            if pair.finding is not None:
+                found.setdefault(pair.finding.pairs, pair.finding)
+        return tuple(found.values())
+
+    @property
     def latent(self) -> tuple[PairDiff, ...]:
         """Pairs that agree on this input although their settings differ: another input may tell them apart."""
-        agree = (Verdict.MATCH, Verdict.NOISE)
-        return tuple(p for p in self.pairs if p.verdict in agree and p.settings and not p.accepted)
+        return tuple(p for p in self.pairs if p.verdict in AGREEING and p.settings and not p.accepted)
 
     @property
     def untested(self) -> tuple[PairDiff, ...]:
@@ -146,7 +156,7 @@ class Diff:
                 "candidate": list(self.alignment.unmatched_candidate),
             },
             "first_divergence": None if self.first is None else self.first.aligned,
-            "causes": [],
+            "causes": [finding.to_json() for finding in self.causes],
         }
 
 
@@ -191,7 +201,8 @@ def diff(
             pair = replace(pair, axes=local.axes, other_axes=())
         found.append(replace(_compare(pair, reference, candidate, tolerance, mapping, of, kept), local=local))
     kept.save()
-    whole = Diff(reference, candidate, tolerance, tuple(found), alignment, mapping, of, measured.notes, baseline)
+    notes = (*measured.notes, *_unexplained(mapping))
+    whole = Diff(reference, candidate, tolerance, tuple(found), alignment, mapping, of, notes, baseline)
     return whole.at(tolerance)
 
 
@@ -265,6 +276,7 @@ def _compare(
                 rearranged = tensors.sorted(own).passes(own.atol, own.rtol)
         except (TraceError, ValueError) as error:
             obstacle, saved = str(error), False
+    structures = reference.structure, candidate.structure
     return PairDiff(
         pair, node, other, node.shape, stats, Verdict.NOT_COMPARABLE, obstacle, None, 0.0, tolerance,
         content=content,
@@ -273,8 +285,21 @@ def _compare(
         ordered=ordered, apart=apart,
         left_out=reference.left_out(node.name) or candidate.left_out(other.name),
         coarsest=coarsest,
+        settings=configuration.apart(pair.reference, pair.candidate, *structures, _known_axes(pair)),
         stored_rounding=max(_storing(reference, node, of), _storing(candidate, other, of)),
     )  # fmt: skip
+
+
+def _unexplained(mapping: MappingFile | None) -> Iterator[str]:
+    """What a mapping file lets pass without a word why."""
+    silent = [f"'{entry.match}'" for entry in (mapping.tolerances if mapping else ()) if not entry.reason.strip()]
+    if silent:
+        yield f"the mapping file does not say why its tolerance of {', '.join(silent)} is right: add a reason to it"
+
+
+def _known_axes(pair: Pair) -> Sequence[int | None] | None:
+    """The axes of a pair where no others are as likely."""
+    return None if pair.other_axes else pair.axes
 
 
 def _masked(summary: Mapping[str, float | int] | None) -> bool:

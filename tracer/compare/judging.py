@@ -109,7 +109,7 @@ class _Judge:
             pair, inherited=inherited, floor=floor, tolerance=own, note=note, between=above.between, accepted=waived
         )
         off = next((p.aligned for p in above.pairs if p.verdict in _OFF), None)
-        suspicious = bool(pair.settings) or any(above.between)
+        suspicious = any(s.computes for s in pair.settings) or any(above.between)
         local = pair.local if pair.local is not None and pair.local.known else None
         if pair.local is not None and pair.local.why == DRAWS and not _within(pair.stats, own):
             return self._settled(_drawn(pair), depth)
@@ -280,11 +280,21 @@ class _Judge:
         return stats.passes(own.atol, own.rtol) or stats.rel_l2 <= rounding_floor(pair.coarsest, _DEEP)
 
 
+_SHARES = {
+    "rate": "its inputs",
+    "dropout": "its inputs or scores",
+    "recurrent_dropout": "its state",
+    "dropout_between": "what its layers give",
+}
+"""What a dropout of that name takes away."""
+
+
 def _drawn(pair: PairDiff) -> PairDiff:
     """A pair that drops at random: what can be compared is how much."""
-    rates = [node.config.get("rate", node.config.get("p")) for node in (pair.node, pair.candidate_node)]
-    if None not in rates and rates[0] != rates[1]:
-        return replace(pair, verdict=Verdict.DIVERGED, reason=f"it drops {rates[0]} of its inputs against {rates[1]}")
+    for setting in pair.settings:
+        if setting.word in _SHARES:
+            said = f"it drops {setting.reference} of {_SHARES[setting.word]} against {setting.candidate}"
+            return replace(pair, verdict=Verdict.DIVERGED, reason=said)
     return replace(pair, verdict=Verdict.NOISE, reason=f"not compared: {DRAWS}")
 
 

@@ -8,16 +8,12 @@ from typing import Any
 
 from tracer.alignment import Pair
 from tracer.alignment.features import Apart
+from tracer.causes.finding import Finding
 from tracer.compare.local import Local
 from tracer.compare.stats import Stats
 from tracer.compare.verdict import Tolerance, Verdict
-from tracer.configuration import differences
+from tracer.configuration import Difference
 from tracer.graph import Node
-
-_SHARED_OUT = frozenset(
-    {"padding", "output_padding", "bias", "units", "num_layers", "bidirectional", "normalized_shape"}
-    | {"kernel_size", "strides", "dilation", "groups", "filters"}
-)
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,8 @@ class PairDiff:
         local: what running the candidate again on the reference's activations said; None where that was not done.
         accepted: why a difference over the general tolerance is let pass: a person's tolerance or a baseline.
         content: agreement of the order-free numbers of both tensors, 1 for the same values in whatever order.
+        settings: what its layers are set to differently.
+        finding: why it parts, where that was looked for.
     """
 
     pair: Pair
@@ -73,21 +71,27 @@ class PairDiff:
     stored_rounding: float = 0.0
     local: Local | None = None
     accepted: str = ""
+    settings: tuple[Difference, ...] = ()
+    finding: Finding | None = None
 
     @property
     def aligned(self) -> str:
         return self.pair.aligned
 
     @property
-    def settings(self) -> list[tuple[str, Any, Any]]:
-        """Settings that both nodes state and that differ: name, the reference's value, the candidate's.
+    def cause(self) -> str | None:
+        """The id of the cause, of several joined by ``+``; ``unknown``; None where none was looked for."""
+        return None if self.finding is None else self.finding.cause
 
-        In a group another node may make up for some of them: a layer without padding has a padding before it,
-        and of a depthwise and a pointwise convolution the first alone has the kernel's size.
-        """
-        found = differences(self.node, self.candidate_node)
-        several = len(self.pair.reference) > 1 or len(self.pair.candidate) > 1
-        return [entry for entry in found if not (several and entry[0] in _SHARED_OUT)]
+    @property
+    def fix(self) -> str:
+        """What to change, a line for each cause; empty where that is not known."""
+        return "" if self.finding is None else "\n".join(self.finding.fixes)
+
+    @property
+    def compared(self) -> bool:
+        """Whether values were compared: those recorded, or those of its layer run again."""
+        return self.stats is not None or (self.local is not None and self.local.known)
 
     def counted(self) -> PairDiff:
         """The same with the statistics said for the pair's own tolerance."""

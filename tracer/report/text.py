@@ -7,12 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from tracer.alignment.outputs import order
-from tracer.compare.diff import Diff
+from tracer.compare.diff import AGREEING, Diff
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.compare.weights import facts as weight_facts
+from tracer.compare.weights import quiet
 from tracer.names import display
-from tracer.report import words
+from tracer.report import causes, words
 
 STYLES = {
     Verdict.MATCH: "green",
@@ -55,24 +56,38 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         if shown is diff.first:
             for fact in weight_facts(shown, diff.reference, diff.candidate, diff.alignment.parameters):
                 out.append(f"  {display(fact)}\n")
+            for line, style in causes.under_first(diff):
+                out.append(f"{line}\n", style)
         if shown.candidate_node.source:
             out.append(f"  at {display(shown.candidate_node.source)}\n", "dim")
     others = [p for p in diff.pairs if p.verdict is Verdict.DIVERGED and p is not diff.first]
     if others:
-        names = ", ".join(display(p.aligned) for p in others[:4]) + (" …" if len(others) > 4 else "")
-        out.append(f"also diverged: {names}\n")
+        head = "also diverged: "
+        for line in causes.others(diff, others):
+            out.append(f"{head}{line}\n")
+            head = " " * len(head)
     if diff.moved:
         out.append(f"{display(order(diff.moved))}\n", "bold")
     if diff.accepted:
         out.append(f"{_waived(diff)}\n")
     if diff.latent:
-        out.append(f"settings differ where the values agree: {_settings(diff.latent)}\n")
+        out.append(f"settings differ where the values agree:{_settings(diff.latent)}\n")
+    hidden = tuple(p for p in diff.pairs if p.settings and p.verdict not in AGREEING and p is not shown)
+    if hidden:
+        out.append(f"settings differ further on:{_settings(hidden)}\n")
+    if diff.of == "values":
+        differing = quiet(diff.pairs, diff.reference, diff.candidate, diff.alignment.parameters)
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            out.append(f"weights differ where the values agree: {'; '.join(differing[:3])}{more}\n")
     blank = diff.untested
     if blank:
         names = _first([pair.aligned for pair in blank], 3)
         out.append(f"NaN or one value throughout, on both sides, so nothing was tested there: {names}\n", "yellow")
     broken = diff.broken
-    if broken:
+    if diff.verdict is Verdict.NOT_COMPARABLE and (why := _nothing(diff)):
+        out.append(f"{why}\n", "bold")
+    elif broken:
         out.append(f"not comparable: {display(broken[0].aligned)}: {display(broken[0].reason)}")
         out.append(f" (and {len(broken) - 1} more)\n" if len(broken) > 1 else "\n")
     for recording, lonely in (
@@ -98,11 +113,21 @@ def _waived(diff: Diff) -> str:
 
 
 def _settings(pairs: tuple[PairDiff, ...]) -> str:
+    """Settings that differ, each once with the layers that are set so; what computes otherwise comes first."""
+    found: dict[tuple[bool, str, str], list[str]] = {}
+    for pair in pairs:
+        for setting in pair.settings:
+            found.setdefault((not setting.computes, setting.values, setting.means), []).append(pair.aligned)
     parts = []
-    for pair in pairs[:3]:
-        key, ours, theirs = pair.settings[0]
-        parts.append(f"{display(pair.aligned)} {display(key)} {display(str(ours))} against {display(str(theirs))}")
-    return "; ".join(parts) + (f" and {len(pairs) - 3} more" if len(pairs) > 3 else "")
+    for (_, values, means), names in sorted(found.items(), key=lambda item: item[0][0]):
+        where = f"{display(names[0])} {display(values)}"
+        if len(names) > 1:
+            where = f"{display(values)} in {len(names)} layers ({_first(names, 2)})"
+        parts.append(f"{where}: {display(means)}" if means else where)
+    if len(parts) == 1:
+        return f" {parts[0]}"
+    more = [f"and {len(parts) - 4} more"] if len(parts) > 4 else []
+    return "".join(f"\n  {part}" for part in parts[:4] + more)
 
 
 def _headline(diff: Diff) -> str:
@@ -116,6 +141,22 @@ def _headline(diff: Diff) -> str:
         + ("accepted or rounding noise" if diff.accepted else "rounding noise"),
     }.get(diff.verdict, "nothing could be compared")
     return f"{headline} ({left_out} pairs left out on request)" if left_out else headline
+
+
+def _nothing(diff: Diff) -> str:
+    """Why no pair could be compared, and what to do, where one reason holds for all."""
+    bare: list[str] = []
+    full: list[str] = []
+    for recording in (diff.reference, diff.candidate):
+        (bare if recording.attributes.get("statistics_only") else full).append(display(recording.name))
+    if not bare:
+        return ""
+    if not full:
+        return f"'{bare[0]}' and '{bare[1]}' were recorded with --stats-only: record them again without it"
+    return (
+        f"'{bare[0]}' was recorded with --stats-only: its values are not there, its statistics agree: record it again "
+        f"without it, or run it again: tracer diff {full[0]} {bare[0]} --local"
+    )
 
 
 def _names(pair: PairDiff) -> str:

@@ -79,8 +79,8 @@ def facts(pair: PairDiff) -> list[str]:
     out = []
     if pair.reason:
         out.append(pair.reason[0].upper() + pair.reason[1:])
-    for key, ours, theirs in pair.settings:
-        out.append(f"Configuration differs: {display(key)} {display(str(ours))} against {display(str(theirs))}")
+    computing_first = sorted(pair.settings, key=lambda setting: not setting.computes)
+    out += [f"Configuration differs: {display(str(setting))}" for setting in computing_first]
     alike = pair.pair.what or pair.verdict is not Verdict.DIVERGED
     if not alike and 0 < kinds.similarity(pair.node.kind, pair.candidate_node.kind) < 1:
         out.append(f"Different operations: {display(pair.node.label)} against {display(pair.candidate_node.label)}")

@@ -91,12 +91,12 @@ def at(
             raise InputError(f"'{display(pair.aligned)}' cannot be put in: {display(without.get(index, 'no tensor'))}")
         joint = _at(alignment.pairs[index], places[index], reference, candidate, into)
         joints[joint.own] = index, joint
-    outputs, notes = _outputs(alignment, made, reference, candidate, tolerance, mapping, into)
+    outputs, notes = common_outputs(alignment, made, reference, candidate, tolerance, mapping, into)
     own, other = (candidate, reference) if into == "candidate" else (reference, candidate)
     answer = run(own, options("put", other, outputs, [joint for _, joint in joints.values()], ""))
     pairs = [alignment.pairs[index] for index, _ in joints.values()]
     return Graft(
-        reference, candidate, tolerance, outputs, _before(outputs, own, other),
+        reference, candidate, tolerance, outputs, as_recorded(outputs, own, other),
         tuple(map(Off.from_json, answer["outputs"])), int(answer["runs"]), notes,
         tuple(pairs), into, tuple(answer["changed"]),
         tuple(pair.aligned for pair, choice in zip(pairs, answer["choice"], strict=True) if choice),
@@ -181,10 +181,10 @@ def explain(diff: Diff, run: Run) -> Explanation:
     _same_input(reference, candidate)
     measured = {index: pair.local for index, pair in enumerate(diff.pairs) if pair.local is not None}
     made, _ = cuts(diff.alignment.pairs, reference, candidate)
-    outputs, notes = _outputs(
+    outputs, notes = common_outputs(
         diff.alignment, made, reference, candidate, tolerance, diff.mapping, "candidate", measured
     )  # fmt: skip
-    before = _before(outputs, candidate, reference)
+    before = as_recorded(outputs, candidate, reference)
     found = _defects(diff, made)
     defects, groups = [defect for defect, _ in found[:MOST]], [nodes for _, nodes in found[:MOST]]
     left_out = tuple(defect for defect, _ in found[MOST:])
@@ -273,15 +273,16 @@ def _defects(diff: Diff, made: Mapping[str, Cut]) -> list[tuple[Defect, tuple[st
     for members in groups.values():
         pairs = tuple(diff.pairs[index] for index in members)
         several = len(set(members.values())) > 1
-        said = "; ".join(f"{key} {ours} against {theirs}" for key, ours, theirs in pairs[0].settings) if several else ""
+        said = "; ".join(s.values for s in pairs[0].settings if s.computes) if several else ""
         found.append((Defect(pairs, said), tuple(dict.fromkeys(members.values()))))
     return sorted(found, key=lambda item: -_ratio(item[0]))
 
 
 def _mistake(pair: PairDiff, node: str, diff: Diff) -> tuple[object, ...]:
     """What is the same for all pairs of a defect: settings that differ, another operation, the layer that is called."""
-    if pair.settings:
-        return ("settings", pair.node.kind, *((key, str(ours), str(theirs)) for key, ours, theirs in pair.settings))
+    computing = [setting.values for setting in pair.settings if setting.computes]
+    if computing:
+        return ("settings", pair.node.kind, *computing)
     nodes = [diff.reference.structure.by_name[name] for name in pair.pair.reference]
     nodes += [diff.candidate.structure.by_name[name] for name in pair.pair.candidate]
     if pair.node.kind != pair.candidate_node.kind and not any(one.params for one in nodes):
@@ -326,7 +327,7 @@ def by_index(made: Mapping[str, Cut]) -> dict[int, Cut]:
     return {index: cut for cut in made.values() for index in (cut.index, *(index for index, _ in cut.same))}
 
 
-def _outputs(
+def common_outputs(
     alignment: Alignment,
     made: Mapping[str, Cut],
     reference: Recording,
@@ -379,7 +380,8 @@ def _depths(structure: Structure) -> dict[str, int]:
     return depths
 
 
-def _before(outputs: Sequence[Output], own: Recording, other: Recording) -> tuple[Off, ...]:
+def as_recorded(outputs: Sequence[Output], own: Recording, other: Recording) -> tuple[Off, ...]:
+    """How far the outputs are apart that the models gave when they were recorded."""
     found = []
     for output in outputs:
         recorded = own.read(output.joint.own)

@@ -28,9 +28,11 @@ from tracer.worker.protocol import Event, Job
 COMMANDS: Mapping[str, str] = {
     "record": "tracer.recording:run_record",
     "inspect": "tracer.inspection:run_inspect",
-    "exact": "tracer.rerun.measure:run_exact",
     "local": "tracer.rerun.measure:run_local",
+    "against": "tracer.rerun.measure:run_against",
+    "shaken": "tracer.rerun.measure:run_shaken",
     "graft": "tracer.rerun.graft:run_graft",
+    "verify": "tracer.rerun.verifying:run_verify",
 }
 """Where each command is: ``module:function``, imported inside the sandbox, called with job and emitter."""
 

@@ -161,14 +161,6 @@ def parse_inspect(value: object) -> InspectResult:
     return _parse(InspectResult, value)
 
 
-class ExactResult(_Strict):
-    """What :func:`tracer.rerun.measure.run_exact` returns; the files lie in the job's folder."""
-
-    rounding: dict[str, Annotated[float, Field(ge=0)]]
-    files: dict[str, Annotated[str, Field(pattern=r"^exact-[0-9]+\.npy$")]]
-    why: str
-
-
 class LocalError(_Strict):
     """A :class:`tracer.compare.local.Local`, and which pair it is about."""
 
@@ -190,20 +182,47 @@ class LocalError(_Strict):
 
 
 class LocalResult(_Strict):
-    """What :func:`tracer.rerun.measure.run_local` returns: the pairs' indices with their errors."""
+    """What :func:`tracer.rerun.measure.run_local` returns; the files lie in the job's folder."""
 
     found: list[LocalError]
+    files: dict[str, Annotated[str, Field(pattern=r"^open-[0-9]+\.npy$")]]
+    double: bool
     notes: list[str]
 
 
-def parse_exact(value: object) -> ExactResult:
-    """The result of the ``exact`` command. Raises WorkerError, in one line, for anything else."""
-    return _parse(ExactResult, value)
+class ComparedResult(_Strict):
+    """A :class:`tracer.rerun.local.Compared`."""
+
+    error: Annotated[float, Field(ge=0)] | Literal["inf"]
+    argmax: Shape | None
+    rounding: Annotated[float, Field(ge=0)] | Literal["inf"] | None
+
+
+class AgainstResult(_Strict):
+    """What :func:`tracer.rerun.measure.run_against` returns, by the candidate's nodes."""
+
+    compared: dict[str, ComparedResult]
+
+
+class ShakenResult(_Strict):
+    """What :func:`tracer.rerun.measure.run_shaken` returns, by the candidate's nodes."""
+
+    moved: dict[str, Annotated[float, Field(ge=0)]]
 
 
 def parse_local(value: object) -> LocalResult:
     """The result of the ``local`` command. Raises WorkerError, in one line, for anything else."""
     return _parse(LocalResult, value)
+
+
+def parse_against(value: object) -> AgainstResult:
+    """The result of the ``against`` command. Raises WorkerError, in one line, for anything else."""
+    return _parse(AgainstResult, value)
+
+
+def parse_shaken(value: object) -> ShakenResult:
+    """The result of the ``shaken`` command. Raises WorkerError, in one line, for anything else."""
+    return _parse(ShakenResult, value)
 
 
 class OutputOff(_Strict):
@@ -287,5 +306,20 @@ def parse_graft(task: str, value: object, outputs: int, joints: int, groups: int
     else:
         right = not isinstance(found, AmplifyResult) or len(found.grows) == joints
     if not right:
+        raise WorkerError(NONSENSE, ExitCode.PARTIAL, "protocol")
+    return found.model_dump()
+
+
+class VerifyResult(_Strict):
+    """What :func:`tracer.rerun.verifying.perform` returns."""
+
+    outputs: list[OutputOff]
+    failed: dict[str, str]
+
+
+def parse_verify(value: object, outputs: int) -> dict[str, Any]:
+    """The result of the ``verify`` command with so many outputs. Raises WorkerError, in one line, for anything else."""
+    found = _parse(VerifyResult, value)
+    if len(found.outputs) != outputs:
         raise WorkerError(NONSENSE, ExitCode.PARTIAL, "protocol")
     return found.model_dump()

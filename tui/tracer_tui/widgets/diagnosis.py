@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
@@ -10,11 +11,17 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from tracer.compare import Diff, Verdict
-from tracer.report import words
+from tracer.report import causes, words
 from tracer_tui.rows import Row
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
+
+
+_STYLES = {"dim": "dim", "green": "match", "": "bold"}
+"""Styles of the reports by the names they have here."""
+_UNBROKEN = 10_000
+"""The panel breaks lines itself."""
 
 
 def headline(row: Row, diff: Diff) -> str:
@@ -35,8 +42,20 @@ def source_of(row: Row) -> str:
 def copied(row: Row, diff: Diff) -> str:
     """The panel as plain text, for the clipboard."""
     lines = [f"{headline(row, diff)}: {row.sides}   {row.op}, {row.shape}" + (f", axes {row.axes}" if row.pair else "")]
+    lines += [line for line, _ in _causes(row)]
     lines += words.facts(row.pair) if row.pair is not None else [row.reason]
     return "\n  ".join([*lines, *([source_of(row)] if source_of(row) else [])])
+
+
+def _causes(row: Row) -> Iterator[tuple[str, str]]:
+    """Why the pair parts, the proof, and what to change, with the names of their styles."""
+    finding = row.pair.finding if row.pair is not None else None
+    if finding is None:
+        return
+    if finding.status == "latent":
+        yield "Will differ in training or on other inputs", "dim"
+    for line, style in causes.of(finding, width=_UNBROKEN, indent="", brief=True):
+        yield line, _STYLES.get(style, "bold")
 
 
 class Diagnosis(VerticalScroll, can_focus=False):
@@ -59,7 +78,8 @@ class Diagnosis(VerticalScroll, can_focus=False):
         """What is shown, for tests."""
         return str(self.query_one(Static).visual)
 
-    def show(self, row: Row | None, diff: Diff | None) -> None:
+    def show(self, row: Row | None, diff: Diff | None, *, looking: bool = False) -> None:
+        """``looking``: the causes are not known yet."""
         app = cast("TracerApp", self.app)
         look = app.look
         out = Text()
@@ -70,6 +90,10 @@ class Diagnosis(VerticalScroll, can_focus=False):
             if row.pair is not None:
                 confidence = f"   confidence {row.pair.pair.confidence:.2f}"
                 out.append_text(look.join(f", axes {row.axes}", (confidence, "dim")))
+                for line, name in _causes(row):
+                    out.append("\n").append_text(look.text(line, name))
+                if looking and row.verdict is Verdict.DIVERGED:
+                    out.append("\n").append_text(look.text("Looking for the cause …", "dim"))
                 for fact in words.facts(row.pair):
                     out.append("\n").append_text(look.text(fact))
                 if row.pair.pair.confidence < 0.9:

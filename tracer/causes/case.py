@@ -1,0 +1,389 @@
+"""A pair that is to be explained: what both sides compute there, and the data to try it on.
+
+The nodes between a pair's tensor and the nearest tensors above that are known on both sides are read as a program, for
+each side. The reference's program is run on the candidate's own tensors, axes moved: where the two compute the same it
+gives what the candidate gave, whatever went wrong above. Turned round (:meth:`Case.turned`) it is the candidate's
+program on the reference's tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from tracer import dtypes
+from tracer.alignment.consistency import MASKED
+from tracer.causes.reading import read
+from tracer.causes.simplify import simplified
+from tracer.causes.step import Array, Program, Ran, Step, Unknown
+from tracer.compare.pair import PairDiff
+from tracer.errors import TraceError
+from tracer.graph import Node
+from tracer.rerun.cuts import Cut, Way
+from tracer.rerun.measuring import apart
+from tracer.store import Recording
+
+LONGEST = 64
+"""Nodes of a program at most."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One recording's part: its program, or why there is none, and its own tensors.
+
+    Attributes:
+        recording: whose.
+        node: that makes the tensor in question, as it is stored.
+        nodes: of the program, in running order.
+        above: the nodes at which it begins, with those of the other side whose tensors are theirs.
+        problem: why there is no program; empty where there is.
+    """
+
+    recording: Recording
+    node: Node
+    nodes: tuple[str, ...]
+    above: Mapping[str, str]
+    program: Program | None
+    problem: str = ""
+
+    def read(self, name: str) -> Array:
+        """A recorded tensor, floating ones in float64. Raises TraceError."""
+        values = self.recording.read(name)
+        return values if values.dtype.kind in "biu" else dtypes.as_float64(values)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A program with the tensors that it is run on."""
+
+    program: Program
+    tensors: Mapping[str, Array]
+
+    def run(self, ran: Mapping[str, Ran] | None = None) -> Array:
+        """Raises Unknown. What ``ran`` already is not computed again."""
+        return self.program.run(self.tensors, ran)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is edited is the program of ``ours``, until it does to the tensors of ``theirs`` what ``theirs`` did.
+
+    Attributes:
+        index: of the pair among the diff's.
+        pair: itself.
+        ours, theirs: the two sides; the reference and the candidate, or the other way round where it is turned.
+        ways: how each tensor of ``theirs`` above, by the name of ours, becomes ours; ``way`` the same of the result.
+        turned_round: whether ``ours`` is the candidate.
+    """
+
+    index: int
+    pair: PairDiff
+    ours: Side
+    theirs: Side
+    ways: Mapping[str, Callable[[Array], Array]]
+    way: Callable[[Array], Array]
+    axes: Mapping[str, tuple[int | None, ...] | None]
+    turned_round: bool = False
+
+    @property
+    def doer(self) -> str:
+        """Who does what an edit says: the side whose result is reproduced."""
+        return "reference" if self.turned_round else "candidate"
+
+    @property
+    def other(self) -> str:
+        """Whose program is edited."""
+        return "candidate" if self.turned_round else "reference"
+
+    def lacks(self, what: str) -> str:
+        """The cause where something of our program is left out: ``activation-missing``, or ``-extra`` if turned."""
+        return f"{what}-{'extra' if self.turned_round else 'missing'}"
+
+    def has(self, what: str) -> str:
+        """The cause where something is put into our program."""
+        return f"{what}-{'missing' if self.turned_round else 'extra'}"
+
+    @cached_property
+    def program(self) -> Program:
+        """Our program for their tensors, whose lengths may be others. Raises Unknown where our nodes cannot be read."""
+        if self.ours.program is None:
+            raise Unknown(self.ours.problem)
+        return simplified(_adapted(self.ours, self.tensors)) if self._reshaped else self.ours.program
+
+    @property
+    def _reshaped(self) -> bool:
+        known = self.ours.recording.structure.by_name
+        return any(known[name].shape != values.shape for name, values in self.tensors.items() if name in known)
+
+    @cached_property
+    def tensors(self) -> dict[str, Array]:
+        """Their tensors in our axes, by our names. Raises Unknown."""
+        found = {}
+        for name, twin in self.ours.above.items():
+            try:
+                found[name] = self.ways[name](self.theirs.read(twin))
+            except (TraceError, ValueError) as error:
+                raise Unknown(f"{twin}: {error}") from error
+        return found
+
+    @cached_property
+    def own(self) -> dict[str, Array]:
+        """Our own tensors by name. Raises Unknown."""
+        try:
+            return {name: self.ours.read(name) for name in self.ours.above}
+        except TraceError as error:
+            raise Unknown(str(error)) from error
+
+    @cached_property
+    def target(self) -> Array:
+        """What they made, in our axes. Raises Unknown."""
+        try:
+            return self.way(self.theirs.read(self.theirs.node.name))
+        except (TraceError, ValueError) as error:
+            raise Unknown(f"{self.theirs.node.name}: {error}") from error
+
+    @cached_property
+    def recorded(self) -> Array:
+        """What we made ourselves. Raises Unknown."""
+        try:
+            return self.ours.read(self.ours.node.name)
+        except TraceError as error:
+            raise Unknown(str(error)) from error
+
+    @cached_property
+    def faithful(self) -> float:
+        """How far our program is from what we recorded on our own tensors, relative: how well it was read.
+
+        Raises Unknown.
+        """
+        if self.ours.program is None:
+            raise Unknown(self.ours.problem)
+        return distance(self.ours.program.run(self.own), self.recorded)
+
+    @cached_property
+    def coarse(self) -> float:
+        """Unit roundoff of the coarser arithmetic of the two sides' tensors."""
+        found = [dtypes.epsilon(node.dtype) for node in (self.ours.node, self.theirs.node) if node.dtype]
+        return max([*found, dtypes.epsilon("float32") * 1e-6])
+
+    @property
+    def bar(self) -> float:
+        """The relative error below which a result counts as reproduced. Raises Unknown.
+
+        A multiple of what rounding was when our own result was computed again, and of one roundoff.
+        """
+        return max(READ * self.coarse, 4 * min(self.faithful, UNREAD * self.coarse))
+
+    @property
+    def read_right(self) -> bool:
+        """Whether our program does what we recorded. Raises Unknown."""
+        return self.faithful <= UNREAD * self.coarse
+
+    def error(self, trial: Trial) -> float:
+        """How far a trial is from what they made, relative to their largest value; infinite where shapes differ.
+
+        Raises Unknown.
+        """
+        return distance(trial.run(self.ran), self.target)
+
+    @cached_property
+    def ran(self) -> dict[str, Ran]:
+        """What each step of our program makes of their tensors. Raises Unknown."""
+        return self.program.trace(self.tensors)
+
+    def edited(self, trial: Trial) -> Case:
+        """The case with another program, that counts as read as well as ours is."""
+        found = replace(self, ours=replace(self.ours, program=trial.program))
+        found.__dict__.update(program=trial.program, tensors=trial.tensors, faithful=self.faithful, target=self.target)
+        return found
+
+    @cached_property
+    def start(self) -> Trial:
+        """Our program as it is. Raises Unknown."""
+        return Trial(self.program, self.tensors)
+
+    @cached_property
+    def before(self) -> float:
+        """The error of our program as it is. Raises Unknown."""
+        return self.error(self.start)
+
+
+READ = 24.0
+"""Roundoffs of the largest value that a reproduced result may be off."""
+UNREAD = 512.0
+"""Roundoffs beyond which a program does not do what was recorded: sums over long kernels stay below it."""
+
+
+def distance(found: Array, target: Array) -> float:
+    """Largest |found − target| relative to the largest finite |target|; infinite where shapes differ."""
+    if found.shape != target.shape:
+        return float("inf")
+    # How far below a masked score lies is of no matter to the softmax that reads it.
+    masks = target.dtype.kind == "f" and target.size > 0 and float(np.min(target)) <= MASKED < -float(np.max(target))
+    error, _, scale = apart(target, found, masks=masks)
+    return error / scale if scale else error
+
+
+def cases(
+    made: Mapping[str, Cut], reference: Recording, candidate: Recording
+) -> Callable[[int, PairDiff, frozenset[str]], tuple[Case, Case]]:
+    """A function that makes the case of a pair, and the same turned round. It raises Unknown where there is none.
+
+    It is given the pair's index, the pair, and the candidate's tensors that are not to be relied on.
+    """
+    by_index = {cut.index: (cut, cut.reference) for cut in made.values()}
+    by_index |= {index: (cut, name) for cut in made.values() for index, name in cut.same}
+    by_reference: dict[str, Cut] = {}
+    for cut in made.values():
+        by_reference.setdefault(cut.reference, cut)
+
+    def make(index: int, pair: PairDiff, apart: frozenset[str]) -> tuple[Case, Case]:
+        if index not in by_index:
+            raise Unknown("it has no tensor of its own")
+        cut, wanted = by_index[index]
+        fits = {name for name, other in made.items() if candidate.stored(name) is not None and _usable(other)}
+        fits -= apart
+        own = by_reference.get(wanted)
+        if (
+            "output" in pair.pair.evidence
+            and own is not None
+            and own.candidate not in (cut.candidate, *_gone(own, fits))
+        ):
+            ours = _passing(reference, wanted, own.candidate)  # the reference has here what it had above
+        else:
+            ours = _side(reference, wanted, lambda name: _twin(by_reference.get(name), fits))
+        if wanted != cut.reference:  # the candidate has here what it had above
+            theirs = _passing(candidate, cut.candidate, cut.reference)
+        else:
+            theirs = _side(candidate, cut.candidate, lambda name: made[name].reference if name in fits else None)
+        # What one side reads in addition the other may have to be given.
+        more = {by_reference[twin].reference: name for name, twin in theirs.above.items() if twin not in ours.nodes}
+        ours = replace(ours, above={**more, **ours.above})
+        more = {twin: name for name, twin in ours.above.items() if twin not in theirs.nodes}
+        theirs = replace(theirs, above={**more, **theirs.above})
+        return _case(index, pair, ours, theirs, made, by_reference, cut, False), _case(
+            index, pair, theirs, ours, made, by_reference, cut, True
+        )
+
+    return make
+
+
+def _usable(cut: Cut) -> bool:
+    """Whether one side's tensor may be given to the other; where lengths differ, with axes known to be the same."""
+    axes = cut.ways[0].axes
+    return cut.ways[0].fits or (axes is not None and None not in axes and len(axes) > 2)
+
+
+def _gone(cut: Cut, fits: set[str]) -> tuple[str, ...]:
+    return () if cut.candidate in fits else (cut.candidate,)
+
+
+def _twin(cut: Cut | None, fits: set[str]) -> str | None:
+    return cut.candidate if cut is not None and cut.candidate in fits else None
+
+
+def _case(
+    index: int,
+    pair: PairDiff,
+    ours: Side,
+    theirs: Side,
+    made: Mapping[str, Cut],
+    by_reference: Mapping[str, Cut],
+    cut: Cut,
+    turned: bool,
+) -> Case:
+    ways: dict[str, Callable[[Array], Array]] = {}
+    axes: dict[str, tuple[int | None, ...] | None] = {}
+    for name in ours.above:
+        way = (made[name] if turned else by_reference[name]).ways[0]
+        ways[name] = _mover(way, ours.recording, name, turned)
+        axes[name] = _axes(way, turned)
+    last = _mover(cut.ways[0], ours.recording, ours.node.name, turned)
+    axes[ours.node.name] = _axes(cut.ways[0], turned)
+    return Case(index, pair, ours, theirs, ways, last, axes, turned)
+
+
+def _axes(way: Way, turned: bool) -> tuple[int | None, ...] | None:
+    """Their axis for each of ours."""
+    if way.axes is None or not turned:
+        return way.axes
+    found: list[int | None] = [None] * (1 + max((a for a in way.axes if a is not None), default=-1))
+    for ours, theirs in enumerate(way.axes):
+        if theirs is not None:
+            found[theirs] = ours
+    return tuple(found)
+
+
+def _mover(way: Way, recording: Recording, name: str, turned: bool) -> Callable[[Array], Array]:
+    if not turned:
+        return way.to_reference
+    shape = recording.structure.by_name[name].shape
+    rank = len(shape) if shape is not None else recording.read(name).ndim
+    return lambda values: way.to_candidate(values, rank)
+
+
+def _side(recording: Recording, name: str, twin: Callable[[str], str | None]) -> Side:
+    """The part of a recording that makes a tensor of tensors that both sides have."""
+    structure = recording.structure
+    above: dict[str, str] = {}
+    inside, queue, problem = {name}, [name], ""
+    while queue and not problem:
+        for parent in dict.fromkeys(map(recording.resolve, structure.by_name[queue.pop()].parents)):
+            other = twin(parent)
+            if other is not None:
+                above[parent] = other
+            elif parent not in inside:
+                inside.add(parent)
+                queue.append(parent)
+                if structure.by_name[parent].role == "input":
+                    problem = f"{parent} is not compared"
+                elif len(inside) > LONGEST:
+                    problem = f"more than {LONGEST} operations lie between it and what both sides have"
+    nodes = tuple(node.name for node in structure if node.name in inside)
+    program = None
+    if not problem:
+        try:
+            program = simplified(Program(tuple(_step(recording, node) for node in nodes)))
+        except Unknown as error:
+            problem = str(error)
+    return Side(recording, structure.by_name[name], nodes, above, program, problem)
+
+
+def _passing(recording: Recording, name: str, twin: str) -> Side:
+    """The part of a recording that hands on a tensor that both sides have."""
+    node = recording.structure.by_name[name]
+    program = Program((Step(f"{name} itself", "identity", inputs=(name,), shape=node.shape),))
+    return Side(recording, node, (), {name: twin}, program)
+
+
+def _adapted(side: Side, tensors: Mapping[str, Array]) -> Program:
+    """A side's program for tensors of other lengths: how much SAME pads depends on them. Raises Unknown."""
+    known, steps = {name: values.shape for name, values in tensors.items()}, []
+    ran = dict(tensors)
+    for name in side.nodes:
+        step = _step(side.recording, name)
+        shapes = [known[source] for source in step.inputs]
+        try:
+            if tuple(shapes) != tuple(side.recording.structure.by_name[source].shape for source in step.inputs):
+                step = _step(side.recording, name, shapes)
+            ran[name] = Program((step,)).run(ran)
+        except Unknown:
+            assert side.program is not None
+            return side.program
+        known[name] = ran[name].shape
+        steps.append(step)
+    return Program(tuple(steps))
+
+
+def _step(recording: Recording, name: str, shapes: Sequence[tuple[int, ...]] | None = None) -> Step:
+    step = read(recording, name, shapes)
+    return replace(step, inputs=tuple(recording.resolve(parent) for parent in step.inputs))
+
+
+def largest(values: Array) -> float:
+    """The largest finite magnitude."""
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max(initial=0.0))

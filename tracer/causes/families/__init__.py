@@ -1,0 +1,1 @@
+"""The causes, family by family."""

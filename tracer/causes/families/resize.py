@@ -1,0 +1,64 @@
+"""Resizing: between which places, by which weights, with which smoothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tracer.causes.case import Case
+from tracer.causes.edit import Edit
+from tracer.causes.families.common import ordered, try_settings
+from tracer.causes.registry import suggests
+from tracer.causes.step import Step
+
+_COORDINATES = ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel", "tf_half_pixel_for_nn")
+_ROUNDING = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
+_MODES = ("nearest", "linear", "cubic", "area", "area_exact", "lanczos3", "lanczos5", "gaussian", "mitchell")
+_KEYS = ("mode", "coordinates", "antialias", "rounding", "cubic", "edge")
+
+
+def _ways(step: Step) -> Iterator[dict[str, Any]]:
+    """All ways of resizing that are in use, those of our own mode first."""
+    now = step.settings.get("mode", "nearest")
+    for mode in sorted(_MODES, key=lambda word: word != now):
+        if mode.startswith("area"):
+            yield {"mode": mode}
+            continue
+        for coordinates in _COORDINATES:
+            if mode == "nearest":
+                for rounding in _ROUNDING:
+                    yield {"mode": mode, "coordinates": coordinates, "rounding": rounding, "antialias": False}
+                continue
+            for antialias in (False, True):
+                if mode != "cubic":
+                    yield {"mode": mode, "coordinates": coordinates, "antialias": antialias}
+                    continue
+                for number in (-0.75, -0.5):
+                    for edge in ("clamp", "renormalise"):
+                        more = {"cubic": number, "edge": edge}
+                        yield {"mode": mode, "coordinates": coordinates, "antialias": antialias, **more}
+
+
+@suggests("resize", "upsample")
+def resized(case: Case, step: Step) -> Iterator[Edit]:
+    """Every way in use; one that changes the least is believed most."""
+    own = step.settings
+    for settings in _ways(step):
+        usual = {"mode": "nearest", "antialias": False}
+        changed = {
+            key: settings[key] for key in _KEYS if key in settings and settings[key] != own.get(key, usual.get(key))
+        }
+        if not changed:
+            continue
+        if "mode" in changed:
+            cause = "resize-mode"
+        elif set(changed) & {"coordinates", "rounding"}:
+            cause = "resize-align-corners"
+        else:
+            cause = "resize-antialias" if "antialias" in changed else "resize-mode"
+        words = [ordered(case, own.get(key, usual.get(key)), new) for key, new in changed.items()]
+        what = "; ".join(
+            f"{key} of {step.name} is {a} in the reference, {b} in the candidate"
+            for key, (a, b) in zip(changed, words, strict=True)
+        )
+        yield from try_settings(case, step, cause, 2.0 + 0.3 * (len(changed) - 1), changed, what)

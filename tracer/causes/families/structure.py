@@ -1,0 +1,263 @@
+"""Structure: skips and blocks that one side alone has, and steps that read another tensor."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from tracer import kinds
+from tracer.causes import naming
+from tracer.causes.case import Case, Trial, distance
+from tracer.causes.edit import Edit, feed
+from tracer.causes.families.common import (
+    HELPS,
+    ahead,
+    behind,
+    fitted,
+    inputs,
+    is_last,
+    made,
+    ordered,
+    snapped,
+    try_chain,
+    try_step,
+    twin,
+    value,
+    view,
+)
+from tracer.causes.registry import suggests
+from tracer.causes.step import Array, Step, Unknown
+from tracer.errors import TraceError
+
+_COMBINING = ("add", "sub", "mul", "div", "maximum", "minimum", "average")
+_NEAREST = 48
+"""Tensors of theirs that are tried in place of one."""
+_ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "elu")
+
+
+@suggests("add", "sub", "average", "mul", "maximum")
+def summed(case: Case, step: Step) -> Iterator[Edit]:
+    """One term alone, in the other order, by another operation, with factors."""
+    read = inputs(case, step)
+    for k, name in enumerate(step.inputs):
+        if len(step.inputs) > 1:
+            alone = Step(step.name, "identity", {}, {}, (name,), None)
+            left = " and ".join(other for j, other in enumerate(step.inputs) if j != k)
+            what = f"the {case.doer} leaves {left} out of {step.name}"
+            cause = case.lacks("residual") if step.kind in ("add", "average") else case.lacks("block")
+            yield from try_chain(case, step, (alone,), cause, what, 2.0)
+    if len(step.inputs) == 1 and ("operand" in step.settings or "operand" in step.weights):
+        alone = Step(step.name, "identity", {}, {}, step.inputs, None)
+        what = f"the {case.doer} does not {step.kind} anything in {step.name}"
+        cause = {"mul": "scale", "add": "bias-missing"}.get(step.kind, case.lacks("block"))
+        yield from try_chain(case, step, (alone,), cause, what, 2.5)
+    for kind in _COMBINING:
+        if kind != step.kind:
+            words = ordered(case, step.kind, kind)
+            what = f"{step.name} is {words[0]} in the reference, {words[1]} in the candidate"
+            yield from try_step(case, step, replace(step, kind=kind), "operation-kind", what, 3.0)
+    if step.kind == "sub" and len(step.inputs) == 2:
+        turned = replace(step, inputs=step.inputs[::-1])
+        yield from try_step(case, step, turned, "operation-kind", f"{step.name} is the other way round", 3.0)
+    yield from _order(case, step)
+    yield from _weighted(case, step, read)
+
+
+def _order(case: Case, step: Step) -> Iterator[Edit]:
+    """An activation before the sum: moved there from behind it, or one that only the other side has."""
+    structure = case.ours.recording.structure
+    behind_it = [structure.by_name[name].kind for name in structure.children.get(step.name, ())]
+    likely = [kind for kind in behind_it if kind in kinds.ACTIVATIONS]
+    for kind in dict.fromkeys((*likely, *_ACTIVATIONS)):
+        for k in range(len(step.inputs)):
+            settings = {"approximate": "none"} if kind == "gelu" else {}
+            what = f"the {case.doer} computes {kind} of {step.inputs[k]} before it is added in {step.name}"
+            moved = kind in likely and len(step.inputs) == 2
+            cause = "residual-order" if moved else case.has("activation")
+            yield from try_chain(case, step, ahead(step, made(kind, **settings), k), cause, what, 3.0)
+
+
+def _weighted(case: Case, step: Step, read: tuple[Array, ...]) -> Iterator[Edit]:
+    """A factor on a term: scaled residuals."""
+    if step.kind != "add" or len(read) != 2 or not is_last(case, step):
+        return
+    target = case.target
+    if any(np.broadcast_shapes(x.shape, target.shape) != target.shape for x in read):
+        return
+    factors, left = fitted(read, target)
+    if left > 4 * case.bar:
+        return
+    for k, factor in enumerate(factors):
+        other = factors[1 - k]
+        if abs(other - 1) > 1e-4 or abs(factor - 1) < 1e-5:
+            continue
+        number = snapped(float(factor), lambda n, j=k: distance(read[1 - j] + n * read[j], target) <= case.bar)  # type: ignore[misc]
+        what = f"the {case.doer} multiplies {step.inputs[k]} by {naming.said(number)} before it is added"
+        yield from try_chain(case, step, ahead(step, made("mul", operand=number), k), "scale", what, 3.0)
+
+
+@suggests("relu", "relu6", "gelu", "silu", "tanh", "leaky_relu", "elu")
+def activated_sum(case: Case, step: Step) -> Iterator[Edit]:
+    """The activation of one term only, of a sum that is made in the same program."""
+    steps = {other.name: other for other in case.program.steps}
+    add = steps.get(step.inputs[0])
+    if add is None or add.kind != "add" or len(add.inputs) != 2 or not is_last(case, step):
+        return
+    for k in (0, 1):
+        first = replace(step, name=f"{step.name}~{k}", inputs=(add.inputs[k],))
+        reads = tuple(first.name if j == k else name for j, name in enumerate(add.inputs))
+        chain = (first, replace(add, name=step.name, inputs=reads))
+        what = f"the {case.doer} computes {step.kind} of {add.inputs[k]} before the addition, not after it"
+        yield from try_chain(case, step, chain, "residual-order", what, 2.5)
+
+
+@suggests()
+def bypassed(case: Case, step: Step) -> Iterator[Edit]:
+    """A step that does nothing on the other side."""
+    if step.kind in kinds.UNCHANGED | kinds.ACTIVATIONS or len(case.program.steps) < 1:
+        return
+    for k, x in enumerate(inputs(case, step)):
+        if x.shape != value(case, step).shape or step.kind in ("add", "mul", *kinds.NORMALISATIONS):
+            continue
+        bare = Step(step.name, "identity", {}, {}, (step.inputs[k],), None)
+        what = f"the {case.doer} leaves {step.name} ({step.kind}) out"
+        single = "residual" if step.kind == "add" else "block"
+        yield from try_chain(case, step, (bare,), case.lacks(single), what, 4.0)
+
+
+@suggests()
+def skipped(case: Case, step: Step) -> Iterator[Edit]:
+    """What a step reads, or any other tensor, added to what it gives."""
+    if not is_last(case, step) or step.kind in kinds.LAYOUT_ONLY:
+        return
+    found, target = value(case, step), case.target
+    if found.shape != target.shape or not np.all(np.isfinite(found)):
+        return
+    gap = target - found
+    for k, x in enumerate(inputs(case, step)):
+        if x.shape != found.shape:
+            continue
+        for sign, word in ((1, "adds"), (-1, "subtracts")):
+            if distance(sign * x, gap) <= max(1e-3, 4 * case.bar):
+                kind = "add" if sign > 0 else "sub"
+                other = Step("", kind, {}, {}, (step.inputs[k],))
+                chain = behind(case, step, other)
+                what = f"the {case.doer} {word} what {step.name} reads to what it gives"
+                yield from try_chain(case, step, chain, case.has("residual"), what, 3.0)
+    for name, tensor in _others(case, found.shape):
+        if distance(tensor, gap) <= max(1e-3, 4 * case.bar):
+            chain = behind(case, step, made("add", operand=tensor))
+            what = f"the {case.doer} adds {name} to what {step.name} gives"
+            yield from try_chain(case, step, chain, case.has("residual"), what, 4.0)
+            return
+
+
+@suggests()
+def fed(case: Case, step: Step) -> Iterator[Edit]:
+    """Another tensor of theirs in place of what a step reads."""
+    if not is_last(case, step) and step is not case.program.steps[0]:
+        return
+    at = view(case, step) if is_last(case, step) else None
+    for name in dict.fromkeys(step.inputs):
+        if name not in case.tensors:
+            continue
+        now, place = case.tensors[name], step.inputs.index(name)
+        for other, tensor in _others(case, now.shape, name):
+            if tensor is now or np.array_equal(tensor, now):
+                continue
+            if at is not None and not _fits(step, tensor, place, at):
+                continue
+            change = feed(**{name: tensor})
+            try:
+                left = case.error(change(Trial(case.program, case.tensors)))
+            except Unknown:
+                continue
+            if not left < HELPS * case.before:
+                continue
+            cause, what = _read(case, step, name, other)
+            yield Edit(cause, what, change, step.name, twin(case, step), cost=4.0)
+            if left <= case.bar:
+                return
+
+
+def _fits(step: Step, tensor: Array, place: int, at: object) -> bool:
+    from tracer.causes import operations
+    from tracer.causes.families.common import View
+
+    assert isinstance(at, View)
+    if at.whole:
+        read = tuple(tensor if k == place else x for k, x in enumerate(at.inputs))
+        narrowed = step
+    else:
+        read = tuple(tensor[: len(x)] if k == place else x for k, x in enumerate(at.inputs))
+        narrowed = at.narrow(step)
+    try:
+        return distance(operations.run(narrowed, list(read)), at.target) < HELPS * at.before
+    except Unknown:
+        return False
+
+
+def _others(case: Case, shape: tuple[int, ...], name: str = "") -> Iterator[tuple[str, Array]]:
+    """Their recorded tensors that have that shape in our axes, those nearest by in running order first."""
+    recording = case.theirs.recording
+    order = {node.name: k for k, node in enumerate(recording.structure)}
+    here = order[case.ours.above[name]] if name else order[case.theirs.node.name]
+    move = case.ways[name] if name else case.way
+    its = recording.structure.by_name[case.ours.above[name] if name else case.theirs.node.name].shape
+    fitting = [
+        node.name
+        for node in recording.structure
+        if node.shape == its and node.alias_of is None and node.name != case.theirs.node.name
+        and not (order[node.name] > order[case.theirs.node.name])
+    ]  # fmt: skip
+    fitting.sort(key=lambda other: abs(order[other] - here))
+    kept: dict[str, Array] = case.__dict__.setdefault("_others", {})
+    for other in itertools.islice(fitting, _NEAREST):
+        if recording.stored(other) is None:
+            continue
+        if other not in kept:
+            try:
+                kept[other] = case.theirs.read(other)
+            except TraceError:
+                continue
+        try:
+            moved = move(kept[other])
+        except ValueError:
+            continue
+        if moved.shape == shape:
+            yield other, moved
+
+
+def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
+    """What reading another tensor is called: what lies between the two is left out, or gone through twice."""
+    structure = case.theirs.recording.structure
+    twin_of = case.ours.above[name]
+    what = f"the {case.doer} gives {step.name} {other} to read, not {twin_of}"
+    above = _above(structure, twin_of)
+    if other in above:
+        return case.lacks("block"), f"{what}: it leaves out what lies between"
+    further = _above(structure, other)
+    if twin_of in further:
+        between = {structure.by_name[one].kind for one in (further | {other}) - above - {twin_of}}
+        if between == {"dropout"}:
+            return "dropout-mode", f"{what}: numbers are left out, as in training"
+        stem = "activation" if len(between) == 1 and between <= kinds.ACTIVATIONS else "block"
+        return case.has(stem), f"{what}: it goes through more"
+    return "operation-kind" if step.kind not in ("concat", "stack") else "concat-order", what
+
+
+def _above(structure: object, name: str) -> set[str]:
+    from tracer.graph import Structure
+
+    assert isinstance(structure, Structure)
+    found: set[str] = set()
+    queue = [name]
+    while queue:
+        for parent in structure.by_name[queue.pop()].parents:
+            if parent not in found:
+                found.add(parent)
+                queue.append(parent)
+    return found

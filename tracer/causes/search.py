@@ -1,0 +1,305 @@
+"""The search for the causes of one pair: what differs by the books first, then what might be hidden.
+
+1. Both sides' programs are read, and what differs between them is listed (:mod:`tracer.causes.differences`). If our
+   program with all of that does what they did, the causes are the differences that it cannot do without.
+2. Otherwise something is at work that no recording states: hypotheses of the families are tried on top of that,
+   cheapest first, one at a time and then two.
+3. The same turned round, where the other side's program is the one that can be computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from tracer.causes import registry
+from tracer.causes.case import Case
+from tracer.causes.differences import differences
+from tracer.causes.edit import Edit
+from tracer.causes.step import Unknown
+
+MOST = 400
+"""Hypotheses that are tried at a pair."""
+THINKING = 0.6
+"""Of the time of a pair, what hypotheses may be looked for in."""
+PAIRS = 12
+"""Hypotheses that help on their own, of which two are tried together."""
+
+OVER = "the time for this pair was over"
+"""What the note begins with that says that more might be found."""
+AGAIN = 1.0
+"""Seconds to think of a hypothesis anew."""
+
+
+class Spent(Exception):
+    """The time for a pair is over."""
+
+
+@dataclass
+class Budget:
+    """Seconds and trials that are left to a pair."""
+
+    seconds: float
+    trials: int = MOST
+    _began: float = field(default_factory=time.monotonic)
+
+    def take(self) -> None:
+        """Count a trial. Raises Spent."""
+        self.trials -= 1
+        if self.trials < 0 or self.gone(1.0):
+            raise Spent
+
+    def gone(self, share: float) -> bool:
+        """Whether that part of the time is over."""
+        return time.monotonic() - self._began > share * self.seconds
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Edits that were made together, and the error they leave."""
+
+    edits: tuple[Edit, ...]
+    error: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the search came to.
+
+    Attributes:
+        case: in which it was found; turned round where the candidate's program was edited.
+        best: the edits that reproduce the result, with the error that is left; None where nothing does.
+        without: for each of the best's edits, the error when it alone is left out.
+        others: edits that do as well, each in place of the hidden one.
+        spare: differences that are not needed: this data does not show them.
+        before: error before any edit.
+        nearest: the closest that was come to, where nothing reproduces it.
+        notes: what was not tried, and why.
+    """
+
+    case: Case
+    best: Tried | None
+    without: tuple[float, ...] = ()
+    others: tuple[Edit, ...] = ()
+    spare: tuple[Edit, ...] = ()
+    before: float = 0.0
+    nearest: Tried | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both sides compute the same here, as far as this data shows."""
+        return self.best is not None and not self.best.edits
+
+
+def search(case: Case, turned: Case, budget: Budget) -> Outcome:
+    """Why the two sides of a case part. Raises Unknown where neither side can be computed."""
+    notes: list[str] = []
+    outcomes: list[Outcome] = []
+    problems: list[str] = []
+    for one in (case, turned):
+        try:
+            if not one.read_right:
+                raise Unknown(f"computed again, {one.ours.node.name} is not what was recorded")
+            found = _search(one, budget, hidden=False)
+        except Unknown as error:
+            problems.append(f"the {one.other}: {error}")
+            continue
+        if found.best is not None and not _exchanged(found.best.edits):
+            return found
+        outcomes.append(found)
+    if not outcomes:
+        raise Unknown("; ".join(dict.fromkeys(problems)))
+    for found in list(outcomes):
+        try:
+            deeper = _search(found.case, budget, hidden=True)
+        except Spent:
+            notes.append(f"{OVER} before everything was tried")
+            break
+        if deeper.best is not None:
+            return deeper
+        outcomes.append(deeper)
+    for found in outcomes:
+        if found.best is not None:
+            return found
+    closest = min(outcomes, key=lambda o: o.nearest.error if o.nearest is not None else o.before)
+    return Outcome(
+        closest.case, None, spare=closest.spare, before=closest.before, nearest=closest.nearest,
+        notes=(*problems, *notes),
+    )  # fmt: skip
+
+
+def _search(case: Case, budget: Budget, *, hidden: bool) -> Outcome:
+    before = case.before
+    seen = tuple(differences(case))
+    if not hidden:
+        if before <= case.bar:
+            return Outcome(case, Tried((), before), spare=seen, before=before)
+        return _read(case, seen, before)
+    return _hypotheses(case, seen, before, budget)
+
+
+def _exchanged(edits: Sequence[Edit]) -> bool:
+    """Whether operations of ours make room for operations of theirs: with enough of that any two programs agree."""
+    return any(edit.step and not edit.twin for edit in edits) and any(edit.twin and not edit.step for edit in edits)
+
+
+def attempt(case: Case, edits: Iterable[Edit]) -> float:
+    """The error after some edits; infinite where they cannot be made."""
+    trial = case.start
+    try:
+        for edit in edits:
+            trial = edit.change(trial)
+        return case.error(trial)
+    except (Unknown, ValueError, KeyError):
+        return float("inf")
+
+
+def _possible(case: Case, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    """Those of the edits that can be made one after the other."""
+    trial, found = case.start, []
+    for edit in edits:
+        try:
+            trial = edit.change(trial)
+        except (Unknown, ValueError, KeyError):
+            continue
+        found.append(edit)
+    return tuple(found)
+
+
+def _read(case: Case, seen: Sequence[Edit], before: float) -> Outcome:
+    """The smallest set of stated differences that reproduces the result, if all of them together do."""
+    everything = _possible(case, seen)
+    error = attempt(case, everything)
+    if not error <= case.bar:
+        smaller = _largest_that_works(case, everything)
+        nearest = Tried(everything, error) if error < before else None
+        if smaller is None:
+            return Outcome(case, None, before=before, spare=everything, nearest=nearest)
+        everything, error = smaller.edits, smaller.error
+    kept, spare = list(everything), [edit for edit in seen if edit not in everything]
+    # Dear edits go first, so that what stays are the plain ones.
+    for edit in sorted(everything, key=lambda e: -e.cost):
+        fewer = [other for other in kept if other is not edit]
+        left = attempt(case, fewer)
+        if left <= case.bar:
+            kept, error = fewer, left
+            spare.append(edit)
+    return _outcome(case, tuple(kept), error, tuple(spare), before)
+
+
+def _outcome(case: Case, kept: tuple[Edit, ...], error: float, spare: tuple[Edit, ...], before: float) -> Outcome:
+    without = tuple(attempt(case, [e for e in kept if e is not edit]) for edit in kept)
+    return Outcome(case, Tried(kept, error), without, spare=spare, before=before)
+
+
+def _largest_that_works(case: Case, edits: tuple[Edit, ...]) -> Tried | None:
+    """One or two of the stated differences that do alone, where not all can be made together."""
+    for count in (1, 2):
+        for chosen in combinations(edits[:PAIRS], count):
+            error = attempt(case, chosen)
+            if error <= case.bar:
+                return Tried(chosen, error)
+    return None
+
+
+def _hypotheses(case: Case, seen: Sequence[Edit], before: float, budget: Budget) -> Outcome:
+    """Hypotheses on top of what is stated, and alone; then two at once."""
+    bases: list[tuple[Edit, ...]] = [()]
+    useful = _possible(case, seen)
+    if useful:
+        bases.insert(len(bases) if _exchanged(useful) else 0, useful)
+    helped: list[Tried] = []
+    for base in bases:
+        at = case
+        if base:
+            trial = case.start
+            for edit in base:
+                trial = edit.change(trial)
+            at = case.edited(trial)
+        left = attempt(at, [])
+        if left <= case.bar:
+            continue
+        good: list[Tried] = []
+        cost = float("inf")
+        for edit in _suggested(at, budget):
+            if edit.cost > cost or (good and budget.gone(1.0)):
+                break
+            budget.take()
+            error = attempt(at, [edit])
+            if error <= case.bar:
+                good.append(Tried((*base, edit), error))
+                # What is as cheap is tried as well: it may be the same function.
+                cost = min(cost, edit.cost + 0.5)
+            elif error < 0.7 * left:
+                helped.append(Tried((*base, edit), error))
+        if good:
+            return _settled(case, good, before)
+    helped.sort(key=lambda tried: tried.error)
+    for a, b in combinations(helped[:PAIRS], 2):
+        budget.take()
+        edits = tuple(dict.fromkeys((*a.edits, *b.edits)))
+        error = attempt(case, edits)
+        if error <= case.bar:
+            return _settled(case, [Tried(edits, error)], before)
+    nearest = helped[0] if helped else None
+    return Outcome(case, None, before=before, spare=tuple(seen), nearest=nearest)
+
+
+def _settled(case: Case, good: Sequence[Tried], before: float) -> Outcome:
+    """The plainest of several sets that reproduce the result, without what it does not need."""
+    good = sorted(good, key=lambda tried: (tried.edits[-1].cost, tried.error))
+    best = good[0]
+    hidden = best.edits[-1]
+    kept, error = list(best.edits), best.error
+    for edit in best.edits[:-1]:
+        fewer = _doing_without(case, kept, edit)
+        if fewer is not None:
+            kept, error = fewer, attempt(case, fewer)
+    spare = tuple(edit for edit in best.edits[:-1] if edit not in kept)
+    others = tuple(t.edits[-1] for t in good[1:] if t.edits[-1].cause != hidden.cause and t.error <= 4 * case.bar)
+    found = _outcome(case, tuple(kept), error, spare, before)
+    return Outcome(found.case, found.best, found.without, others, spare, before)
+
+
+def _doing_without(case: Case, edits: Sequence[Edit], edit: Edit) -> list[Edit] | None:
+    """The edits without one that the last, a hypothesis, does not need; None where it needs it.
+
+    A hypothesis about the same step was thought of for the step as the edit left it, and holds it: without the edit it
+    has to be thought of anew.
+    """
+    fewer = [other for other in edits if other is not edit]
+    if not attempt(case, fewer) <= case.bar:
+        return None
+    hidden = edits[-1]
+    if not edit.step or edit.step != hidden.step:
+        return fewer
+    trial = case.start
+    try:
+        for other in fewer[:-1]:
+            trial = other.change(trial)
+        at = case.edited(trial)
+        for again in _suggested(at, Budget(AGAIN)):
+            if (again.cause, again.step) == (hidden.cause, hidden.step) and attempt(at, [again]) <= case.bar:
+                return [*fewer[:-1], again]
+    except (Unknown, ValueError, KeyError):
+        pass
+    return None
+
+
+def _suggested(case: Case, budget: Budget) -> Iterator[Edit]:
+    """All hypotheses for the steps of a program, by cost; those that there was time to think of."""
+    found: list[Edit] = []
+    for step in reversed(case.program.steps):
+        for suggest in registry.suggestions(step):
+            with contextlib.suppress(Unknown, ValueError):
+                for edit in suggest(case, step):
+                    found.append(edit)
+                    if budget.gone(THINKING):
+                        break
+            if budget.gone(THINKING):
+                break
+    yield from sorted(found, key=lambda edit: edit.cost)

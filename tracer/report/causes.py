@@ -1,0 +1,175 @@
+"""What the reports say of one finding: causes, proof, fix."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from tracer.causes.finding import Cause, Finding
+from tracer.compare.diff import Diff
+from tracer.compare.pair import PairDiff
+from tracer.names import display
+from tracer.report import words
+
+MOST = 4
+"""Layers, causes or pairs that are named of many."""
+_LABEL = 7
+
+
+def where(one: Finding, diff: Diff) -> str:
+    """The pair, with its operation, as a heading."""
+    pair = pair_of(one.pair, diff)
+    if pair is None:
+        return display(one.pair)
+    ours, theirs = words.together(pair.pair.reference), words.together(pair.pair.candidate)
+    return f"{ours} ⇄ {theirs}   {words.op_text(pair)}" if ours != theirs else f"{ours}   {words.op_text(pair)}"
+
+
+def pair_of(name: str, diff: Diff) -> PairDiff | None:
+    """The pair of an aligned name."""
+    return next((pair for pair in diff.pairs if pair.aligned == name), None)
+
+
+def of(
+    one: Finding, *, width: int, everything: bool = False, indent: str = "   ", brief: bool = False
+) -> Iterator[tuple[str, str]]:
+    """A finding as lines with their styles: causes, layers, proof, fix, source.
+
+    ``brief``: the proof without what was computed, and no source.
+    """
+    lines = Lines(width, indent)
+    for cause in one.causes:
+        several = len(one.causes) > 1 and cause.without is not None
+        share = f" (without it {error_text(cause.without)} is left)" if several else ""
+        yield from lines.said(f"{display(cause.id)}: {display(cause.what)}{share}", "")
+    if one.status == "unknown":
+        yield from lines.said(f"unknown cause{_unknown(one)}", "")
+    if one.status == "ambiguous" or one.candidates:
+        yield from lines.said(_candidates(one), "")
+    if len(one.pairs) > 1:
+        shown = one.pairs if everything else one.pairs[:MOST]
+        rest = f" and {len(one.pairs) - len(shown)} more" if len(shown) < len(one.pairs) else ""
+        yield from lines.said(f"in {len(one.pairs)} layers: {', '.join(map(display, shown))}{rest}", "")
+    if one.seen:
+        yield from lines.labelled("seen", "; ".join(map(display, one.seen)), "")
+    if one.status != "unknown":
+        yield from lines.labelled("proof", _proof(one, brief), "dim")
+    for note in one.notes:
+        yield from lines.labelled("note", display(note), "dim")
+    for fix in fixes(one):
+        yield from lines.labelled("fix", fix, "green", whole=True)
+    for source in dict.fromkeys(cause.source for cause in one.causes if cause.source and not brief):
+        yield from lines.labelled("at", display(source), "dim", whole=True)
+
+
+def fixes(one: Finding) -> list[str]:
+    """What to change, each a line."""
+    count = len(one.pairs) - 1
+    more = f"   (and so in the {f'{count} others' if count > 1 else 'other'})" if count > 0 else ""
+    return [display(line) + ("" if line.startswith("for ") else more) for line in one.fixes]
+
+
+def short(one: Finding) -> str:
+    """A finding in one line: ids, the difference, the proof."""
+    if one.status == "unknown":
+        return f"unknown cause{_unknown(one)}"
+    if one.status == "latent":
+        return "; ".join(f"{display(cause.id)}: {display(cause.what)}" for cause in one.causes)
+    said = "; ".join(f"{display(cause.id)}: {display(cause.what)}" for cause in one.causes)
+    others = sorted({cause.id for cause in one.candidates} - set(one.names))
+    doubt = f", or {', '.join(map(display, others))}" if others else ""
+    return f"{said}{doubt} (error {error_text(one.before)} → {error_text(one.after)})"
+
+
+def under_first(diff: Diff) -> Iterator[tuple[str, str]]:
+    """Cause and fix of the first divergence, as lines with their styles."""
+    one = diff.first.finding if diff.first is not None else None
+    if one is None:
+        return
+    yield f"  Cause: {short(one)}", "bold"
+    for fix in fixes(one):
+        yield f"  Fix: {fix}", "green"
+
+
+def others(diff: Diff, pairs: Sequence[PairDiff]) -> Iterator[str]:
+    """The further pairs that diverged: one line for all of one mistake."""
+    groups: dict[tuple[str, ...], list[PairDiff]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.finding.pairs if pair.finding is not None else (pair.aligned, ""), []).append(pair)
+    told = [group for group in groups.values() if group[0].finding is not None]
+    untold = [pair for group in groups.values() if group[0].finding is None for pair in group]
+    for group in told[:MOST]:
+        names = ", ".join(display(pair.aligned) for pair in group[:2]) + (
+            f" and {len(group) - 2} more" if len(group) > 2 else ""
+        )
+        finding = group[0].finding
+        assert finding is not None
+        same = diff.first is not None and diff.first.finding is not None and diff.first.finding.pairs == finding.pairs
+        yield f"{names}: {'the same' if same else short(finding)}"
+    if len(told) > MOST:
+        yield f"and {words.count(sum(map(len, told[MOST:])), 'pair')} more (tracer explain)"
+    if untold:
+        names = ", ".join(display(pair.aligned) for pair in untold[:MOST])
+        yield names + (f" and {len(untold) - MOST} more" if len(untold) > MOST else "")
+
+
+def _unknown(one: Finding) -> str:
+    if one.before is None:
+        return ""
+    rounding = f", of which rounding explains {error_text(one.floor)}" if one.floor is not None else ""
+    nearest = f"; the nearest hypothesis leaves {error_text(one.after)}" if one.after is not None else ""
+    return f" (error {error_text(one.before)}{rounding}{nearest})"
+
+
+def _candidates(one: Finding) -> str:
+    """What is the same function here."""
+    own = {(cause.id, cause.what) for cause in one.causes}
+    others = [cause for cause in one.candidates if (cause.id, cause.what) not in own]
+    if not others:
+        return ""
+    said = "; ".join(dict.fromkeys(_alternative(cause, one) for cause in others))
+    apart = f". {display(one.apart[0].upper() + one.apart[1:])}" if one.apart else ""
+    return f"cannot be told apart here from {said}{apart}"
+
+
+def _alternative(cause: Cause, one: Finding) -> str:
+    alone = cause.what in {own.what for own in one.causes}
+    return display(cause.id) if alone else f"{display(cause.id)} ({display(cause.what)})"
+
+
+def _proof(one: Finding, brief: bool) -> str:
+    rounding = f" (rounding: {error_text(one.floor)})" if one.floor is not None else ""
+    how = f": {display(one.how)}" if one.how and not brief else ""
+    return f"error {error_text(one.before)} → {error_text(one.after)}{rounding}{how}"
+
+
+def error_text(value: float | None) -> str:
+    if value is None or math.isinf(value):
+        return "another shape"
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+class Lines:
+    """Sentences broken to the width of the screen under a common margin; lines of code stay whole."""
+
+    def __init__(self, width: int, indent: str) -> None:
+        self._width, self._indent = max(40, width), indent
+
+    def said(self, sentence: str, style: str, first: str | None = None) -> Iterator[tuple[str, str]]:
+        if sentence:
+            yield from self._broken(sentence, first if first is not None else self._indent, self._indent + "  ", style)
+
+    def labelled(self, label: str, sentence: str, style: str, *, whole: bool = False) -> Iterator[tuple[str, str]]:
+        head = f"{self._indent}{label}".ljust(len(self._indent) + _LABEL)
+        if whole:
+            yield head + sentence, style
+        else:
+            yield from self._broken(sentence, head, " " * len(head), style)
+
+    def _broken(self, sentence: str, first: str, then: str, style: str) -> Iterator[tuple[str, str]]:
+        for line in textwrap.wrap(
+            sentence, self._width, initial_indent=first, subsequent_indent=then, break_long_words=False,
+            break_on_hyphens=False,
+        ):  # fmt: skip
+            yield line, style
