@@ -166,7 +166,9 @@ def _scores(step: Step, side: Side) -> bool:
 def plain(value: Any) -> Any:
     """A setting's value as JSON knows it: arrays of a few numbers as lists, of more by their shape."""
     if isinstance(value, np.ndarray):
-        return value.item() if value.size == 1 else value.tolist() if value.size <= _FEW else f"an array of {value.shape}"
+        return (
+            value.item() if value.size == 1 else value.tolist() if value.size <= _FEW else f"an array of {value.shape}"
+        )
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
