@@ -175,12 +175,17 @@ class Case:
 
         A multiple of what rounding was when our own result was computed again, and of one roundoff.
         """
-        return max(READ * self.coarse, 4 * min(self.faithful, UNREAD * self.coarse))
+        read, unread = self._roundoffs
+        return max(read * self.coarse, 4 * min(self.faithful, unread * self.coarse))
+
+    @property
+    def _roundoffs(self) -> tuple[float, float]:
+        return COARSE if self.coarse > dtypes.epsilon("float32") else (READ, UNREAD)
 
     @property
     def read_right(self) -> bool:
         """Whether our program does what we recorded. Raises Unknown."""
-        return self.faithful <= UNREAD * self.coarse
+        return self.faithful <= self._roundoffs[1] * self.coarse
 
     def error(self, trial: Trial) -> float:
         """How far a trial is from what they made, relative to their largest value; infinite where shapes differ.
@@ -215,6 +220,8 @@ READ = 24.0
 """Roundoffs of the largest value that a reproduced result may be off."""
 UNREAD = 512.0
 """Roundoffs beyond which a program does not do what was recorded: sums over long kernels stay below it."""
+COARSE = (2.0, 4.0)
+"""The same two of types coarser than float32: sums are mostly made in float32, and the result rounded once."""
 
 
 def distance(found: Array, target: Array) -> float:

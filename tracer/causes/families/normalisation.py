@@ -136,10 +136,8 @@ def unbiased(case: Case, step: Step) -> Iterator[Edit]:
     """The deviation over n or over n − 1, and epsilon beside the root."""
     if step.kind in ("layernorm", "groupnorm", "var", "std") or step.settings.get("mode") == "train":
         now = int(step.settings.get("ddof", 0))
-        reference, candidate = ordered(case, now, 1 - now)
-        what = (
-            f"the deviation of {step.name} is over n − {reference} in the reference, n − {candidate} in the candidate"
-        )
+        reference, candidate = (f"n − {one}" if one else "n" for one in ordered(case, now, 1 - now))
+        what = f"the deviation of {step.name} is over {reference} in the reference, {candidate} in the candidate"
         yield from try_settings(case, step, "std-ddof", 2.0, {"ddof": 1 - now}, what)
     if step.kind in ("layernorm", "rmsnorm", "instancenorm"):
         yield from _by_hand(case, step)
