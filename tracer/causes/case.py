@@ -246,19 +246,15 @@ def cases(
     by_reference: dict[str, Cut] = {}
     for cut in made.values():
         by_reference.setdefault(cut.reference, cut)
+    usable = {name for name, cut in made.items() if candidate.stored(name) is not None and _usable(cut)}
 
     def make(index: int, pair: PairDiff, apart: frozenset[str]) -> tuple[Case, Case]:
         if index not in by_index:
             raise Unknown("it has no tensor of its own")
         cut, wanted = by_index[index]
-        fits = {name for name, other in made.items() if candidate.stored(name) is not None and _usable(other)}
-        fits -= apart
+        fits = usable - apart
         own = by_reference.get(wanted)
-        if (
-            "output" in pair.pair.evidence
-            and own is not None
-            and own.candidate not in (cut.candidate, *_gone(own, fits))
-        ):
+        if "output" in pair.pair.evidence and own is not None and own.candidate in fits - {cut.candidate}:
             ours = _passing(reference, wanted, own.candidate)  # the reference has here what it had above
         else:
             ours = _side(reference, wanted, lambda name: _twin(by_reference.get(name), fits))
@@ -282,10 +278,6 @@ def _usable(cut: Cut) -> bool:
     """Whether one side's tensor may be given to the other; where lengths differ, with axes known to be the same."""
     axes = cut.ways[0].axes
     return cut.ways[0].fits or (axes is not None and None not in axes and len(axes) > 2)
-
-
-def _gone(cut: Cut, fits: set[str]) -> tuple[str, ...]:
-    return () if cut.candidate in fits else (cut.candidate,)
 
 
 def _twin(cut: Cut | None, fits: set[str]) -> str | None:
@@ -388,9 +380,3 @@ def _adapted(side: Side, tensors: Mapping[str, Array]) -> Program:
 def _step(recording: Recording, name: str, shapes: Sequence[tuple[int, ...]] | None = None) -> Step:
     step = read(recording, name, shapes)
     return replace(step, inputs=tuple(recording.resolve(parent) for parent in step.inputs))
-
-
-def largest(values: Array) -> float:
-    """The largest finite magnitude."""
-    finite = np.abs(values[np.isfinite(values)])
-    return float(finite.max(initial=0.0))

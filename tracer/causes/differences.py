@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -159,12 +159,11 @@ def _instead(case: Case, step: Step, twins: Names, taken: Names, above: dict[str
 def _mapped(case: Case, inputs: Sequence[str], taken: Names, above: dict[str, str]) -> list[str | None]:
     """Our names of tensors of theirs, through what only passes a tensor on."""
     assert case.theirs.program is not None
-    passing = {step.name: step.inputs[0] for step in case.theirs.program.steps if step.kind in _PASSING and step.inputs}
+    passing = _passing(case.theirs.program)
     made = {step.name for step in case.theirs.program.steps}
     found: list[str | None] = []
     for name in inputs:
-        while name in passing and name not in taken and name not in above:
-            name = passing[name]
+        name = _through(name, passing, {**taken, **above})
         own = _of_theirs(case, name) if name in made else None
         found.append(taken[name].name if name in taken else above.get(name, own))
     return found
@@ -203,7 +202,7 @@ def _extra(case: Case, step: Step, taken: Names, above: dict[str, str]) -> Edit 
 def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], alone: Sequence[str]) -> Iterator[Edit]:
     """Two steps that do the same with other tensors."""
     read = _mapped(case, b.inputs, taken, above)
-    mine = _mapped_own(case, a.inputs)
+    mine = [_through(name, _passing(case.program)) for name in a.inputs]
     if len(read) != len(mine) or read == mine or any(name in alone for name in mine):
         return
     if not all(name is not None and _ours(case, name) for name in read):
@@ -223,14 +222,16 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     )
 
 
-def _mapped_own(case: Case, inputs: Sequence[str]) -> list[str]:
-    passing = {step.name: step.inputs[0] for step in case.program.steps if step.kind in _PASSING and step.inputs}
-    found = []
-    for name in inputs:
-        while name in passing:
-            name = passing[name]
-        found.append(name)
-    return found
+def _passing(program: Program) -> dict[str, str]:
+    """What each step that only passes a tensor on reads."""
+    return {step.name: step.inputs[0] for step in program.steps if step.kind in _PASSING and step.inputs}
+
+
+def _through(name: str, passing: Mapping[str, str], known: Container[str] = ()) -> str:
+    """The tensor that a name stands for, back through what only passes it on, up to one that is ``known``."""
+    while name in passing and name not in known:
+        name = passing[name]
+    return name
 
 
 # --- steps of both ---------------------------------------------------------------------------------------------------

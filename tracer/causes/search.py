@@ -100,22 +100,26 @@ def search(case: Case, turned: Case, budget: Budget) -> Outcome:
     notes: list[str] = []
     outcomes: list[Outcome] = []
     problems: list[str] = []
+    stated: list[tuple[Case, tuple[Edit, ...]]] = []
     for one in (case, turned):
         try:
             if not one.read_right:
                 raise Unknown(f"computed again, {one.ours.node.name} is not what was recorded")
-            found = _search(one, budget, hidden=False)
+            before, seen = one.before, tuple(differences(one))
+            agrees = before <= one.bar
+            found = Outcome(one, Tried((), before), spare=seen, before=before) if agrees else _read(one, seen, before)
         except Unknown as error:
             problems.append(f"the {one.other}: {error}")
             continue
         if found.best is not None and not _exchanged(found.best.edits):
             return found
         outcomes.append(found)
+        stated.append((one, seen))
     if not outcomes:
         raise Unknown("; ".join(dict.fromkeys(problems)))
-    for found in list(outcomes):
+    for one, seen in stated:
         try:
-            deeper = _search(found.case, budget, hidden=True)
+            deeper = _hypotheses(one, seen, one.before, budget)
         except Spent:
             notes.append(f"{OVER} before everything was tried")
             break
@@ -130,16 +134,6 @@ def search(case: Case, turned: Case, budget: Budget) -> Outcome:
         closest.case, None, spare=closest.spare, before=closest.before, nearest=closest.nearest,
         notes=(*problems, *notes),
     )  # fmt: skip
-
-
-def _search(case: Case, budget: Budget, *, hidden: bool) -> Outcome:
-    before = case.before
-    seen = tuple(differences(case))
-    if not hidden:
-        if before <= case.bar:
-            return Outcome(case, Tried((), before), spare=seen, before=before)
-        return _read(case, seen, before)
-    return _hypotheses(case, seen, before, budget)
 
 
 def _exchanged(edits: Sequence[Edit]) -> bool:

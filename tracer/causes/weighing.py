@@ -193,12 +193,6 @@ def _sums_alike(mine: tuple[Array, Array], its: tuple[Array, Array], apart: int 
     return apart is None or alike(mine[1][..., apart, :], its[1][..., apart, :])
 
 
-def told(case: Case, step: Step, role: str, mine: Array, its: Array) -> tuple[str, str]:
-    """The cause that a differing weight is, and a sentence; both stand in our order."""
-    found = _Weighed(case, step, step, role, mine, its, Orders()).told()
-    return found.cause, found.what
-
-
 def _named(case: Case, ours: Step, theirs: Step) -> str:
     """The candidate's node."""
     return ours.name if case.turned_round else theirs.name
@@ -544,4 +538,4 @@ class _Weighed:
         return self.say("weights-not-loaded", f"has nothing of the other side's (correlation {near:.2f})", fix)
 
 
-__all__ = ["Told", "alike", "differences", "told"]
+__all__ = ["Told", "alike", "differences"]

@@ -61,7 +61,6 @@ _PARAMETERS: dict[str, tuple[tuple[str, tuple[float, ...]], ...]] = {
     "threshold": (("value", (0.0,)), ("threshold", (0.0,))),
 }
 _PROBABLE = ("softmax", "log_softmax", "sigmoid")
-_RARE = frozenset({"square", "abs", "neg", "log", "sqrt"})
 _NOT_ALONE = frozenset({"prelu", "softmax", "log_softmax", "glu"})
 
 
