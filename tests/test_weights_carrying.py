@@ -192,10 +192,8 @@ def test_a_script_carries_every_kind_of_layer(trace_path: Path, name: str, back:
 
 def assert_script(text: str, keras_model: Any, module: nn.Module, found: Carried, back: bool, folder: Path) -> None:
     """Running it fills the live model with the very values."""
-    file = folder.parent / "carry.py"
-    file.write_text(text)
     assert "import tracer" not in text
-    space = runpy.run_path(str(file), run_name="carry")
+    space = runpy.run_path(str(_written(folder, text)), run_name="carry")
     if back:
         space["write"](keras_model, space["carry"](space["read"](module.state_dict())))
         for (path, name), values in found.values.items():
@@ -207,6 +205,12 @@ def assert_script(text: str, keras_model: Any, module: nn.Module, found: Carried
         state = module.state_dict()
         for key, values in found.values.items():
             np.testing.assert_allclose(state[".".join(key)].numpy(), values, rtol=1e-5, atol=1e-6)
+
+
+def _written(trace: Path, text: str) -> Path:
+    file = trace.parent / "carry.py"
+    file.write_text(text)
+    return file
 
 
 def test_repeated_blocks_are_a_loop(trace_path: Path) -> None:
@@ -226,6 +230,60 @@ def test_repeated_blocks_are_a_loop(trace_path: Path) -> None:
     assert 'get(f"conv_{i}")' in body
     assert 'state[f"{i}.0.weight"] = kernel.transpose(3, 2, 0, 1)' in body
     assert len(body.splitlines()) < 16
+
+
+def test_stages_of_blocks_are_loops_in_a_loop(trace_path: Path) -> None:
+    """Stages of several lengths, and numbers that run on through all stages as Keras counts."""
+    x = inputs = keras.Input((8, 4))
+    stages: list[nn.Module] = []
+    number = 0
+    for length in (2, 3, 1, 2):
+        blocks: list[nn.Module] = []
+        for _ in range(length):
+            x = kl.ReLU(name=f"relu_{number}")(kl.Conv1D(4, 3, padding="same", name=f"conv_{number}")(x))
+            blocks.append(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.ReLU()))
+            number += 1
+        stages.append(nn.Sequential(*blocks))
+    named = nn.Sequential(*stages).eval()
+    data = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
+    keras_model = randomise(keras.Model(inputs, x))
+    source, target = recorded(trace_path, keras_model, named, data, False)
+    made, found = carried(source, target)
+    assert_script(script(made, found, source, target), keras_model, named, found, False, trace_path)
+
+    twin = nn.Sequential(*(nn.Sequential(*(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.ReLU())
+                                           for _ in range(length))) for length in (2, 3, 1, 2))).eval()  # fmt: skip
+    again = tracer.record(twin, np.moveaxis(data, -1, 1).copy(), name="again", trace=trace_path)
+    made, found = carried(target, again)
+    body = script(made, found, target, again)
+    assert "for i, end in enumerate((2, 3, 1, 2)):" in body
+    assert "for j in range(end):" in body
+    space = runpy.run_path(str(_written(trace_path, body)))
+    space["write"](twin, space["carry"](space["read"](named.state_dict())))
+    for name, values in named.state_dict().items():
+        assert torch.equal(values, twin.state_dict()[name])
+
+
+def test_equal_loops_are_in_a_loop_again(trace_path: Path) -> None:
+    x = inputs = keras.Input((8, 4))
+    parts: list[nn.Module] = []
+    for stage in range(3):
+        for block in range(4):
+            x = kl.ReLU(name=f"relu_{4 * stage + block}")(
+                kl.Conv1D(4, 3, padding="same", name=f"conv_{4 * stage + block}")(x)
+            )
+            parts.append(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.ReLU()))
+        x = kl.MaxPooling1D(1, name=f"pool_{stage}")(x)
+        parts.append(nn.MaxPool1d(1))
+    module = nn.Sequential(*parts).eval()
+    data = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
+    keras_model = randomise(keras.Model(inputs, x))
+    source, target = recorded(trace_path, keras_model, module, data, False)
+    made, found = carried(source, target)
+    text = script(made, found, source, target)
+    assert 'get(f"conv_{4 * i + j}")' in text
+    assert 'state[f"{5 * i + j}.0.weight"]' in text
+    assert_script(text, keras_model, module, found, False, trace_path)
 
 
 def test_names_from_files_are_only_text_in_a_script(trace_path: Path) -> None:
