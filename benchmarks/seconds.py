@@ -90,11 +90,22 @@ def sized() -> dict[str, Callable[[], Built]]:
     }
 
 
+def _one_thread() -> None:
+    import tensorflow as tf
+    import torch
+
+    torch.set_num_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
 def run_seconds(names: Sequence[str], scratch: Path | None, keep: Callable[[dict[str, Any]], None]) -> None:
     """In processor time, which other work on the machine disturbs least; ``keep`` takes each result.
 
-    Each pair is measured both ways round; loading, and reading the graph that a model has, are not counted.
+    The frameworks run in one thread each: what waits for work spins, and counts. Each pair is measured both ways round;
+    loading, and reading the graph that a model has, are not counted.
     """
+    _one_thread()
     for name, build in sized().items():
         if names and not any(fnmatchcase(name, pattern) for pattern in names):
             continue

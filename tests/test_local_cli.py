@@ -95,6 +95,17 @@ def test_a_small_epsilon_is_found_and_a_right_port_is_right(ported: Path, capsys
     assert "what float32 rounding explains" in next(p["reason"] for p in wrong["pairs"] if p["aligned"] == "norm")
 
 
+def test_a_recording_in_batches_is_run_again_in_its_worker(ported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(1e-4)
+    record(1e-4, "parts", "--batch", "1")
+    assert tracer.open("trace.zarr").recording("parts").attributes["batches"] > 1
+    one, parts = (found(capsys, "tf", name, "--local", "--atol", "1") for name in ("pt", "parts"))
+    assert [pair["verdict"] for pair in parts["pairs"]] == [pair["verdict"] for pair in one["pairs"]]
+    assert parts["first_divergence"] == "norm"
+    off = [next(pair["local"] for pair in side["pairs"] if pair["aligned"] == "norm") for side in (one, parts)]
+    assert off[0] == pytest.approx(off[1], rel=1e-3)
+
+
 def test_the_files_must_be_those_that_were_recorded(ported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record(1e-3)
     (ported / "port.pt").write_bytes((ported / "port.pt").read_bytes() + b"\0")

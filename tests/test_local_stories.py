@@ -21,6 +21,7 @@ from torch.nn import functional as F
 import tracer
 from tests.zoo import PAIRS
 from tests.zoo.weights import as_torch
+from tracer.causes.explain import explain
 from tracer.compare import Diff, Tolerance, Verdict
 from tracer.compare.pair import PairDiff
 
@@ -35,6 +36,13 @@ def again(path: Path, reference: Any, candidate: Any, inputs: Any, **options: An
     a = tracer.record(reference, inputs, trace=path, name="a", **options)
     b = tracer.record(candidate, trace=path, name="b", **options)
     return tracer.diff(a, b, models=(reference, candidate))
+
+
+def plain_and_again(path: Path, reference: Any, candidate: Any, inputs: Any) -> tuple[Diff, Diff]:
+    """The comparison of what was recorded, and then with the models run again."""
+    a = tracer.record(reference, inputs, trace=path, name="a")
+    b = tracer.record(candidate, trace=path, name="b")
+    return tracer.diff(a, b), tracer.diff(a, b, models=(reference, candidate))
 
 
 def diverged(diff: Diff) -> set[str]:
@@ -121,6 +129,12 @@ def test_a_layer_that_computes_in_less_than_its_type_says_is_wrong(trace_path: P
     diff = again(trace_path, seeded(make), candidate, X)
     assert diverged(diff) == {"2"}
     assert "the candidate computes in less precision than float32" in named(diff, "2").reason
+    changed = seeded(make)
+    changed[1] = nn.Hardtanh()  # not what was recorded, so that it cannot be run in float64
+    alone = tracer.diff(diff.reference, diff.candidate, models=(changed, candidate))
+    assert any("not the one that was recorded" in note for note in alone.notes)
+    assert diverged(alone) == {"2"}
+    assert "the candidate computes in less precision than float32" in named(alone, "2").reason
 
 
 def test_cancellation_is_no_lack_of_precision(trace_path: Path) -> None:
@@ -264,14 +278,18 @@ class Flattened(nn.Module):
         return self.head(torch.flatten(self.conv(x), 1))
 
 
-def test_a_flatten_in_the_wrong_order_is_blamed_once_and_right_rows_are_no_defect(trace_path: Path) -> None:
+def test_a_kernel_that_does_not_follow_the_order_of_its_flatten_is_blamed_and_one_that_does_is_right(
+    trace_path: Path,
+) -> None:
     model = flattened()
     wrong = carried(model, Flattened(), {"conv": "conv", "head": "head"})
-    diff = again(trace_path, model, wrong, IMAGES)
-    assert diverged(diff) == {"flat"}
-    assert "the same values in another order" in named(diff, "flat").reason
-    assert "head does not expect" in named(diff, "flat").reason
-    assert named(diff, "head").verdict is Verdict.INHERITED
+    for found in plain_and_again(trace_path, model, wrong, IMAGES):
+        assert diverged(found) == {"head"}
+        assert "reads n (h w c) → n (c h w): the rows of its kernel" in named(found, "head").reason
+        assert [cause.id for one in explain(found).parting for cause in one.causes] == ["dense-row-order"]
+        assert named(found, "flat").verdict is Verdict.MATCH
+        assert "the same values in another order" in named(found, "flat").reason
+        assert "which head should expect" in named(found, "flat").reason
     with torch.no_grad():
         rows = wrong.head.weight.view(5, 8, 7, 6).permute(0, 3, 1, 2).reshape(5, -1).clone()
         wrong.head.weight.copy_(rows)
@@ -279,6 +297,34 @@ def test_a_flatten_in_the_wrong_order_is_blamed_once_and_right_rows_are_no_defec
     assert not diverged(right)
     assert named(right, "flat").verdict is Verdict.MATCH
     assert "as the next layer expects" in named(right, "flat").reason
+    with torch.no_grad():
+        wrong.head.bias += 1
+    assert diverged(again(trace_path.with_name("bias.zarr"), model, wrong, IMAGES)) == {"head"}
+
+
+class Turned(nn.Module):
+    """A flatten in the order of the channels, or behind a permutation; the kernel fits either way."""
+
+    def __init__(self, last: bool = False, fits: bool = True) -> None:
+        super().__init__()
+        self.conv, self.head, self.last = nn.Conv2d(4, 6, 3), nn.Linear(8 * 7 * 6, 5), last
+        if last and fits:
+            rows = self.head.weight.detach().view(5, 6, 8, 7).permute(0, 2, 3, 1).reshape(5, -1)
+            self.head.weight = nn.Parameter(rows)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.head(torch.tanh(torch.flatten(x.permute(0, 2, 3, 1) if self.last else x, 1)))
+
+
+def test_a_layer_behind_an_order_that_fits_is_wrong_by_itself(trace_path: Path) -> None:
+    images = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2))
+    reference, wrong = seeded(Turned), seeded(lambda: Turned(last=True))
+    with torch.no_grad():
+        wrong.head.bias += 1
+    assert diverged(again(trace_path, reference, wrong, images)) == {"head"}
+    unfit = seeded(lambda: Turned(last=True, fits=False))
+    assert diverged(again(trace_path.with_name("unfit.zarr"), reference, unfit, images)) == {"flatten"}
 
 
 # --- kinds of layers ------------------------------------------------------------------------------------------
@@ -460,3 +506,38 @@ def test_batch_normalisation_in_training_mode(trace_path: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in candidate.state_dict().items())
     candidate[1].eps = 1e-3
     assert diverged(again(trace_path.with_name("b.zarr"), reference, candidate, X, mode="train")) == {"1"}
+
+
+# --- masks ----------------------------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    """Attention that looks back: what lies ahead is filled in, or multiplied away and then taken down."""
+
+    def __init__(self, ahead: int = 0, fill: bool = True) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.head = (nn.Linear(8, 8) for _ in range(4))
+        self.ahead, self.fill = ahead, fill
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.query(x) @ self.key(x).transpose(1, 2)
+        seen = torch.tril(torch.ones(x.shape[1], x.shape[1]), self.ahead)
+        if self.fill:
+            scores = torch.where(seen.bool(), scores, torch.tensor(-1e9))
+        else:
+            scores = scores * seen
+            scores = scores - 1e4 * (1 - seen)
+        return self.head(torch.softmax(scores, -1) @ self.value(x))
+
+
+def test_two_ways_to_mask_are_no_difference_and_another_mask_is_one(trace_path: Path) -> None:
+    multiplied, filled = seeded(lambda: Masked(fill=False)), seeded(Masked)
+    for found in plain_and_again(trace_path, multiplied, filled, WORDS):
+        assert {pair.verdict for pair in found.pairs} == {Verdict.MATCH}
+        assert "computed from what lies above it, softmax is the same on both sides" in named(found, "mul").reason
+    shifted = seeded(lambda: Masked(ahead=1))
+    for name, reference, at in (("filled", filled, "where"), ("multiplied", multiplied, "mul")):
+        for found in plain_and_again(trace_path.with_name(f"{name}.zarr"), reference, shifted, WORDS):
+            assert found.first is not None
+            assert found.first.aligned == at
+            assert named(found, "head").verdict is Verdict.INHERITED

@@ -1,14 +1,17 @@
-"""Recording a run in several batches: what is cut from the input, and how the pieces of each tensor are joined."""
+"""Recording in several batches: what is cut from the input, how the pieces of tensors are joined and found again."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tracer.adapter import Array, LoadedModel
-from tracer.errors import InputError
+from tracer.errors import InputError, ReplayError
 from tracer.graph import Node, Structure
+from tracer.names import display
+from tracer.store import Recording
 from tracer.store.writer import Joined
 
 
@@ -120,3 +123,102 @@ def _grows(
     if len(shape) != len(other) or len(changed) > 1 or rest or other[changed[0]] != each * other_size:
         return changed[0], None
     return changed[0], each
+
+
+# --- running them again ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples that one run takes, from ``start`` to ``stop`` of ``total``."""
+
+    start: int = 0
+    stop: int = 1
+    total: int = 1
+
+    @property
+    def all(self) -> bool:
+        return self.stop - self.start == self.total
+
+    def of(self, values: Array, axis: int | None) -> Array:
+        """What belongs to them of a whole tensor whose samples lie on ``axis`` (None: it has none), a view.
+
+        Raises ReplayError where they cannot lie there.
+        """
+        if self.all or axis is None:
+            return values
+        each, rest = divmod(values.shape[axis], self.total) if axis < values.ndim else (0, 0)
+        if rest or not each:
+            raise ReplayError(f"damaged: {self.total} samples do not lie on axis {axis} of a tensor {values.shape}")
+        return values[(*(slice(None),) * axis, slice(self.start * each, self.stop * each))]
+
+    def place(self, place: tuple[int, ...] | None, axis: int | None, whole: tuple[int, ...]) -> tuple[int, ...] | None:
+        """A place in what :meth:`of` gave as one in the whole tensor, which has the shape ``whole``."""
+        if self.all or place is None or axis is None:
+            return place
+        shifted = place[axis] + self.start * (whole[axis] // self.total)
+        return (*place[:axis], shifted, *place[axis + 1 :])
+
+    def shape(self, shape: tuple[int, ...] | None, axis: int | None) -> tuple[int, ...] | None:
+        """The shape of the whole of which these samples' has ``shape``."""
+        if self.all or shape is None or axis is None or axis >= len(shape):
+            return shape
+        return (*shape[:axis], shape[axis] * self.total // (self.stop - self.start), *shape[axis + 1 :])
+
+
+@dataclass(frozen=True)
+class Split:
+    """The runs that make up a recording.
+
+    Attributes:
+        total: of samples.
+        size: of a batch.
+        axes: on which axis the samples of each stored node lie, where that is not the first; None where on none.
+    """
+
+    total: int = 1
+    size: int = 1
+    axes: Mapping[str, int | None] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return -(-self.total // self.size)
+
+    def axis(self, node: str) -> int | None:
+        return self.axes.get(node, 0)
+
+    def each(self, inputs: Mapping[str, Array]) -> Iterator[tuple[Samples, Mapping[str, Array]]]:
+        """The samples of each run with what of the whole ``inputs`` it is fed."""
+        if len(self) == 1:
+            yield Samples(), inputs
+            return
+        for start in range(0, self.total, self.size):
+            stop = min(start + self.size, self.total)
+            yield Samples(start, stop, self.total), Batches(inputs, self.size).cut(start, stop)
+
+
+WHOLE = Split()
+"""Of a recording that was made in one run."""
+
+
+def as_attributes(size: int, total: int, joined: Mapping[str, Joined]) -> dict[str, Any]:
+    """What a recording in several batches keeps, for :func:`split`."""
+    axes = {name: found.axis for name, found in joined.items() if found.axis != 0}
+    return {"total": total, "size": size, "axes": axes}
+
+
+def split(recording: Recording) -> Split:
+    """The runs that make up ``recording``. Raises ReplayError where it does not say what lies where."""
+    if not recording.attributes.get("batches"):
+        return WHOLE
+    known = recording.attributes.get("samples")
+    if known is None:
+        raise ReplayError(f"'{display(recording.name)}' was recorded in several batches by an earlier tracer: again")
+    try:
+        found = Split(int(known["total"]), int(known["size"]), dict(known["axes"]))
+        sound = 0 < found.size < found.total < 1 << 48
+        sound = sound and all(axis is None or (type(axis) is int and axis >= 0) for axis in found.axes.values())
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReplayError(f"damaged: the batches of '{display(recording.name)}'") from error
+    if not sound:
+        raise ReplayError(f"damaged: the batches of '{display(recording.name)}'")
+    return found

@@ -17,7 +17,7 @@ from tracer import names
 from tracer.adapter import Adapter, Array, LoadedModel, LoadRequest, NotRecorded, Run
 from tracer.alignment import Alignment, align
 from tracer.alignment.parameters import Places
-from tracer.batches import Batches, Plan, plan
+from tracer.batches import Batches, Plan, as_attributes, plan
 from tracer.errors import InputError, TracerError
 from tracer.graph import Structure
 from tracer.names import display
@@ -85,6 +85,15 @@ def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
         **describe_files(request), "trust": request.trust, "sandbox": job.confinement,
         "load": loading.described(job.adapter, request),
     }  # fmt: skip
+    return asdict(record_emitting(emit, model, trace, options, described))
+
+
+def record_emitting(
+    emit: Callable[[Event], None], model: LoadedModel, trace: Trace, options: Options, attributes: Mapping[str, Any]
+) -> Summary:
+    """In a worker: :func:`record`, with its phases and its progress told to the parent."""
+    from tracer.worker import protocol
+
     last = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -93,15 +102,10 @@ def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
             last = time.monotonic()
             emit(protocol.progress(done, total))
 
-    summary = record(
-        model,
-        trace,
-        options,
-        model_attributes=described,
-        phase=lambda text: emit(protocol.phase(text)),
-        progress=progress,
-    )
-    return asdict(summary)
+    return record(
+        model, trace, options, model_attributes=attributes,
+        phase=lambda text: emit(protocol.phase(text)), progress=progress,
+    )  # fmt: skip
 
 
 def check_name(trace: Trace, options: Options) -> None:
@@ -191,7 +195,7 @@ def record(
         "input": prepared.input_id,
         "input_axes": {name: list(axes) for name, axes in prepared.axes.items()},
         "mode": options.mode,
-        **_how(options, prepared.batches),
+        **_how(options, prepared.batches, planned),
         "reference": None if reference is None else reference.name,
         "alignment": None if alignment is None else alignment.to_json(),
     }
@@ -267,11 +271,12 @@ def _planned(model: LoadedModel, prepared: inputs_.Prepared, options: Options) -
     return plan(model, prepared.batches, prepared.structure)
 
 
-def _how(options: Options, batches: Batches) -> dict[str, Any]:
+def _how(options: Options, batches: Batches, planned: Plan) -> dict[str, Any]:
     """Attributes that say how the recording was made, where that was not the usual way."""
     found: dict[str, Any] = {
         "loss": options.loss,
         "batches": len(batches) if len(batches) > 1 else None,
+        "samples": as_attributes(batches.size, batches.samples, planned.joined) if len(batches) > 1 else None,
         "layers": list(options.layers),
         "exclude": list(options.exclude),
         "statistics_only": options.statistics_only,

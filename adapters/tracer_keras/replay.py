@@ -48,15 +48,21 @@ class Replay:
     def _imported(self, function: Any, graph: Any) -> Any:
         tf = tensorflow()
         given = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
-        names = [tensor.name for tensor in function.inputs]
+        held = list(zip(function.inputs[len(given) :], function.captured_inputs, strict=True))
+        left = {node.name for node in graph.node}
+        read = {text.lstrip("^").partition(":")[0] for node in graph.node for text in node.input}
+        effects = [operation.name for operation in function.graph.control_outputs if operation.name in left]
 
-        def body(*tensors: Any) -> None:
+        def body(*tensors: Any) -> Any:
             capture = tf.compat.v1.get_default_graph().capture
-            held = [self._typed(capture(outside)) for outside in function.captured_inputs]
-            tf.graph_util.import_graph_def(graph, dict(zip(names, [*tensors, *held], strict=True)), name=NAME)
+            fed = {inner.name: tensor for inner, tensor in zip(given, tensors, strict=True)}
+            fed |= {inner.name: self._typed(capture(outer)) for inner, outer in held if inner.op.name in read}
+            wanted = [*effects, *self.exchanges.operations[-1:]]
+            with tf.control_dependencies(tf.graph_util.import_graph_def(graph, fed, wanted, name=NAME)):
+                return tf.constant(0)
 
-        specs = [tf.TensorSpec(tensor.shape, self._dtype(tensor.dtype)) for tensor in given]
-        return tf.function(body, autograph=False, jit_compile=False).get_concrete_function(*specs)
+        # Without the order that tf.function gives to what has effects: the graph has its own.
+        return tf.compat.v1.wrap_function(body, [tf.TensorSpec(t.shape, self._dtype(t.dtype)) for t in given])
 
     def _dtype(self, dtype: Any) -> Any:
         return tensorflow().as_dtype(wide(dtype.as_datatype_enum)) if self._wide else dtype

@@ -18,6 +18,7 @@ SEED = 0x7ACE
 """The seed of every draw that no layer owns."""
 _LOSSES = ("_losses", "_loss_ids", "_callable_losses", "_eager_losses", "_updates")
 _SEED_GENERATOR = "global_seed_generator"
+_READING = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"})
 
 
 class Keeper:
@@ -36,10 +37,11 @@ class Keeper:
         self._eager = False
 
     @contextmanager
-    def unchanged(self, more: Iterable[Any] = (), *, eager: bool = False) -> Iterator[Keeper]:
+    def unchanged(self, more: Iterable[Any] = (), *, eager: bool = False, reading: bool = False) -> Iterator[Keeper]:
         """Put everything back afterwards: also ``more`` variables, and those of the layers told to :meth:`meet`.
 
-        ``eager`` says that operations run one by one, whose own random state TensorFlow keeps between runs.
+        ``eager`` says that operations run one by one, whose own random state TensorFlow keeps between runs; ``reading``
+        that what runs writes no variables.
         """
         self._before = {}
         with ExitStack() as stack:
@@ -49,7 +51,8 @@ class Keeper:
             self._eager = eager
             layers = [self.model, *self.model._flatten_layers(include_self=False, recursive=True)]
             for layer in layers:
-                self.meet(layer)
+                if self.training or not reading:
+                    self.meet(layer)
                 stack.enter_context(_attributes(layer))
             for variable in more:
                 self._keep(variable)
@@ -138,6 +141,13 @@ def changed_by(graph: Any) -> list[Any]:
     }
     outside = {id(outer) for outer, inner in graph.captures if inner.name in written}
     return [variable for variable in graph.variables if not variable.trainable or id(variable.handle) in outside]
+
+
+def only_reads(graph: Any) -> bool:
+    """Whether a function plainly writes none of the variables that it is given."""
+    resource = tensorflow().resource
+    held = (inner for _, inner in graph.captures if inner.dtype == resource)
+    return all(operation.type in _READING for tensor in held for operation in tensor.consumers())
 
 
 def _context() -> Any:

@@ -26,6 +26,7 @@ class OpenedModel(TorchModel):
         inside = [path for path, part in _outermost(module)]
         said = f"TorchScript inside: operations were run one by one in {some([layers.clean(path) for path in inside])}"
         super().__init__(_opened(module, {}), loader, (*notes, said))
+        self.given = module
         self._fallback: nn.Module | None = TorchModel(module, loader).module
         self._without = tuple(note for note in self.notes if note != said)
 

@@ -204,7 +204,8 @@ class Recorder:
                     type(module).__name__,
                     lambda: {
                         "kind": self._kind(frame), "label": type(module).__name__,
-                        "config": layers.config(module), "layout": layers.layout(module),
+                        "config": layers.config(module) | layers.own_mode(module, self.root),
+                        "layout": layers.layout(module),
                     },
                 )  # fmt: skip
             base = frame.path or type(module).__name__.lower()

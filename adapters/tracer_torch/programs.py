@@ -74,6 +74,9 @@ class ProgramModel(TorchModel):
     def live(self) -> object:
         raise ReplayError("a program of PyTorch cannot be changed in memory: change the code that it was made from")
 
+    def assign(self, values: Mapping[tuple[str, str], Array]) -> None:
+        raise ReplayError("a program of PyTorch keeps its weights: fill the nn.Module that it was made from")
+
     def signature(self) -> tuple[InputSpec, ...]:
         return self._inputs
 

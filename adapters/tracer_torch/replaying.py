@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +13,12 @@ from torch.overrides import TorchFunctionMode
 
 from tracer.adapter import Array, Exchange, NotRecorded, Run
 from tracer.errors import ModelError, ReplayError, TracerError
+from tracer.graph import Structure
 from tracer.text import described
-from tracer_torch import failing, functions, running
+from tracer_torch import depthwise, failing, functions, running
 from tracer_torch.engine import Recorder
 from tracer_torch.events import Event, Key
+from tracer_torch.leaving import LeftOut
 from tracer_torch.tensors import from_array, to_array
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -33,22 +33,23 @@ def replay(
     how: Run,
     *,
     double: bool,
-    known: Mapping[str, Array] | None = None,
+    known: Mapping[str, Array],
+    structure: Structure,
 ) -> None:
     """Run ``module`` once as :meth:`tracer.adapter.LoadedModel.replay_rest` says; ``names`` are those of its events.
 
-    Raises ReplayError, ModelError, and what ``exchange`` raises.
+    ``structure`` is its graph for these inputs. Raises ReplayError, ModelError, and what ``exchange`` raises.
     """
     due = {name for name in names.values() if exchange.wants(name)}
-    given: dict[str, torch.Tensor] = {}
     failures: list[BaseException] = []
+    left: LeftOut | None = None
 
     def swap(event: Event, tensor: torch.Tensor) -> torch.Tensor | None:
         name = names.get(event.key, "")
         if name not in due or failures:
             return None
         due.remove(name)
-        if given.pop(name, None) is tensor:
+        if left is not None and left.given.pop(name, None) is tensor:
             return None
         value, _ = to_array(tensor)
         if isinstance(value, NotRecorded):
@@ -67,10 +68,11 @@ def replay(
             stack.enter_context(_doubled(module))
             stack.enter_context(_default(torch.float64))
             if known and how.mode == "eval":
-                stack.enter_context(_left_out(recorder, names, known, given))
+                left = LeftOut(recorder, names, known, structure)
+                stack.enter_context(left.active())
         try:
             # The watch lies inside: the recorder is to see what the model calls, not what becomes of it.
-            widen = _Widen() if double else contextlib.nullcontext()
+            widen = _Widen(left) if double else contextlib.nullcontext()
             with widen, running.run(module, _widened(inputs) if double else inputs, recorder, run) as result:
                 del result
         except TracerError:
@@ -86,62 +88,6 @@ def replay(
             recorder.failed = None
     if failures:
         raise failures[0]
-
-
-_ALONE = frozenset(
-    {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
-     nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.ReLU,
-     nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.ELU, nn.LeakyReLU,
-     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d}
-)  # fmt: skip
-"""Modules that give one tensor and, in evaluation, change nothing but their input where they are told to."""
-
-
-@contextlib.contextmanager
-def _left_out(
-    recorder: Recorder, names: Mapping[Key, str], known: Mapping[str, Array], given: dict[str, torch.Tensor]
-) -> Iterator[None]:
-    """Let modules return what is ``known`` of them, in float64, while this lasts; ``given`` gets that by node."""
-
-    def instead(module: nn.Module, path: str) -> Callable[..., Any]:
-        forward = module.forward
-
-        @functools.wraps(forward)  # it still counts as the class's own
-        def give(*args: Any, **kwargs: Any) -> Any:
-            frame = recorder.stack[-1] if recorder.stack else None
-            name = names.get((path, frame.call, ""), "") if frame is not None and frame.module is module else ""
-            if name not in known or not args:
-                return forward(*args, **kwargs)
-            with torch._C.DisableTorchFunction():
-                array = np.asarray(known[name])
-                if array.dtype.kind != "f":
-                    return forward(*args, **kwargs)
-                out = args[0] if getattr(module, "inplace", False) else None
-                if out is None or out.shape != array.shape:
-                    out = torch.empty(array.shape, dtype=torch.float64)
-                given[name] = out.copy_(_shown(array))
-            return out
-
-        return give
-
-    changed = []
-    try:
-        for module, path in recorder.paths.items():
-            plain = type(module) in _ALONE and "forward" not in vars(module)
-            if plain and not module._forward_hooks and not module._forward_pre_hooks:
-                module.forward = instead(module, path)
-                changed.append(module)
-        yield
-    finally:
-        for module in changed:
-            del module.forward
-
-
-def _shown(array: Array) -> torch.Tensor:
-    """``array`` as a tensor of the same memory, which is only read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch knows no memory that must not be written to
-        return torch.from_numpy(array)
 
 
 @contextlib.contextmanager
@@ -202,10 +148,20 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 class _Widen(TorchFunctionMode):
     """Makes every cast to a narrower floating type one to float64."""
 
+    def __init__(self, left: LeftOut | None) -> None:
+        super().__init__()
+        self._left = left
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = dict(kwargs or {})
+        if self._left is not None:
+            self._left.look(func, args, named)
+        if func in depthwise.CONVOLUTIONS:
+            found = depthwise.convolved(depthwise.CONVOLUTIONS[func], *args, **named)
+            if found is not None:
+                return found
         if functions.name_of(func) in _CASTS and args and isinstance(args[0], torch.Tensor):
             return args[0].double()
         return func(*map(_wide, args), **{key: _wide(value) for key, value in named.items()})

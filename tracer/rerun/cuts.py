@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from tracer.alignment import Pair
 from tracer.alignment import axes as axes_
 from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.axes import Axes
-from tracer.graph import Node
+from tracer.alignment.flattened import READS_ROWS, as_computed, within_rows
+from tracer.alignment.links import Unlike
+from tracer.graph import Node, Structure
 from tracer.store import Recording
 
 Array = NDArray[Any]
@@ -86,6 +89,8 @@ class Cut:
         masks: whether very negative values may only say that something is masked: no weights are applied here.
         epsilon: unit roundoff of the coarser of the two types that were computed in.
         readers: the next nodes of the candidate that have a cut.
+        owed: those of the readers whose kernels have to follow the order in which this tensor's values stand, for it is
+            that of the side's layout.
     """
 
     candidate: str
@@ -99,13 +104,14 @@ class Cut:
     masks: bool = False
     epsilon: float = 0.0
     readers: tuple[str, ...] = ()
+    owed: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
             "candidate": self.candidate, "reference": self.reference, "heal": self.heal, "index": self.index,
             "computed": self.computed, "same": [list(entry) for entry in self.same],
             "ways": [way.to_json() for way in self.ways], "draws": self.draws, "masks": self.masks,
-            "epsilon": self.epsilon, "readers": list(self.readers),
+            "epsilon": self.epsilon, "readers": list(self.readers), "owed": list(self.owed),
         }  # fmt: skip
 
     @classmethod
@@ -113,14 +119,15 @@ class Cut:
         """The inverse of :meth:`to_json`. Raises KeyError, TypeError or ValueError for anything else."""
         same = tuple((int(index), str(name)) for index, name in values["same"])
         ways = tuple(map(Way.from_json, values["ways"]))
-        return cls(**{**values, "same": same, "ways": ways, "readers": tuple(map(str, values["readers"]))})
+        names = {key: tuple(map(str, values[key])) for key in ("readers", "owed")}
+        return cls(**{**values, "same": same, "ways": ways, **names})
 
 
 def cuts(pairs: Sequence[Pair], reference: Recording, candidate: Recording) -> tuple[dict[str, Cut], dict[int, str]]:
     """The cuts by the candidate's stored node, and for each pair that has none the reason why."""
     found: dict[str, Cut] = {}
     without: dict[int, str] = {}
-    ways: dict[str, tuple[Way, ...]] = {}
+    unlike = cache(lambda: _unlike(pairs, reference.structure, candidate.structure))
     for index, pair in enumerate(pairs):
         ours, theirs = reference.structure.by_name[pair.reference[-1]], candidate.structure.by_name[pair.candidate[-1]]
         held, name = reference.resolve(ours.name), candidate.resolve(theirs.name)
@@ -130,12 +137,12 @@ def cuts(pairs: Sequence[Pair], reference: Recording, candidate: Recording) -> t
         if name in found and "output" in pair.evidence and held == found[name].reference:
             without[index] = "an output that is compared where it is computed"
             continue
-        ways[theirs.name] = tuple(_ways(pair, reference, candidate, ways))
-        if not ways[theirs.name]:
+        ways = tuple(_ways(pair, ours, theirs, unlike))
+        if not ways:
             without[index] = "no order of the axes makes the two shapes equal"
             continue
         if name in found:  # the candidate passes on what another pair computes
-            if not _same_ways(ways[theirs.name], found[name].ways):
+            if not _same_ways(ways, found[name].ways):
                 without[index] = f"the candidate passes {name} on, in other axes"
                 continue
             found[name] = replace(found[name], heal=held, same=(*found[name].same, (index, held)))
@@ -147,8 +154,19 @@ def cuts(pairs: Sequence[Pair], reference: Recording, candidate: Recording) -> t
         computed = ours.alias_of is None
         masks = not any(dtypes.epsilon(p.dtype) for node in (ours, theirs) for p in node.params)
         epsilon = max(dtypes.epsilon(node.dtype) for node in (ours, theirs) if node.dtype)
-        found[name] = Cut(name, held, held, index, computed, (), ways[theirs.name], draws, masks, epsilon)
-    return {name: replace(cut, readers=_readers(candidate, name, found)) for name, cut in found.items()}, without
+        found[name] = Cut(name, held, held, index, computed, (), ways, draws, masks, epsilon)
+    for name, cut in found.items():
+        readers = _readers(candidate, name, found)
+        found[name] = replace(cut, readers=readers, owed=_owed(reference, candidate, cut, readers))
+    return found, without
+
+
+def _owed(reference: Recording, candidate: Recording, cut: Cut, readers: Sequence[str]) -> tuple[str, ...]:
+    if not any(within_rows(way.arrangement) for way in cut.ways):
+        return ()
+    owed = tuple(name for name in readers if candidate.structure.by_name[name].kind in READS_ROWS)
+    laid = owed and as_computed(candidate, cut.candidate) and as_computed(reference, cut.reference)
+    return owed if laid else ()
 
 
 def _draws(node: Node) -> bool:
@@ -185,9 +203,7 @@ def _same_ways(ours: Sequence[Way], theirs: Sequence[Way]) -> bool:
     return ours[0].axes == theirs[0].axes and ours[0].arrangement == theirs[0].arrangement
 
 
-def _ways(
-    pair: Pair, reference: Recording, candidate: Recording, known: Mapping[str, tuple[Way, ...]]
-) -> Iterator[Way]:
+def _ways(pair: Pair, ours: Node, theirs: Node, unlike: Callable[[], Unlike]) -> Iterator[Way]:
     if pair.axes is not None:
         yield Way(pair.axes)
     if pair.arrangement is not None:
@@ -196,19 +212,29 @@ def _ways(
         yield Way(other)
     if pair.axes is not None or pair.arrangement is not None:
         return
-    ours, theirs = reference.structure.by_name[pair.reference[-1]], candidate.structure.by_name[pair.candidate[-1]]
     if ours.shape is None or theirs.shape is None or len(ours.shape) != len(theirs.shape):
         return
-    rank, last, first = len(ours.shape), "channels_last", "channels_first"
-    if rank > 2 and ours.layout == last and theirs.layout == first:
-        yield Way((0, *range(2, rank), 1), fits=False)
-        return
-    if rank > 2 and ours.layout == first and theirs.layout == last:
-        yield Way((0, rank - 1, *range(1, rank - 1)), fits=False)
-        return
-    for parent in theirs.parents:
-        above = known.get(parent, ())
-        if above and above[0].axes is not None and len(above[0].axes) == rank and None not in above[0].axes:
-            yield Way(above[0].axes, fits=False)
-            return
-    yield Way(tuple(range(rank)), fits=False)
+    straight = tuple(range(len(ours.shape)))
+    yield Way(_by_layout(ours, theirs) or unlike().axes(ours.name, theirs.name) or straight, fits=False)
+
+
+def _by_layout(ours: Node, theirs: Node) -> Axes | None:
+    """The axes of two tensors of one rank that are laid out differently; None where that is not known of both."""
+    rank, layouts = len(ours.shape or ()), (ours.layout, theirs.layout)
+    if rank < 3 or len(theirs.shape or ()) != rank:
+        return None
+    if layouts == ("channels_last", "channels_first"):
+        return (0, *range(2, rank), 1)
+    return (0, rank - 1, *range(1, rank - 1)) if layouts == ("channels_first", "channels_last") else None
+
+
+def _unlike(pairs: Sequence[Pair], ours: Structure, theirs: Structure) -> Unlike:
+    """What says the axes of tensors whose lengths differ: those of the pairs that fit, and of layers whose layout is
+    known."""
+    known = []
+    for pair in pairs:
+        names = pair.reference[-1], pair.candidate[-1]
+        axes = pair.axes or _by_layout(ours.by_name[names[0]], theirs.by_name[names[1]])
+        if axes is not None:
+            known.append((*names, axes))
+    return Unlike(ours, theirs, known)

@@ -14,6 +14,7 @@ import numpy as np
 from tracer import adapter as adapters
 from tracer import inputs as inputs_
 from tracer.adapter import Array, LoadedModel, LoadRequest, Run
+from tracer.batches import WHOLE, split
 from tracer.errors import ReplayError
 from tracer.graph import Structure
 from tracer.names import display
@@ -58,7 +59,7 @@ def source(recording: Recording, *, trust: bool = False) -> Source:
     if not isinstance(model, Mapping) or not isinstance(load, Mapping):
         raise ReplayError(
             f"'{shown}' was recorded from a live model, or by an earlier tracer: give the models themselves "
-            "(tracer.diff(a, b, models=(…, …))), or record its file again"
+            "(models=(…, …) in Python), or record its file again"
         )
     try:
         request = protocol.request_from_json({**load, "trust": trust})
@@ -88,15 +89,21 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def prepare(model: LoadedModel, recording: Recording) -> dict[str, Array]:
+def prepare(
+    model: LoadedModel, recording: Recording, *, weights: bool = True, batches: bool = False
+) -> dict[str, Array]:
     """What ``recording`` was fed, in the model's own axes; the model is set to run as it was recorded.
+
+    Without ``weights`` it may have others than it was recorded with. With ``batches`` a recording in several is no
+    mistake: what is given is what was fed to all of them.
 
     Raises ReplayError where it was recorded in a way that cannot be repeated, or its graph is another one now,
     InputError where the model does not take the input any more.
     """
     shown = display(recording.name)
-    if recording.attributes.get("batches"):
-        raise ReplayError(f"'{shown}' was recorded in several batches: only one run can be repeated")
+    parts = split(recording)
+    if parts != WHOLE and not batches:
+        raise ReplayError(f"'{shown}' was recorded in several batches: record it in one")
     model.run = Run("train" if recording.attributes.get("mode") == "train" else "eval")
     saved = Trace.open(recording.root).inputs(recording.input_id)
     axes = recording.attributes.get("input_axes")
@@ -109,13 +116,14 @@ def prepare(model: LoadedModel, recording: Recording) -> dict[str, Array]:
         found[name] = inputs_.as_wanted(turned, specs.get(name))
     ordered = {name: found[name] for name in specs if name in found}
     inputs = ordered if len(ordered) == len(found) else found
-    changed = _changed(model, model.structure(inputs), recording)
+    _, first = next(iter(parts.each(inputs)))
+    changed = _changed(model, model.structure(first), recording, weights)
     if changed:
         raise ReplayError(f"the model of '{shown}' is not the one that was recorded ({changed}): record it again")
     return inputs
 
 
-def _changed(model: LoadedModel, now: Structure, recording: Recording) -> str:
+def _changed(model: LoadedModel, now: Structure, recording: Recording, weights: bool) -> str:
     """What is another than when it was recorded, in words: code and live objects have no checksum."""
     then = recording.structure
     if [node.name for node in now.stored()] != [node.name for node in then.stored()]:
@@ -131,7 +139,7 @@ def _changed(model: LoadedModel, now: Structure, recording: Recording) -> str:
             return f"{where} is {display(node.kind)}, and was {display(before.kind)}"
         was, is_ = (display(str(side.config.get(keys[0])), 40) for side in (before, node))
         return f"{display(keys[0])} of {where} is {is_}, and was {was}"
-    for owner, param, value in model.parameters():
+    for owner, param, value in model.parameters() if weights else ():
         stored = recording.weights.get((owner, param.name))
         if stored is None:
             continue
@@ -141,13 +149,17 @@ def _changed(model: LoadedModel, now: Structure, recording: Recording) -> str:
     return ""
 
 
-def live(model: object, recording: Recording) -> tuple[LoadedModel, dict[str, Array]]:
+def live(
+    model: object, recording: Recording, *, weights: bool = True, batches: bool = False
+) -> tuple[LoadedModel, dict[str, Array]]:
     """The live ``model`` of a recording, and what it was fed. Raises as :func:`prepare`, and where none knows it."""
     loaded = adapters.for_object(model)[1].wrap(model)
-    return loaded, prepare(loaded, recording)
+    return loaded, prepare(loaded, recording, weights=weights, batches=batches)
 
 
-def of_job(job: Job, emit: Callable[[Event], None]) -> tuple[LoadedModel, dict[str, Array], Recording]:
+def of_job(
+    job: Job, emit: Callable[[Event], None], *, batches: bool = False
+) -> tuple[LoadedModel, dict[str, Array], Recording]:
     """In a worker: the recorded model that the job is about, what it was fed, and the recording.
 
     Raises InputError and RefusedError of the loading, and as :func:`prepare`.
@@ -155,6 +167,6 @@ def of_job(job: Job, emit: Callable[[Event], None]) -> tuple[LoadedModel, dict[s
     recording = Trace.open(job.options["trace"]).recording(job.options["recording"])
     model = adapters.get(job.adapter).load(protocol.request_from_json(job.request))
     emit(protocol.phase(protocol.PREPARING))
-    inputs = prepare(model, recording)
+    inputs = prepare(model, recording, batches=batches)
     emit(protocol.phase("running it again"))
     return model, inputs, recording

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer.alignment import Alignment, Pair
+from tracer.batches import split
 from tracer.compare.local import Local, Measure, Measured, to_json
 from tracer.rerun import loading
+from tracer.rerun.batched import Parts
 from tracer.rerun.cuts import Cut, cuts
 from tracer.rerun.local import Compared, Walked, against, local_errors, shaken, walked
 from tracer.store import Recording, Trace
@@ -32,20 +34,21 @@ def in_process(models: tuple[object, object], progress: Progress | None = None) 
 
     def measure(alignment: Alignment, reference: Recording, candidate: Recording) -> Measured:
         made, without = cuts(alignment.pairs, reference, candidate)
-        counted = _Counted(progress, 2 * len(made))
-        theirs, given = loading.live(models[1], candidate)
+        parts = Parts.of(made, reference, candidate)
+        counted = _Counted(progress, 2 * len(made) * len(parts.split))
+        theirs, given = loading.live(models[1], candidate, batches=True)
 
         def compare(alone: Walked) -> Mapping[str, Compared]:
-            ours, inputs = loading.live(models[0], reference)
-            return against(ours, inputs, reference, made, alone.files, place, counted)
+            ours, inputs = loading.live(models[0], reference, batches=True)
+            return against(ours, inputs, reference, made, alone.files, place, counted, split(reference))
 
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             found, notes = local_errors(
                 made,
-                lambda: walked(theirs, given, reference, made, place, counted),
+                lambda: walked(theirs, given, reference, made, place, counted, parts),
                 compare,
-                lambda alone, names: shaken(theirs, given, reference, made, alone, names, place),
+                lambda alone, names: shaken(theirs, given, reference, made, alone, names, place, parts),
             )
         return joined(alignment.pairs, reference, candidate, found, without, notes)
 
@@ -90,27 +93,31 @@ class _Counted:
 
 def run_local(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     """The worker's ``local`` command: the candidate on the reference's activations."""
-    (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
-    counted = _Counted(_emitting(emit), 2 * len(made))
-    alone = walked(model, inputs, _reference(job, recording), made, Path(job.options["folder"]), counted)
+    (model, inputs, recording), made = loading.of_job(job, emit, batches=True), _cuts(job)
+    reference = _reference(job, recording)
+    parts = Parts.of(made, reference, recording)
+    counted = _Counted(_emitting(emit), 2 * len(made) * len(parts.split))
+    alone = walked(model, inputs, reference, made, Path(job.options["folder"]), counted, parts)
     return {"found": _to_json(alone.found), "files": alone.files, "double": alone.double, "notes": alone.notes}
 
 
 def run_against(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     """The worker's ``against`` command: the reference in float64 where the candidate left something open."""
-    (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
-    counted = _Counted(_emitting(emit), len(job.options["files"]))
-    found = against(model, inputs, recording, made, job.options["files"], Path(job.options["folder"]), counted)
+    (model, inputs, recording), made = loading.of_job(job, emit, batches=True), _cuts(job)
+    files, runs = job.options["files"], split(recording)
+    counted = _Counted(_emitting(emit), len(files) * len(runs))
+    found = against(model, inputs, recording, made, files, Path(job.options["folder"]), counted, runs)
     return {"compared": {name: to_json(asdict(compared)) for name, compared in found.items()}}
 
 
 def run_shaken(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     """The worker's ``shaken`` command: the candidate with inputs that are off by their own rounding."""
-    (model, inputs, recording), made = loading.of_job(job, emit), _cuts(job)
+    (model, inputs, recording), made = loading.of_job(job, emit, batches=True), _cuts(job)
     options = job.options
     alone = Walked({int(local.pop("index")): Local.from_json(local) for local in options["found"]}, options["files"])
     folder, reference = Path(options["folder"]), _reference(job, recording)
-    return {"moved": shaken(model, inputs, reference, made, alone, options["names"], folder)}
+    parts = Parts.of(made, reference, recording)
+    return {"moved": shaken(model, inputs, reference, made, alone, options["names"], folder, parts)}
 
 
 def _reference(job: Job, candidate: Recording) -> Recording:
