@@ -157,6 +157,53 @@ def torch_sequence(fused: bool = False) -> Any:
     return Sequence().eval()
 
 
+def keras_volume() -> Any:
+    import keras
+    from keras import layers as kl
+
+    x = inputs = keras.Input((4, 6, 8, 3))
+    x = kl.Conv3D(4, (1, 3, 5), padding="same", name="c3")(x)
+    x = kl.Conv3DTranspose(5, 2, strides=2, name="t3")(x)
+    x = kl.Reshape((8 * 12, 16 * 5), name="rows")(x)
+    x = kl.DepthwiseConv1D(3, depth_multiplier=2, padding="same", name="d1")(x)
+    x = kl.Conv1D(12, 3, padding="same", name="wn")(x)
+    x = kl.SeparableConv1D(8, 3, padding="same", name="s1")(x)
+    x = kl.Conv1DTranspose(6, 2, strides=2, name="t1")(x)
+    x = kl.Bidirectional(kl.LSTM(4, return_sequences=True), name="b1")(x)
+    x = kl.Bidirectional(kl.LSTM(4, return_sequences=True), name="b2")(x)
+    x = kl.Bidirectional(kl.SimpleRNN(3, return_sequences=True), name="rnn")(x)
+    x = kl.GlobalAveragePooling1D(name="pool")(x)
+    return randomise(keras.Model(inputs, kl.Dense(4, name="head")(x)))
+
+
+def torch_volume() -> Any:
+    """The twin of :func:`keras_volume`; one convolution is weight-normalised, two LSTM layers are one module."""
+    from torch import nn
+
+    class Volume(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv3d(3, 4, (1, 3, 5), padding="same")
+            self.b = nn.ConvTranspose3d(4, 5, 2, stride=2)
+            self.c = nn.Conv1d(80, 160, 3, groups=80, padding=1)
+            self.d = nn.utils.parametrizations.weight_norm(nn.Conv1d(160, 12, 3, padding=1))
+            self.e = nn.Conv1d(12, 12, 3, groups=12, padding=1, bias=False)
+            self.f = nn.Conv1d(12, 8, 1)
+            self.g = nn.ConvTranspose1d(8, 6, 2, stride=2)
+            self.h = nn.LSTM(6, 4, 2, bidirectional=True, batch_first=True)
+            self.i = nn.RNN(8, 3, bidirectional=True, batch_first=True)
+            self.j = nn.Linear(6, 4)
+
+        def forward(self, x: Any) -> Any:
+            x = self.b(self.a(x)).permute(0, 2, 3, 4, 1).flatten(3).flatten(1, 2).permute(0, 2, 1)
+            x = self.g(self.f(self.e(self.d(self.c(x))))).permute(0, 2, 1)
+            x, _ = self.h(x)
+            x, _ = self.i(x)
+            return self.j(x.mean(1))
+
+    return Volume().eval()
+
+
 def _recurrent(layer: str, twin: str, suffix: str = "_l0", prefix: str = "") -> dict[Any, Any]:
     return {
         (layer, f"{prefix}kernel"): [(twin, f"weight_ih{suffix}")],

@@ -222,6 +222,18 @@ def parameters(change: Callable[[list[Any]], list[Any]]) -> Callable[[Toy], Any]
     return make
 
 
+def assign_more(toy: Toy) -> Callable[..., None]:
+    """Changes all parameters, whichever are given."""
+
+    def assign(self: Any, values: Any) -> None:
+        toy.adapter.ToyModel.assign(self, values)
+        for owner, param, value in self.parameters():
+            if (owner, param.name) not in values:
+                toy.adapter.ToyModel.assign(self, {(owner, param.name): value + 1})
+
+    return assign
+
+
 def of_case(toy: Toy, **fields: Any) -> list[Case]:
     return [replace(toy.tests.TestToyAdapter.cases[0], **fields)]
 
@@ -372,6 +384,16 @@ BREACHES: dict[str, tuple[str, str, Change]] = {
         lambda t: with_adapter(t, load=saying("no", InputError))),
     "code not said": ("nothing_runs_without_consent", "must say what", lambda t: with_adapter(
         t, load=saying("no", RefusedError), runs_code=lambda self, request: ())),
+    "assigned to nothing": ("assigned_weights_are_there", "must hold the values",
+        lambda t: with_model(t, assign=lambda self, values: None)),
+    "others assigned too": ("assigned_weights_are_there", "only the parameters",
+        lambda t: with_model(t, assign=assign_more(t))),
+    "assigned half": ("weights_that_do_not_fit", "must change nothing", lambda t: with_model(
+        t, assign=lambda self, values: [t.adapter.ToyModel.assign(self, {k: v}) for k, v in values.items()])),
+    "misfit is a KeyError": ("weights_that_do_not_fit", "must raise InputError",
+        lambda t: with_model(t, assign=lambda self, values: [vars(self.net.layers[o])[n].shape for o, n in values])),
+    "loaded without the file": ("saved_weights_load_again", "must be there",
+        lambda t: with_adapter(t, filled=lambda self, request, path: request)),
     "refused for ever": ("with_consent_it_runs", "make the marker", lambda t: with_adapter(t, load=stubborn_load)),
 }  # fmt: skip
 

@@ -113,6 +113,7 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
         ("a", npy(), "npy"),
         ("a", struct.pack("<Q", 2) + b"{}", "safetensors"),
         ("a", struct.pack("<Q", 2**40) + b"{}", "unknown"),
+        ("a", struct.pack("<Q", 0x480) + b"{" + b" " * 0x47F, "safetensors"),
         ("a", b"\x7fELF\x02", "elf"),
         ("a", b"\x1f\x8b\x08", "gzip"),
         ("a", b"x" * 257 + b"ustar", "tar"),

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracer.alignment import Alignment, Pair, align
-    from tracer.api import diff, explain, graft, open, record
+    from tracer.alignment.declared import LayerWeights, layer_weights
+    from tracer.api import diff, explain, graft, open, record, transfer, weights
     from tracer.compare import Diff, PairDiff, Stats, Tolerance, Verdict
     from tracer.errors import InputError, ModelError, RefusedError, TraceError, TracerError
     from tracer.store import Recording, Trace
 
 _WHERE = {
     **dict.fromkeys(("Alignment", "Pair", "align"), "tracer.alignment"),
-    **dict.fromkeys(("diff", "explain", "graft", "open", "record"), "tracer.api"),
+    **dict.fromkeys(("LayerWeights", "layer_weights"), "tracer.alignment.declared"),
+    **dict.fromkeys(("diff", "explain", "graft", "open", "record", "transfer", "weights"), "tracer.api"),
     **dict.fromkeys(("Diff", "PairDiff", "Stats", "Tolerance", "Verdict"), "tracer.compare"),
     **dict.fromkeys(("InputError", "ModelError", "RefusedError", "TraceError", "TracerError"), "tracer.errors"),
     **dict.fromkeys(("Recording", "Trace"), "tracer.store"),
@@ -26,6 +28,7 @@ __all__ = [
     "Alignment",
     "Diff",
     "InputError",
+    "LayerWeights",
     "ModelError",
     "Pair",
     "PairDiff",
@@ -41,8 +44,11 @@ __all__ = [
     "diff",
     "explain",
     "graft",
+    "layer_weights",
     "open",
     "record",
+    "transfer",
+    "weights",
 ]
 
 

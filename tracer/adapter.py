@@ -11,7 +11,7 @@ import contextlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -211,6 +211,24 @@ class LoadedModel(ABC):
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:
         """Every parameter and buffer once: owner (as :attr:`Node.owner`), its description, its value."""
 
+    def assign(self, values: Mapping[tuple[str, str], Array]) -> None:
+        """Put ``values`` into parameters and buffers, by owner and name as :meth:`parameters` gives them; others stay.
+
+        Each is cast to the parameter's own type. A parameter that several layers share has one key and is changed for
+        all of them. Everything is checked before anything is changed (:func:`tracer.weights.fitting.fitted` does it):
+        raises InputError, in one line, for a key that :meth:`parameters` does not give, another shape, or values that
+        the parameter's type cannot hold; ReplayError where the model's weights cannot be changed. The model is then as
+        it was.
+        """
+        raise ReplayError(f"the weights of models of {self.framework} loaded by {self.loader} cannot be changed")
+
+    def save_weights(self, path: Path) -> None:
+        """Write the model's weights to ``path``, whose name ends as one of :attr:`Adapter.weight_files` does.
+
+        Raises InputError, in one line, where the model cannot be written in that format, OSError where the disk fails.
+        """
+        raise ReplayError(f"the weights of models of {self.framework} loaded by {self.loader} cannot be saved")
+
 
 class Adapter(ABC):
     """A framework's way in."""
@@ -230,6 +248,8 @@ class Adapter(ABC):
     """The modes of :class:`Run` that its models can run in."""
     gradients: ClassVar[bool] = False
     """Whether its models can give gradients."""
+    weight_files: ClassVar[tuple[str, ...]] = ()
+    """What the names of the files end in that its models' weights can be written to, the usual one first."""
     kinds: ClassVar[Mapping[str, Iterable[str]]] = {}
     """Words of its own for operations that :mod:`tracer.kinds` does not list, each with the listed words that it
     resembles (none where it is like nothing else). They are kept with every recording that uses them."""
@@ -285,6 +305,10 @@ class Adapter(ABC):
 
         Raises InputError or RefusedError, in one line; NoModelError where the files hold weights without a network.
         """
+
+    def filled(self, request: LoadRequest, path: Path) -> LoadRequest:
+        """How to load the model of ``request`` with the weights that its :meth:`LoadedModel.save_weights` wrote."""
+        return replace(request, weights=path)
 
     @abstractmethod
     def wrap(self, model: object) -> LoadedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,13 +12,15 @@ from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare import Diff, Tolerance
 from tracer.compare.baseline import load as load_baseline
 from tracer.compare.diff import diff as _diff
-from tracer.errors import InputError
+from tracer.errors import InputError, TransferError
 from tracer.recording import record_object
 from tracer.store import Recording, Trace
 
 if TYPE_CHECKING:
     from tracer.causes.explain import Explained
     from tracer.rerun.grafted import Explanation, Graft
+    from tracer.weights.table import WeightTable
+    from tracer.weights.transfer import Transferred
 
 
 def open(path: str | os.PathLike[str] = "trace.zarr") -> Trace:
@@ -138,21 +141,46 @@ def explain(
     map: MappingFile | str | os.PathLike[str] | None = None,
     seconds: float = 2.0,
     only: str | Sequence[str] = (),
+    models: tuple[object | None, object | None] = (None, None),
+    probe: bool = False,
+    verify: bool = False,
 ) -> Explained:
     """Find out why layers part, from the two recordings alone: the same as ``tracer explain``.
 
     ``str(e)`` is what the command prints, ``e.findings`` are the causes with proof and fix, ``bool(e)`` says that
     nothing parts. ``seconds`` are for one pair; ``only`` are globs over the names of either side's nodes.
 
+    Args:
+        models: the reference and the candidate that were recorded, which ``probe`` and ``verify`` run; in place of one
+            that is None the file that was recorded is loaded, in a sandboxed process. They are left as they were.
+        probe: run layers on random input where this one leaves open what the cause is: ``finding.probed``.
+        verify: make the fixes in a copy of the candidate and run it: ``e.verified`` says what difference is left.
+
     Raises InputError when they were made on different inputs, the mapping file does not fit, or ``only`` names no pair;
-    TraceError where a recording cannot be read.
+    TraceError where a recording cannot be read. With ``verify`` ReplayError where the candidate cannot be run again,
+    ModelError; with ``probe`` the findings say why models cannot be run.
     """
     from tracer.alignment.mapping import load
-    from tracer.causes.kept import chosen, explained
+    from tracer.causes import kept
+    from tracer.rerun import probing, verifying
 
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
     compared = _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping)
-    return explained(compared, seconds=seconds, only=chosen(_patterns(only), compared.pairs))
+    found = kept.explained(compared, seconds=seconds, only=kept.chosen(_patterns(only), compared.pairs))
+    if not (probe or verify):
+        return found
+    from tracer.cli import explaining
+    from tracer.cli.rerunning import Again
+
+    if probe:
+        ask, live = explaining.asking(Again()), probing.in_process(models, reference)
+        known = {one.name for one, model in zip((reference, candidate), models, strict=True) if model is not None}
+        found = kept.probed(found, lambda one, requests: (live if one.name in known else ask)(one, requests), seconds)
+    if verify:
+        model = models[1]
+        change = explaining.changing(Again(), candidate) if model is None else verifying.in_process(model, candidate)
+        found = replace(found, verified=verifying.verify(found, change))
+    return found
 
 
 def graft(
@@ -196,4 +224,88 @@ def graft(
     return defects.explain(measured, run)
 
 
-__all__ = ["diff", "explain", "graft", "open", "record"]
+def transfer(
+    source: Recording,
+    target: Recording,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    model: object | None = None,
+    name: str | None = None,
+    partial: bool = False,
+    anyway: bool = False,
+    force: bool = False,
+    trust: bool = False,
+    atol: float = 1e-5,
+    rtol: float = 1e-5,
+    map: MappingFile | str | os.PathLike[str] | None = None,
+) -> Transferred:
+    """Carry the weights of ``source`` over to the model of ``target``, and run it to prove that both compute the same.
+
+    ``str(t)`` is what ``tracer transfer`` prints; ``t.carried``, ``t.missing``, ``t.left_over`` account for every
+    parameter, ``t.diff`` compares the source's recording with that of the filled model, ``t.recording``.
+
+    Args:
+        source, target: recordings of one trace; the weights are taken from the source's.
+        out: the file to write, its kind known by its name: ``.pt``, ``.safetensors``, ``.weights.h5``, ``.keras`` …
+        model: the live model of ``target``, which is filled in place. Without it the file that was recorded is loaded,
+            in a sandboxed process.
+        name: of the filled model's recording, by default the target's with ``-transferred`` behind.
+        partial: let weights be missing or left over.
+        anyway: keep what was done although the outputs stay different.
+        force: replace the file, and a recording of this name.
+        trust: load the model's file even if that runs code.
+
+    Raises:
+        TransferError: a tensor is missing or left over, or the outputs stay different: nothing is written, ``model``
+            has its own weights.
+        InputError: an argument does not fit, or something is in the way.
+        ReplayError: the model is not the one that was recorded, or its weights cannot be changed.
+        TraceError: the trace or the disk fails.
+    """
+    from tracer.alignment.mapping import load
+    from tracer.weights.transfer import Asked, into
+
+    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    asked = Asked.of(
+        target, name, partial=partial, anyway=anyway, force=force, tolerance=Tolerance(atol, rtol), mapping=mapping
+    )  # fmt: skip
+    file = None if out is None else Path(out)
+    if model is not None:
+        done = into(source, target, model, file, asked)
+    elif file is not None:
+        from tracer.cli.rerunning import Again
+        from tracer.cli.transferring import to_file
+
+        done = to_file(source, target, file, asked, Again(trust))
+    else:
+        raise InputError("nothing to fill: give the file to write (out=), the live model (model=), or both")
+    if done.refused:
+        raise TransferError(f"nothing was transferred: {done.refused}", done)
+    return done
+
+
+def weights(
+    reference: Recording,
+    candidate: Recording,
+    *,
+    map: MappingFile | str | os.PathLike[str] | None = None,
+    only: str | Sequence[str] = (),
+) -> WeightTable:
+    """Compare the recorded weights of two recordings, whatever their layout: the same as ``tracer weights``.
+
+    ``str(w)`` is what the command prints, ``bool(w)`` says that they are equal. ``w.rows`` has a row for each pair of
+    parameters and for each that is alone, in the reference's running order: ``row.status``, ``row.figures``, and
+    ``row.likeness`` says what one that differs would equal. ``only`` are globs over the names of either side's
+    parameters or layers.
+
+    Raises InputError when the mapping file does not fit, or a glob fits nothing; TraceError where a recording holds no
+    weights.
+    """
+    from tracer.alignment.mapping import load
+    from tracer.weights.table import chosen, compare
+
+    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    return chosen(compare(reference, candidate, mapping=mapping), _patterns(only))
+
+
+__all__ = ["diff", "explain", "graft", "open", "record", "transfer", "weights"]

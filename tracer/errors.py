@@ -69,6 +69,19 @@ class ModelError(TracerError, RuntimeError):
     exit_code = ExitCode.PARTIAL
 
 
+class TransferError(TracerError):
+    """Weights that were not written, for they would not make the target compute what the source does.
+
+    ``transferred`` (:class:`tracer.weights.transfer.Transferred`) says all that is known.
+    """
+
+    exit_code = ExitCode.DIVERGED
+
+    def __init__(self, message: str, transferred: object) -> None:
+        super().__init__(message)
+        self.transferred = transferred
+
+
 class ReplayError(TracerError):
     """A recorded model cannot be run again, or not as it was recorded."""
 

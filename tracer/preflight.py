@@ -135,12 +135,12 @@ def _kind(head: bytes, size: int) -> Kind:
             return kind
     if head[4:8] == b"TFL3":
         return "tflite"
-    if len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        return "pickle"
-    if len(head) >= 9:
+    if len(head) >= 9:  # before pickles: the length of its header may begin as they do
         (length,) = struct.unpack_from("<Q", head)
         if head[8:9] == b"{" and 2 <= length <= min(_LARGEST_HEADER, size - 8):
             return "safetensors"
+    if len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
+        return "pickle"
     if head[257:262] == b"ustar":
         return "tar"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()

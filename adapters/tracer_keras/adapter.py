@@ -31,6 +31,7 @@ class KerasAdapter(Adapter):
     extra: ClassVar[str] = "tensorflow"
     modes: ClassVar[tuple[Mode, ...]] = ("eval", "train")
     gradients: ClassVar[bool] = True
+    weight_files: ClassVar[tuple[str, ...]] = (".weights.h5", ".keras", ".h5")
     formats: ClassVar[str] = (
         ".keras, whole-model .h5 or .hdf5, model.json with --weights, a SavedModel's folder, a frozen graph (.pb), "
         "or --arch pkg.mod:callable"
@@ -83,6 +84,11 @@ class KerasAdapter(Adapter):
         module = "tracer_keras.graphs.model" if _is_graph(request) else "tracer_keras.loading"
         loaded: LoadedModel = import_module(module).load(request)
         return loaded
+
+    def filled(self, request: LoadRequest, path: Path) -> LoadRequest:
+        from tracer_keras.filling import filled
+
+        return filled(request, path)
 
     def wrap(self, model: object) -> LoadedModel:
         return wrapped(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,15 +13,18 @@ import numpy as np
 from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, Run, Sink
 from tracer.errors import InputError, MisfitError, ModelError, ReplayError, TracerError
 from tracer.graph import Param, Structure
-from tracer_keras import losses, runner
+from tracer_keras import filling, losses, runner
 from tracer_keras import replay as replays
 from tracer_keras.decisions import Decisions
 from tracer_keras.describe import weights
 from tracer_keras.flavour import Flavour, tensorflow
 from tracer_keras.handover import Handover
 from tracer_keras.signature import Signature, shown
-from tracer_keras.state import Keeper, changed_by
+from tracer_keras.state import Keeper, changed_by, only_reads
 from tracer_keras.tree import Paths, is_leaf
+
+_Again = tuple[bool, frozenset[str], frozenset[str]]
+"""Whether it is in float64, which nodes are looked at and which are known; of a replay that computes all none are."""
 
 
 class KerasModel(LoadedModel):
@@ -43,7 +47,7 @@ class KerasModel(LoadedModel):
         self._plans: dict[tuple[Any, ...], runner.Plan] = {}
         self._misfit: tuple[tuple[Any, ...], runner.Plan] | None = None
         self._keeper: Keeper | None = None
-        self._replays: dict[bool, tuple[runner.Plan, replays.Replay]] = {}
+        self._replays: dict[_Again, tuple[runner.Plan, replays.Replay]] = {}
 
     def versions(self) -> dict[str, str]:
         return {
@@ -83,8 +87,10 @@ class KerasModel(LoadedModel):
     def _unchanged(self, plan: runner.Plan | None = None, *, eager: bool = False) -> AbstractContextManager[Keeper]:
         if self._keeper is None or self._keeper.training != self._call().training:
             self._keeper = Keeper(self.model, self.flavour, self._call().training)
-        changed = () if plan is None or plan.function is None else changed_by(plan.function.graph)
-        return self._keeper.unchanged(changed, eager=eager)
+        graph = None if plan is None or plan.function is None else plan.function.graph
+        reading = graph is not None and only_reads(graph)
+        changed = () if graph is None or reading else changed_by(graph)
+        return self._keeper.unchanged(changed, eager=eager, reading=reading)
 
     def _dry_run(self, arrays: Mapping[str, Array]) -> runner.Plan:
         call = self._call()
@@ -211,17 +217,22 @@ class KerasModel(LoadedModel):
         with self._unchanged(plan):
             if known and self.run.mode == "eval":  # what a model changes while it is trained is not left out
                 due = {name for name in plan.names.values() if name not in known and exchange.wants(name)}
-                replays.Replay(plan, double=double, due=due, known=known).run(tensors, exchange, known)
+                self._again(plan, double, frozenset(due), frozenset(known)).run(tensors, exchange, known)
             else:
                 self._again(plan, double).run(tensors, exchange)
 
-    def _again(self, plan: runner.Plan, double: bool) -> replays.Replay:
-        known, again = self._replays.get(double, (None, None))
-        if again is None or known is not plan:
-            again = replays.Replay(plan, double=double)
+    def _again(
+        self, plan: runner.Plan, double: bool, due: frozenset[str] = frozenset(), known: frozenset[str] = frozenset()
+    ) -> replays.Replay:
+        mark = double, due, known
+        made, again = self._replays.get(mark, (None, None))
+        if again is None or made is not plan:
+            again = replays.Replay(plan, double=double, due=due, known=known)
             # Operations that draw would go on where they stopped.
             if self.run.mode == "eval" and any(plan is kept for kept in self._plans.values()):
-                self._replays[double] = plan, again
+                if known:  # another choice of nodes does not come back
+                    self._replays = {other: kept for other, kept in self._replays.items() if not other[2]}
+                self._replays[mark] = plan, again
         return again
 
     def _replayable(self, inputs: Mapping[str, Array]) -> runner.Plan:
@@ -264,3 +275,9 @@ class KerasModel(LoadedModel):
         paths = self._paths or Paths(self.model, self.flavour)
         for path, described, weight in weights(paths):
             yield path, described, np.asarray(weight.numpy())
+
+    def assign(self, values: Mapping[tuple[str, str], Array]) -> None:
+        filling.assign(self._paths or Paths(self.model, self.flavour), values)
+
+    def save_weights(self, path: Path) -> None:
+        filling.save(self.model, self.flavour, path)

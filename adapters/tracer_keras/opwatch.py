@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SAME = frozenset({"Identity", "StopGradient", "PreventGradient", "EnsureShape", "CheckNumerics", "Snapshot"})
 _CUT = frozenset({"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "Assert", "NoOp"})
 _LOOKUPS = frozenset({"ResourceGather", "GatherV2", "Gather"})
+_WINDOWED = ("max_pool", "avg_pool", "conv", "depthwise_conv")
 _WEIGHT_VIEWS = words(
     "Identity Cast Reshape ExpandDims Squeeze Transpose StridedSlice GatherV2 ResourceGather Pack BroadcastTo"
 )
@@ -181,7 +182,9 @@ class OpWatch:
         return found
 
     def _config(self, kind: str, inputs: list[Any], attrs: Any) -> dict[str, Any]:
-        """Axes and paddings, where they are constants."""
+        """Axes and paddings, where they are constants, and windows."""
+        if kind.startswith(_WINDOWED):
+            return _windows(attrs)
         wanted = {"permute": (1, "permutation"), "pad": (1, "padding")}
         wanted |= dict.fromkeys(("mean", "amax", "global_avg_pool", "global_max_pool", "sum"), (1, "axis"))
         place, word = wanted.get(kind, (-1, "axis") if kind == "concat" else (None, ""))
@@ -189,6 +192,37 @@ class OpWatch:
             return {}
         value = self._constant(inputs[place])
         return {word: value.tolist()} if value is not None else {}
+
+
+def _windows(attrs: Any) -> dict[str, Any]:
+    """The window, strides, dilation and padding of an operation, of its spatial axes."""
+    flat = list(attrs or ())
+    own = {str(key): _plain(value) for key, value in zip(flat[::2], flat[1::2], strict=False)}
+    first = str(own.get("data_format", "NHWC")).startswith("NC")
+    out: dict[str, Any] = {}
+    for name, word in (("ksize", "pool_size"), ("strides", "strides"), ("dilations", "dilation")):
+        numbers = own.get(name)
+        if isinstance(numbers, list) and len(numbers) > 2:
+            out[word] = numbers[2:] if first else numbers[1:-1]
+    padding, each = own.get("padding"), own.get("explicit_paddings")
+    if padding == "EXPLICIT" and isinstance(each, list):
+        pairs = [each[k : k + 2] for k in range(0, len(each), 2)]
+        out["padding"] = pairs[2:] if first else pairs[1:-1]
+    elif isinstance(padding, str):
+        out["padding"] = padding.lower()
+    if first:
+        out["data_format"] = "channels_first"
+    return out
+
+
+def _plain(value: Any) -> Any:
+    """An attribute's value: protobuf's in a graph, Python's in eager execution."""
+    if hasattr(value, "WhichOneof"):
+        which = value.WhichOneof("value")
+        value = list(value.list.i) if which == "list" else getattr(value, which) if which in ("s", "i", "b") else None
+    if isinstance(value, bytes):
+        return value.decode()
+    return [int(number) for number in value] if isinstance(value, list | tuple) else value
 
 
 def _depthwise(kernel: Any, output: Any, source: Any) -> bool:

@@ -85,6 +85,8 @@ class Recorder:
         self.failed: tuple[str, str] | None = None
         self.tensors = self._new_tensors(graph)
         self.frames: list[Frame] = []
+        self.training = False
+        """Whether the model as a whole is called in training mode."""
         self.hidden = 0
         self._emitted = 0
         self._thread = threading.get_ident()
@@ -231,10 +233,22 @@ class Recorder:
         finally:
             restore()
         split = probed[0] if len(probed) == 1 and self._is_output(probed[0][1], outputs) else None
-        self._record(layer, path, number, kind, role, scope, parents, outputs, split, masks)
+        mode = self._own_mode(layer, kind, kwargs)
+        self._record(layer, path, number, kind, role, scope, parents, outputs, split, masks, mode)
         return self.given(outputs)
 
+    def _own_mode(self, layer: Any, kind: str, kwargs: Any) -> dict[str, Any]:
+        """``training`` of a layer that computes otherwise in training and is called in another mode than the model."""
+        asked = kwargs.get("training")
+        if kind == "batchnorm" and self.training and not getattr(layer, "trainable", True):
+            asked = False
+        if kind not in ("batchnorm", "dropout") or not isinstance(asked, bool) or asked == self.training:
+            return {}
+        return {"training": asked}
+
     def _container(self, original: Any, layer: Any, args: Any, kwargs: Any, path: str, custom: bool) -> Any:
+        if not self.frames:
+            self.training = bool(kwargs.get("training"))
         scope = self.frames[-1].path if self.frames else ""
         number = self._call_number(path) if path else 0
         parents = self.tensors.parents((args, kwargs))
@@ -295,6 +309,7 @@ class Recorder:
         outputs: Any,
         split: Probed | None,
         masks: tuple[Event, ...] = (),
+        mode: dict[str, Any] | None = None,
     ) -> Event | None:
         flavour = self.flavour
         rank = _rank(next((p.value for p in parents), None))
@@ -306,7 +321,7 @@ class Recorder:
             "layout": describe.layout_of(layer, kind, rank),
             "needs": masks,
         }
-        config = describe.config_of(layer, kind, flavour)
+        config = describe.config_of(layer, kind, flavour) | (mode or {})
         label = describe.label_of(layer, flavour)
         params = describe.params_of(layer, flavour) if role in ("layer", "op") else ()
         if split is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ class TorchAdapter(Adapter):
     settings_files: ClassVar[tuple[str, ...]] = ("~/.keras/keras.json", "~/.keras/keras.config")
     modes: ClassVar[tuple[Mode, ...]] = ("eval", "train")
     gradients: ClassVar[bool] = True
+    weight_files: ClassVar[tuple[str, ...]] = (".pt", ".pth", ".safetensors")
 
     @classmethod
     def claims(cls, path: Path) -> bool:
@@ -69,6 +71,10 @@ class TorchAdapter(Adapter):
         from tracer_torch.loading import load
 
         return _recordable(*load(request))
+
+    def filled(self, request: LoadRequest, path: Path) -> LoadRequest:
+        # What --arch builds needs no file of weights besides.
+        return replace(request, path=request.path if request.arch is None else None, weights=path)
 
     def wrap(self, model: object) -> LoadedModel:
         import torch

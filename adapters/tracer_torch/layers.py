@@ -164,6 +164,20 @@ def config(module: nn.Module) -> Config:
     return out
 
 
+_MOODY = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.modules.dropout._DropoutNd,
+)
+
+
+def own_mode(module: nn.Module, root: nn.Module) -> Config:
+    """``training`` of a layer that computes otherwise in training and is in another mode than the whole model."""
+    if not isinstance(module, _MOODY) or module.training == root.training:
+        return {}
+    return {"training": bool(module.training)}
+
+
 def layout(module: nn.Module) -> Layout | None:
     """``channels_first`` for modules that have a channel axis next to the batch."""
     classes = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -258,7 +272,7 @@ def _asked(module: nn.Module, name: str, chain: nn.Module) -> torch.Tensor:
             part.training = True
 
 
-def _parts(root: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
+def parts(root: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     """The modules that hold tensors: owner's path, prefix of their tensors' names, module.
 
     A leaf owns what its children hold (``out_proj.weight`` of MultiheadAttention).
@@ -283,7 +297,7 @@ def computing(root: nn.Module) -> set[nn.Module]:
 
 def computed(root: nn.Module) -> Iterator[tuple[str, str, Computed]]:
     """The weights that are computed when they are used, by owner and name as :func:`owned` gives them."""
-    for owner, prefix, part in _parts(root):
+    for owner, prefix, part in parts(root):
         for weight in _computed(part):
             yield owner, prefix + weight.name, weight
 
@@ -294,7 +308,7 @@ def owned(root: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
     In place of the parts of a computed weight comes a copy of what they make.
     """
     seen: dict[int, torch.Tensor] = {}  # the tensors too: an id is only unique while its tensor lives
-    for owner, prefix, part in _parts(root):
+    for owner, prefix, part in parts(root):
         hidden: set[int] = set()
         for weight in _computed(part):
             hidden |= {id(tensor) for tensor in weight.parts}

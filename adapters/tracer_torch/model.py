@@ -8,6 +8,7 @@ import importlib.metadata
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from tracer.errors import InputError, LossError, MisfitError, ModelError, Replay
 from tracer.graph import Param, Structure
 from tracer.names import display
 from tracer.text import described, one_line, some
-from tracer_torch import failing, gradients, layers, replaying, running
+from tracer_torch import failing, filling, gradients, layers, replaying, running
 from tracer_torch.engine import Recorder
 from tracer_torch.events import Event, Key, finished
 from tracer_torch.gradients import Gradients
@@ -39,6 +40,7 @@ class TorchModel(LoadedModel):
     framework: ClassVar[str] = "pytorch"
 
     def __init__(self, module: nn.Module, loader: str, notes: tuple[str, ...] = ()) -> None:
+        self.given = module
         self.module, said = _unwrapped(module)
         self.loader = loader
         late = time_major(self.module)
@@ -198,10 +200,12 @@ class TorchModel(LoadedModel):
     def _again(
         self, inputs: Mapping[str, Array], exchange: Exchange, known: Mapping[str, Array], *, double: bool
     ) -> None:
-        _, names, fault = self._known.get((self.run, _fingerprint(inputs))) or self._structure(inputs)
+        structure, names, fault = self._known.get((self.run, _fingerprint(inputs))) or self._structure(inputs)
         if fault:
             raise ReplayError(f"the model raised {fault}")
-        replaying.replay(self.module, inputs, names, exchange, self.run, double=double, known=known)
+        replaying.replay(
+            self.module, inputs, names, exchange, self.run, double=double, known=known, structure=structure
+        )
 
     def _initialise(self, inputs: Mapping[str, Array]) -> None:
         """Give lazy modules their weights, in a copy of the model: its own stay without. Raises InputError."""
@@ -231,6 +235,15 @@ class TorchModel(LoadedModel):
                 value, _ = to_array(tensor)
                 if not isinstance(value, NotRecorded):
                     yield owner, layers.param(name, tensor), value
+
+    def assign(self, values: Mapping[tuple[str, str], Array]) -> None:
+        filling.assign(self.module, values)
+        self._known.clear()
+        if self._copied and self._lazy is None:
+            self.given.load_state_dict(self.module.state_dict())  # which gives lazy modules their weights
+
+    def save_weights(self, path: Path) -> None:
+        filling.save(self.given, path)
 
 
 def _unwrapped(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:

@@ -159,7 +159,10 @@ def _differ(value: Any, own: Any) -> bool:
 
 
 def _problems(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    missing = [key for key in own if key not in given and not key.endswith(_BOOKKEEPING)]
+    held = {_memory(own[key]) for key in given if key in own} - {None}  # files name tensors that are shared only once
+    missing = [
+        key for key in own if key not in given and not key.endswith(_BOOKKEEPING) and _memory(own[key]) not in held
+    ]
     unexpected = [key for key in given if key not in own and not key.endswith(_BOOKKEEPING)]
     shaped = [
         f"{key} (file {tuple(given[key].shape)}, model {tuple(own[key].shape)})"
@@ -170,6 +173,15 @@ def _problems(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shaped))
     return [f"{len(names)} {word} ({some(names)})" for word, names in kinds if names]
+
+
+def _memory(value: Any) -> tuple[Any, ...] | None:
+    """What two names of one tensor share; None for what has no memory of its own."""
+    if not isinstance(value, torch.Tensor) or isinstance(value, UninitializedParameter | UninitializedBuffer):
+        return None
+    if value.is_meta or value.layout != torch.strided or not value.numel():
+        return None
+    return value.device, value.data_ptr(), value.dtype, tuple(value.shape), value.stride()
 
 
 def tensors_in(content: object) -> Iterator[tuple[str, torch.Tensor]]:

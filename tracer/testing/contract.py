@@ -33,6 +33,7 @@ from tracer.testing.evidence import (
     same,
 )  # fmt: skip
 from tracer.testing.files import FileRules
+from tracer.testing.filling import FillRules
 from tracer.testing.learning import LearningRules
 from tracer.testing.replaying import ReplayRules
 from tracer.testing.rules import needs
@@ -48,7 +49,7 @@ print(" ".join(r for r in {requires!r} if r.partition(".")[0] in sys.modules))
 """
 
 
-class AdapterContract(FileRules, LearningRules, ReplayRules):
+class AdapterContract(FileRules, FillRules, LearningRules, ReplayRules):
     """Every rule that an adapter keeps; a subclass named ``Test…`` says which adapter and which models.
 
     Attributes:

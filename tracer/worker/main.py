@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, str] = {
     "shaken": "tracer.rerun.measure:run_shaken",
     "graft": "tracer.rerun.graft:run_graft",
     "verify": "tracer.rerun.verifying:run_verify",
+    "probe": "tracer.rerun.probing:run_probe",
+    "transfer": "tracer.weights.filling:run_transfer",
 }
 """Where each command is: ``module:function``, imported inside the sandbox, called with job and emitter."""
 

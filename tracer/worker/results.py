@@ -310,6 +310,17 @@ def parse_graft(task: str, value: object, outputs: int, joints: int, groups: int
     return found.model_dump()
 
 
+class TransferResult(_Strict):
+    """What :func:`tracer.weights.filling.run_transfer` returns; the file lies in the job's folder."""
+
+    recorded: RecordResult
+
+
+def parse_transfer(value: object) -> TransferResult:
+    """The result of the ``transfer`` command. Raises WorkerError, in one line, for anything else."""
+    return _parse(TransferResult, value)
+
+
 class VerifyResult(_Strict):
     """What :func:`tracer.rerun.verifying.perform` returns."""
 
@@ -323,3 +334,20 @@ def parse_verify(value: object, outputs: int) -> dict[str, Any]:
     if len(found.outputs) != outputs:
         raise WorkerError(NONSENSE, ExitCode.PARTIAL, "protocol")
     return found.model_dump()
+
+
+class ProbeResult(_Strict):
+    """What :func:`tracer.rerun.probing.run_probe` returns; the files lie in the job's folder."""
+
+    files: dict[Annotated[str, Field(pattern="^[0-9]+$")], Annotated[str, Field(pattern=r"^probe-[0-9]+\.npy$")]]
+    failed: dict[Annotated[str, Field(pattern="^[0-9]+$")], str]
+
+
+def parse_probe(value: object, requests: int) -> ProbeResult:
+    """The result of the ``probe`` command with so many requests. Raises WorkerError, in one line, for anything else."""
+    found = _parse(ProbeResult, value)
+    if {*found.files, *found.failed} != set(map(str, range(requests))) or len(found.files) + len(
+        found.failed
+    ) != requests:
+        raise WorkerError(NONSENSE, ExitCode.PARTIAL, "protocol")
+    return found

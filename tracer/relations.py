@@ -4,25 +4,64 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer import dtypes
-from tracer.causes.step import Array
+
+Array = NDArray[Any]
 
 SAME = 2e-6
 """Arrays that agree to this part of the largest are the same: a conversion may have rounded them."""
 _LONGEST = 6
 """Axes of which all orders are tried."""
+_PORTION = 1 << 13
+"""Elements that are worked on at a time: what is made on the way stays in the cache, however large the arrays, and no
+product is so large that OpenBLAS starts threads for it."""
 
 
-def alike(mine: Array, its: Array, slack: float = SAME) -> bool:
-    """Whether two arrays are equal but for rounding."""
+def portions(shape: Sequence[int], most: int = _PORTION) -> Iterator[tuple[slice | int, ...]]:
+    """Indices of pieces of about ``most`` elements that together are an array of this shape."""
+    split, inner = len(shape), 1
+    while split > 0 and inner * shape[split - 1] <= most:
+        split -= 1
+        inner *= shape[split]
+    if not split or not math.prod(shape):
+        yield ()
+        return
+    step = max(1, most // inner)
+    for lead in np.ndindex(*shape[: split - 1]):
+        for begin in range(0, shape[split - 1], step):
+            yield (*lead, slice(begin, begin + step))
+
+
+def _wide(values: Array) -> Array:
+    return values if values.dtype == np.float64 else dtypes.as_float64(values)
+
+
+def peak(values: Array) -> float:
+    """The largest magnitude; NaN where there is one."""
+    if not values.size:
+        return 0.0
+    if values.dtype.kind == "c":
+        return max(float(np.abs(values[part]).max(initial=0.0)) for part in portions(values.shape))
+    return float(np.maximum(abs(float(values.max())), abs(float(values.min()))))
+
+
+def alike(mine: Array, its: Array, slack: float = SAME, change: Callable[[Array], Array] | None = None) -> bool:
+    """Whether two arrays are equal but for rounding; ``change`` is made to mine first, element by element."""
     if mine.shape != its.shape:
         return False
-    scale = max(float(np.abs(mine).max(initial=0.0)), float(np.abs(its).max(initial=0.0)))
-    return bool(np.abs(mine - its).max(initial=0.0) <= slack * scale)
+    scale = max(peak(its), 0.0 if change is not None else peak(mine))
+    for part in portions(mine.shape):
+        a, b = _wide(mine[part]), _wide(its[part])
+        a = change(a) if change is not None else a
+        if not np.abs(a - b).max(initial=0.0) <= slack * scale:
+            return False
+    return True
 
 
 def same_values(mine: Array, its: Array) -> bool:
@@ -89,10 +128,20 @@ def permutation(mine: Array, its: Array, axis: int, *, loose: bool = False) -> A
         ours, theirs = np.sort(ours, axis=1), np.sort(theirs, axis=1)
     # One number stands for a slice; that it is the right one is seen afterwards.
     key = np.random.default_rng(0).standard_normal(ours.shape[1])
-    a, b = np.argsort(ours @ key, kind="stable"), np.argsort(theirs @ key, kind="stable")
+    step = max(1, _PORTION // len(key))
+    starts = range(0, len(ours), step)
+    a, b = (
+        np.argsort(np.concatenate([_wide(side[s : s + step]) @ key for s in starts]), kind="stable")
+        for side in (ours, theirs)
+    )
     order = np.empty_like(a)
     order[b] = a
-    return order if alike(ours[order], theirs) else None
+    scale = max(peak(ours), peak(theirs))
+    for s in starts:
+        apart = _wide(ours[order[s : s + step]]) - _wide(theirs[s : s + step])
+        if np.abs(apart).max(initial=0.0) > SAME * scale:
+            return None
+    return order
 
 
 def factored(order: Array, shapes: Sequence[Sequence[int]] = ()) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

@@ -1,0 +1,70 @@
+"""``tracer weights``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer.alignment import mapping as mappings
+from tracer.cli import settings
+from tracer.errors import ExitCode, InputError
+from tracer.names import display
+from tracer.report.weights import Listing, Sort
+from tracer.selection import choose
+from tracer.store import Trace
+from tracer.weights.exporting import Export, Which, export
+from tracer.weights.table import chosen, compare
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How the table is wanted."""
+
+    only: tuple[str, ...]
+    everything: bool
+    sort: Sort
+    as_json: bool
+    ascii_only: bool
+
+
+def exports(named: tuple[str, Path] | None, side: Which | None, layout: Which | None, force: bool) -> Export | None:
+    """What ``--export`` asks for. Raises InputError for options that say something about it without it."""
+    if named is not None:
+        return Export(named[0], named[1], side, layout, force)
+    if side or layout or force:
+        raise InputError("--side, --layout and --force are about the file of --export NAME FILE.npy")
+    return None
+
+
+def weights(
+    path: Path,
+    reference: str | None,
+    candidate: str | None,
+    shown: Shown,
+    *,
+    mapping: Path | None,
+    exports: Export | None,
+) -> int:
+    """Print the table, or write one parameter to a file; the exit code says whether the weights are equal."""
+    ours, theirs = choose(Trace.open(path), reference, candidate, complete=False)
+    given = None if mapping is None else mappings.load(mapping)
+    if exports is not None:
+        for written in export(ours, theirs, exports, mapping=given):
+            settings.out().print(f"saved {display(str(written))}")
+        return ExitCode.OK
+    with settings.progress("comparing") as progress:
+        whole = compare(ours, theirs, mapping=given, progress=progress)
+    table = chosen(whole, shown.only)
+    for recording in (ours, theirs):
+        if recording.state != "complete":
+            settings.say(f"note: recording '{display(recording.name)}' is {recording.state}")
+    if shown.as_json:
+        settings.out().print(json.dumps(table.to_json(), allow_nan=False))
+        return table.exit_code()
+    plain = settings.ascii_only(shown.ascii_only)
+    for line in Listing(table, shown.everything, shown.sort, plain).lines(settings.out().width):
+        settings.out().print(line)
+    option = settings.trace_option(path)
+    settings.hint(f"tracer diff{option}" if table else f"tracer weights --all{option}   or   tracer explain{option}")
+    return table.exit_code()

@@ -1,0 +1,82 @@
+"""A finished file put where the user wants it: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from pathlib import Path
+
+from tracer.errors import InputError, TraceError
+from tracer.names import display
+
+
+def check(path: Path, force: bool) -> None:
+    """Raises InputError where :func:`publish` cannot succeed: something is there, or nothing may be made there."""
+    shown, folder = display(str(path)), path.absolute().parent
+    if path.is_dir():
+        raise InputError(f"{shown} is a folder: name a file")
+    if not force and (path.exists() or path.is_symlink()):
+        raise InputError(f"{shown} exists already: --force replaces it")
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {display(str(folder))}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {shown}: the folder may not be written to")
+
+
+def publish(made: Path, path: Path, force: bool) -> None:
+    """Copy the file ``made`` to ``path``, synced, in one step; what is there is replaced only with ``force``.
+
+    Raises InputError where a file is in the way, TraceError where the disk fails; nothing is left behind then.
+    """
+    path = path.absolute()
+    temporary: str | None = None
+    try:
+        # A worker made it: what it may be a link to is not ours to copy.
+        source = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(source, "rb") as given:
+            if not stat.S_ISREG(os.fstat(source).st_mode):
+                raise OSError(errno.EINVAL, "no regular file")
+            name = str(path.with_name(f".tracer-{secrets.token_hex(8)}"))
+            with open(name, "xb") as out:
+                temporary = name
+                shutil.copyfileobj(given, out, 1 << 20)
+                out.flush()
+                os.fsync(out.fileno())
+        _put(temporary, path, force)
+        temporary = None
+        _sync(path.parent)
+    except FileExistsError:
+        raise InputError(f"{display(str(path))} exists already: --force replaces it") from None
+    except OSError as error:
+        raise TraceError(f"cannot write {display(str(path))}: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def _put(temporary: str, path: Path, force: bool) -> None:
+    """Raises FileExistsError without ``force``, OSError."""
+    if force:
+        os.replace(temporary, path)
+        return
+    try:
+        os.link(temporary, path)  # unlike a rename it never replaces what has come there meanwhile
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)
+        return
+    os.unlink(temporary)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
