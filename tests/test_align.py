@@ -57,7 +57,8 @@ def test_axes_are_shown_as_people_write_them(found: axes.Axes | None, rank: int,
 def conv(name: str, parent: str, channels: int, *, torch: bool, length: int = 10) -> Node:
     shape = (2, channels, length) if torch else (2, length, channels)
     kernel = (channels, channels, 3) if torch else (3, channels, channels)
-    return Node(name, "conv1d", "Conv1D", parents=(parent,), shape=shape, params=(Param("k", kernel, "float32"),))
+    weights = (Param("k", kernel, "float32"),)
+    return Node(name, "conv1d", "Conv1D", parents=(parent,), shape=shape, params=weights, owner=name)
 
 
 def op(name: str, kind: str, parents: tuple[str, ...], shape: tuple[int, ...]) -> Node:
@@ -110,7 +111,9 @@ def test_branches_that_run_in_another_order_are_paired_through_the_graph() -> No
         nodes = list(tower(2, torch=torch).nodes)
         for name, width in ((first, 2), (second, 7)) if not torch else ((second, 7), (first, 2)):
             kernel = Param("k", (width, 4) if torch else (4, width), "float32")
-            nodes.append(Node(name, "dense", "Dense", parents=("relu1",), shape=(2, width), params=(kernel,)))
+            nodes.append(
+                Node(name, "dense", "Dense", parents=("relu1",), shape=(2, width), params=(kernel,), owner=name)
+            )
             nodes.append(op(f"{name}_softmax", "softmax", (name,), (2, width)))
         return Structure(tuple(nodes))
 

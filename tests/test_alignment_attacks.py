@@ -34,7 +34,7 @@ def op(
     alias_of: str | None = None,
 ) -> Node:
     role = "container" if kind == "container" else "layer"
-    return Node(name, kind, kind, role=role, parents=parents, shape=shape, params=params, alias_of=alias_of)
+    return Node(name, kind, kind, role=role, parents=parents, shape=shape, params=params, owner=name, alias_of=alias_of)
 
 
 def dense(name: str, parent: str, inner: int = WIDTH, outer: int = WIDTH) -> Node:

@@ -22,7 +22,7 @@ SURE = 0.9
 
 
 def op(name: str, kind: str, *parents: str, shape: tuple[int, ...] = (3, 7, 20)) -> Node:
-    return Node(name, kind, kind, "layer", parents, shape)
+    return Node(name, kind, kind, "layer", parents, shape, owner=name)
 
 
 def dense(name: str, parent: str, width: int = 20) -> Node:

@@ -110,7 +110,7 @@ def test_one_of_many_equal_blocks_missing_is_left_open() -> None:
 
 
 def op(name: str, kind: str, parents: tuple[str, ...], shape: tuple[int, ...], **more: Any) -> Node:
-    return Node(name, kind, kind, parents=parents, shape=shape, **more)
+    return Node(name, kind, kind, parents=parents, shape=shape, **{"owner": name, **more})
 
 
 def dense(name: str, parent: str, width: int = 20) -> Node:

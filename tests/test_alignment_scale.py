@@ -25,7 +25,7 @@ X = Node("x", "input", "x", role="input", shape=(3, 7, WIDTH))
 
 
 def op(name: str, kind: str, *parents: str, shape: tuple[int, ...] = (3, 7, WIDTH), **more: object) -> Node:
-    return Node(name, kind, kind, parents=parents, shape=shape, **more)  # type: ignore[arg-type]
+    return Node(name, kind, kind, parents=parents, shape=shape, **{"owner": name, **more})  # type: ignore[arg-type]
 
 
 def stack(numbers: list[int], scope: str = "b{}.", *, dilations: bool = False) -> Structure:

@@ -18,7 +18,7 @@ WIDE = (3, 7, 8)
 
 
 def op(name: str, kind: str, *parents: str, shape: tuple[int, ...] = WIDE) -> Node:
-    return Node(name, kind, kind, "layer", parents, shape)
+    return Node(name, kind, kind, "layer", parents, shape, owner=name)
 
 
 def dense(name: str, parent: str, wide: int = 8, out: int = 8) -> Node:

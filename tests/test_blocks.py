@@ -23,7 +23,7 @@ def chain(*specs: Spec, skip: dict[str, str] | None = None) -> Structure:
     for name, kind, width in specs:
         parents = [nodes[-1].name, *([skip[name]] if skip and name in skip else [])]
         params = () if kind in ("relu", "add") else (Param("k", (width, width), "float32"),)
-        nodes.append(Node(name, kind, kind, parents=tuple(parents), shape=(2, width), params=params))
+        nodes.append(Node(name, kind, kind, parents=tuple(parents), shape=(2, width), params=params, owner=name))
     return Structure(tuple(nodes), (nodes[-1].name,))
 
 
@@ -63,7 +63,9 @@ def test_where_names_are_flat_the_sequence_tells_the_blocks() -> None:
 def test_branches_side_by_side_are_no_run() -> None:
     weight = (Param("k", (8, 8), "float32"),)
     nodes = [Node("x", "input", "x", role="input", shape=(2, 8))]
-    nodes += [Node(n, "dense", "d", parents=("x",), shape=(2, 8), params=weight) for n in ("query", "key", "value")]
+    nodes += [
+        Node(n, "dense", "d", parents=("x",), shape=(2, 8), params=weight, owner=n) for n in ("query", "key", "value")
+    ]
     assert blocks.find(Structure(tuple(nodes))) == []
     assert blocks.find(Structure(())) == []
 

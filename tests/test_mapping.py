@@ -32,7 +32,7 @@ def model(*names: str, torch: bool) -> Structure:
         nodes.append(
             Node(
                 name, "conv1d", "Conv1D", parents=(nodes[-1].name,), shape=nodes[0].shape,
-                params=(Param("k", (3, 4, 4), "float32"),),
+                params=(Param("k", (3, 4, 4), "float32"),), owner=name,
             )
         )  # fmt: skip
     return Structure(tuple(nodes), (nodes[-1].name,))

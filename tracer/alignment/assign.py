@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tracer.alignment import axes as axes_
 from tracer.alignment.branches import Branches, Returned
 from tracer.alignment.candidates import Candidates, Index, Values
-from tracer.alignment.consistency import agree, crossed, hangs, healed, reassociated
+from tracer.alignment.consistency import agree, crossed, hangs, healed, reassociated, straightened
 from tracer.alignment.evidence import EQUAL
 from tracer.alignment.features import TRANSPARENT, Features
 from tracer.alignment.order import Ordered, heaviest
@@ -71,6 +71,7 @@ def assign(
     Branches(pairs, logit, confirmed, a, b, returned, pinned).exchange(matched, ordered.regret)
     _by_content(matched, pairs, value, content, a, b, blocked)
     crossed(matched, pairs, content, a, b, pinned)
+    straightened(matched, pairs, content, a, b, pinned)
     for i in [i for i, j in matched.items() if i not in pinned and hangs(matched, i, j, a, b)]:
         del matched[i]
     _mend(matched, pairs, free, content, a, b)

@@ -139,6 +139,11 @@ def of_node(node: Node, index: int) -> list[Atom]:
     return found
 
 
+def declared(key: Key, shape: tuple[int, ...], role: str, order: Sequence[int]) -> Slot:
+    """A parameter of which its layer's author says what it is for and how its axes stand in the common layout."""
+    return _plain(key, shape, role, order)
+
+
 def of_lone(owner: str, name: str, shape: tuple[int, ...], order: float) -> Atom:
     """The atom of a parameter that no node lists."""
     return Atom("free", (_vector((owner, name), shape, _plain_role(name)),), -1, order, owner)

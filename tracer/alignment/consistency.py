@@ -88,12 +88,44 @@ def crossed(
                 matched[i], matched[k] = m, j
 
 
+def straightened(
+    matched: dict[int, int], pairs: Candidates, content: Values, a: Features, b: Features, stated: Container[int]
+) -> None:
+    """Uncross twins that equal weights have crossed along a path: two layers that look the same, of which the later one
+    depends on the earlier one on both sides. In the opposite order they would run only if none of both reads the other;
+    unless their tensors agree crosswise, somebody has swapped their weights."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for i in sorted(matched):
+        if i not in stated and a.params[i]:
+            alike.setdefault((a.nodes[i].kind, a.dims[i], a.params[i]), []).append(i)
+    for found in alike.values():
+        for i, k in combinations(found, 2):
+            j, m = matched[i], matched[k]
+            if m < j and _leads(a, i, k) and _leads(b, m, j):
+                places = pairs.find(np.array([i, k], np.intp), np.array([j, m], np.intp))
+                if all(p >= len(pairs) or content[p] < 0.5 for p in places.tolist()):
+                    matched[i], matched[k] = m, j
+
+
+def _leads(side: Features, first: int, second: int) -> bool:
+    """Whether the second node depends on the first."""
+    seen, queue = {second}, [second]
+    while queue:
+        for parent in side.direct[queue.pop()]:
+            if parent == first:
+                return True
+            if parent > first and parent not in seen:
+                seen.add(parent)
+                queue.append(parent)
+    return False
+
+
 def _wrong_below(
     matched: Mapping[int, int], nodes: tuple[int, int], pairs: Candidates, content: Values, a: Features, b: Features
 ) -> bool:
     """Whether what reads these nodes is known to come out wrong; of sums that is not known, whose terms may move."""
     readers = [r for i in nodes for r in _readers(a, i) if r in matched]
-    if any(a.nodes[r].kind in COMMUTATIVE for r in readers):
+    if any(a.nodes[r].kind in COMMUTATIVE and len(a.above[r]) > 1 for r in readers):
         return False
     places = pairs.find(np.array(readers, np.intp), np.array([matched[r] for r in readers], np.intp))
     known = [a.known[r] and b.known[matched[r]] for r in readers]

@@ -99,6 +99,7 @@ class Work:
         extra = self.rules.pairs
         related = self.weights is not None and self.weights.related
         owned = self._owned() if related else np.zeros((0, 2), np.intp)
+        self.owned: list[tuple[int, int]] = [(int(i), int(j)) for i, j in owned]
         equal = [*zip(rows.tolist(), cols.tolist(), strict=True), *map(tuple, owned.tolist())]
         self.repeats = Repeats(a, b, equal, self.rules.laid, self.rules.ignored)
         self.pairs = possible(
@@ -221,7 +222,7 @@ class Work:
         firm = {i: j for i, j in matched.items() if i not in loose}
         # The groups in blocks that may be one or the other are found all the same, and left open with their blocks.
         firm |= {i: chosen[i] for i in unknown}
-        grouped = groups(firm, self.a, self.b, self._same) if firm else []
+        grouped = groups(firm, self.a, self.b, self._same, self.owned) if firm else []
         closed = {*unknown}, {chosen[i] for i in unknown}
         adrift = self._adrift(matched)
         grouped = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -156,6 +156,36 @@ _SPOKEN = {
     "activation": "act", "downsample": "shortcut", "pre": "", "tf": "", "layer": "", "layers": "", "block": "",
     "blocks": "", "model": "", "module": "", "features": "",
 }  # fmt: skip
+
+
+class Beside:
+    """The nodes with a twin before and behind a node, through those without one that leave the shape as it is."""
+
+    def __init__(self, side: Features, paired: Container[int]) -> None:
+        self._side, self._paired = side, paired
+        self._readers: list[list[int]] = [[] for _ in side.nodes]
+        for i, found in enumerate(side.direct):
+            for parent in found:
+                self._readers[parent].append(i)
+
+    def __call__(self, index: int) -> tuple[list[int], list[int]]:
+        """Both for the node at ``index``."""
+        return self._reached(index, self._side.direct), self._reached(index, self._readers)
+
+    def _reached(self, index: int, ahead: Sequence[Sequence[int]]) -> list[int]:
+        shape = self._side.nodes[index].shape
+        out: dict[int, None] = {}
+        queue, seen = list(ahead[index]), {index}
+        while queue:
+            here = queue.pop(0)
+            if here in seen:
+                continue
+            seen.add(here)
+            if here in self._paired:
+                out[here] = None
+            elif self._side.nodes[here].shape == shape:
+                queue += ahead[here]
+        return list(out)
 
 
 def words(node: Node) -> frozenset[str]:

@@ -10,12 +10,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tracer import kinds
 from tracer.alignment.arrange import Rearrangement, Runs
 from tracer.alignment.atoms import Atom
 from tracer.alignment.axes import Axes, possible, preferred
 from tracer.alignment.matching import Paired
+from tracer.errors import TraceError
 from tracer.graph import Node, Structure
+from tracer.store import Recording
 
 _FLAT = frozenset({"flatten", "reshape"})
 _PASSING = frozenset(
@@ -51,6 +55,51 @@ class Turned:
             first_last = self.order == (*range(1, rank), 0)
             letters = {2: "CL", 3: "CHW", 4: "CDHW"}.get(rank, letters) if first_last else "ABCDEFGH"[:rank]
         return f"({','.join(letters)})→({','.join(letters[i] for i in self.order)})"
+
+
+READS_ROWS = frozenset({"dense", "lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
+"""Kinds whose kernels have a row for each element of the last axis."""
+
+
+def within_rows(arrangement: Rearrangement | None) -> bool:
+    """Whether only the elements of the last axis stand in another order."""
+    if arrangement is None or arrangement.runs is not None or len(arrangement.reference) != len(arrangement.candidate):
+        return False
+    *before, ours = arrangement.reference
+    *others, theirs = arrangement.candidate
+    return before == others and sorted(ours) == sorted(theirs) and ours != theirs
+
+
+def as_computed(recording: Recording, name: str) -> bool:
+    """Whether a tensor's elements follow each other as in the layers that computed them: nothing on the way moved them.
+
+    A kernel that reads it has to have its rows in that order, which is the layout's and no layer's choice.
+    """
+    structure = recording.structure
+    queue, seen = [recording.resolve(name)], {recording.resolve(name)}
+    while queue:
+        node = structure.by_name[queue.pop()]
+        if node.kind in _FLAT:
+            if not all(_follow(recording, recording.resolve(parent), node.name) for parent in node.parents):
+                return False
+        elif node.kind in kinds.ARRANGING - {"squeeze", "expand_dims"}:
+            return False
+        elif node.kind not in _PASSING:
+            continue
+        fresh = dict.fromkeys(map(recording.resolve, node.parents)).keys() - seen
+        queue += [parent for parent in fresh if structure.by_name[parent].kind not in ("input", "concat")]
+        seen |= fresh
+    return True
+
+
+def _follow(recording: Recording, above: str, name: str) -> bool:
+    """Whether two tensors hold the same values in the same order; True where one of them was not recorded."""
+    if recording.stored(above) is None or recording.stored(name) is None:
+        return True
+    try:
+        return np.array_equal(recording.read(above).reshape(-1), recording.read(name).reshape(-1), equal_nan=True)
+    except TraceError:
+        return True
 
 
 class Flattened:

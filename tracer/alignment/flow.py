@@ -328,13 +328,17 @@ class Flow:
     def _product(
         self, node: Node, read: Sequence[tuple[Tensor, tuple[int, ...]]], shape: tuple[int, ...]
     ) -> Tensor | None:
+        equation = next((w for w in node.config.get("args", ()) if isinstance(w, str)), node.config.get("equation"))
         if len(read) < 2:  # the other operand is a constant, on either side
-            kept = self.keep(read[0][0], shape)
+            if isinstance(equation, str):
+                return self._alone(equation, *read[0], shape)
+            kept = None if _is_einsum(node) else self.keep(read[0][0], shape)
             return None if kept is None else (*kept[:-2], *(self.new(n) for n in shape[-2:]))
         (a, left), (b, right) = read[0], read[1]
-        equation = next((w for w in node.config.get("args", ()) if isinstance(w, str)), node.config.get("equation"))
         if isinstance(equation, str):
             return self._einsum(equation, [a, b], shape)
+        if _is_einsum(node):
+            return self._untold(read[:2], shape)
         if len(left) < 2 or len(right) < 2 or len(shape) != max(len(left), len(right)):
             return None
         crossed = right[-2] != left[-1]
@@ -365,6 +369,38 @@ class Flow:
         out: list[Axis] = []
         for letter, length in zip(sides[1], shape, strict=True):
             out.append(self._apart(self.axis(named.get(letter, ()), length), out))
+        return tuple(out)
+
+    def _alone(self, equation: str, tensor: Tensor, before: tuple[int, ...], shape: tuple[int, ...]) -> Tensor | None:
+        """The product of a tensor with a constant."""
+        sides = equation.replace(" ", "").split("->")
+        if len(sides) != 2 or "." in equation or len(sides[1]) != len(shape):
+            return None
+        lengths = dict(zip(sides[1], shape, strict=True))
+        fitting = {
+            term
+            for term in sides[0].split(",")
+            if len(term) == len(before) and all(lengths.get(k, n) == n for k, n in zip(term, before, strict=True))
+        }
+        if len(fitting) != 1:
+            return None
+        named = dict(zip(fitting.pop(), tensor, strict=True))
+        return tuple(named[k] if k in named else self.new(n) for k, n in zip(sides[1], shape, strict=True))
+
+    def _untold(self, read: Sequence[tuple[Tensor, tuple[int, ...]]], shape: tuple[int, ...]) -> Tensor:
+        """A product of two tensors whose equation is not recorded: the axes that their lengths tell, the others new."""
+        (a, left), (b, right) = read
+        out = [self.new(length) for length in shape]
+        for length in {*left, *right} - {1}:
+            places = [[k for k, n in enumerate(lengths) if n == length] for lengths in (left, right, shape)]
+            if len(places[0]) == len(places[1]) == 1 >= len(places[2]):  # summed over, or the same in all
+                self._same(a[places[0][0]], b[places[1][0]])
+            found = [tensor[place[0]] for tensor, place in zip((a, b), places[:2], strict=True) if len(place) == 1]
+            if found and len(places[2]) == 1 >= max(map(len, places[:2])):
+                out[places[2][0]] = found[0]
+        if shape and left[:1] == right[:1] == shape[:1]:
+            self._same(a[0], b[0])
+            out[0] = a[0]
         return tuple(out)
 
     def _slice(self, node: Node, first: Tensor, shape: tuple[int, ...]) -> Tensor | None:
@@ -418,3 +454,7 @@ class Flow:
             else self.new(n)
             for k, n in enumerate(shape)
         )
+
+
+def _is_einsum(node: Node) -> bool:
+    return "einsum" in node.label.lower()

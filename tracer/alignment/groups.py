@@ -8,7 +8,7 @@ finding: a missing or extra activation, layer or residual.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tracer import kinds
@@ -16,7 +16,7 @@ from tracer.alignment import composites
 from tracer.alignment.composites import LAYOUT, SAME, Case, Composite
 from tracer.alignment.features import Features
 from tracer.alignment.folding import Folding
-from tracer.alignment.pieces import Side, closed, forks, leaving
+from tracer.alignment.pieces import Side, alien, closed, forks, leaving, masking, tails
 from tracer.graph import Node
 
 Same = Callable[[int, int], float | None]
@@ -48,7 +48,9 @@ class Group:
     what: str
 
 
-def groups(matched: Mapping[int, int], a: Features, b: Features, same: Same) -> list[Group]:
+def groups(
+    matched: Mapping[int, int], a: Features, b: Features, same: Same, equal: Iterable[tuple[int, int]] = ()
+) -> list[Group]:
     """The groups among the nodes of two models that are paired one to one.
 
     Args:
@@ -56,11 +58,12 @@ def groups(matched: Mapping[int, int], a: Features, b: Features, same: Same) -> 
             precedence over the pairs in which its nodes are.
         a, b: features of the reference and of the candidate.
         same: agreement of two tensors' numbers, 1 for equal and 0 for different ones, None where unknown.
+        equal: nodes of both sides whose weights are equal.
 
     Returns groups that share no node, in the reference's order. One of a single node on either side is a pair that the
     groups around it make certain.
     """
-    finder = _Finder(matched, a, b, same)
+    finder = _Finder(matched, a, b, same, equal)
     finder.resolve()
     finder.fill()
     return sorted(finder.found, key=lambda group: group.reference[-1])
@@ -83,10 +86,16 @@ class _Option:
 
 
 class _Finder:
-    def __init__(self, matched: Mapping[int, int], a: Features, b: Features, same: Same) -> None:
+    def __init__(
+        self, matched: Mapping[int, int], a: Features, b: Features, same: Same, equal: Iterable[tuple[int, int]]
+    ) -> None:
         self._sides = (Side(a, dict(matched)), Side(b, {j: i for i, j in matched.items()}))
         self._same = same
         self.found: list[Group] = []
+        self._alike_weights: tuple[dict[int, set[int]], dict[int, set[int]]] = ({}, {})
+        for i, j in equal:
+            self._alike_weights[0].setdefault(i, set()).add(j)
+            self._alike_weights[1].setdefault(j, set()).add(i)
         self._entries = {kind: composites.entries(kind) for side in self._sides for kind in side.kinds}
         self._folding = Folding(self._sides, self._agreement)
         self._weak = {i: j for i, j in matched.items() if self._is_weak(i, j)}
@@ -124,6 +133,7 @@ class _Finder:
                 first = next((item for item in pending if self._resolve(*item[1:], padding=True)), None)
                 # Behind a node that only one side has, its own finding, the piece reads something else.
                 first = first or next((item for item in pending if self._resolve(*item[1:], astray=True)), None)
+                first = first or next((item for item in pending if self._resolve(*item[1:], foreign=True)), None)
                 if first is None:
                     return
                 left.remove(first)
@@ -152,10 +162,13 @@ class _Finder:
         a, b = one.features, other.features
         return (one.nodes[i].kind, a.dims[i], a.params[i]) == (other.nodes[j].kind, b.dims[j], b.params[j])
 
-    def _resolve(self, which: int, single: int, padding: bool = False, astray: bool = False) -> bool:
+    def _resolve(
+        self, which: int, single: int, padding: bool = False, astray: bool = False, foreign: bool = False
+    ) -> bool:
         """Find the piece that stands for a single node; True where there is no more to find.
 
-        ``padding`` says that a piece may be only what is padded and its padding.
+        ``padding`` says that a piece may be only what is padded and its padding, ``foreign`` that its weights may be
+        those of another node.
         """
         ours, theirs = self._sides[which], self._sides[1 - which]
         if single in ours.held:
@@ -174,11 +187,15 @@ class _Finder:
                 kind = theirs.nodes[further].kind
                 apart = [e for e in entries if e.forks or kind not in e.parts or self._whole(which, single, inputs, e)]
                 options = options or self._options(which, single, frozenset({further}), passed, apart, settled, astray)
+        if not foreign:
+            options = [o for o in options if not self._foreign(which, single, o.nodes)]
+        if astray and not options:
+            options = self._owned(which, single, inputs, passed, entries)
         if not (padding or astray):
             options = [o for o in options if not o.pads(node.kind, theirs)]
         tail: frozenset[int] = frozenset()
         if not options and node.kind in _RECURRENT:
-            for tail in self._tails(which, single):
+            for tail in tails(ours, single):
                 options = self._options(which, single, inputs, passed, entries, False, astray, max(tail))
                 if options:
                     break
@@ -188,30 +205,27 @@ class _Finder:
         self._take(which, single, passed, best, tail)
         return True
 
-    def _tails(self, which: int, single: int) -> list[frozenset[int]]:
-        """Nodes that take a step out of a layer's output and are all that reads it, each with those before.
+    def _foreign(self, which: int, single: int, piece: Collection[int]) -> bool:
+        """Whether the weights of a piece are not a node's own, which are those of other nodes without a twin."""
+        theirs = self._sides[1 - which]
+        own = self._alike_weights[which].get(single, set())
+        return own.isdisjoint(piece) and any(map(theirs.free, own))
 
-        The last may have a twin of its own: equal values pair the step with the other side's last layer.
-        """
-        side = self._sides[which]
-        found: list[frozenset[int]] = []
-        before: dict[int, frozenset[int]] = {single: frozenset()}
-        queue = [c for c in side.children[single] if side.solid(c)]
-        while queue:
-            index = queue.pop(0)
-            kind = side.nodes[index].kind
-            parents = side.parents[index]
-            if index in before or index in side.held or not (kind in LAYOUT or kind == "concat"):
-                continue
-            if not parents or any(p not in before for p in parents):
-                continue  # looked at again from the last of them
-            tail = frozenset({index}).union(*(before[p] for p in parents))
-            if not leaving(side, tail | {single}, index):
-                found.append(tail)
-            if side.free(index):
-                before[index] = tail
-                queue += [c for c in side.children[index] if side.solid(c)]
-        return found
+    def _owned(
+        self, which: int, single: int, inputs: frozenset[int], passed: frozenset[int], entries: list[Composite]
+    ) -> list[_Option]:
+        """The pieces with a node's own weights, behind others that only the other side has."""
+        theirs = self._sides[1 - which]
+        own = {k for k in self._alike_weights[which].get(single, ()) if theirs.free(k)}
+        if len(own) != 1:
+            return []
+        for source in theirs.before(*own):
+            if theirs.reaches(inputs, source):
+                options = self._options(which, single, frozenset({source}), passed, entries, False, False)
+                options = [o for o in options if own <= o.nodes]
+                if options:
+                    return options
+        return []
 
     def _options(
         self,
@@ -378,10 +392,10 @@ class _Finder:
             elif index not in piece:
                 kind = side.nodes[index].kind
                 part = self._open(side, index, own) and (kind in entry.parts or kind in LAYOUT or side.given(index))
-                if not part and entry.extra and self._mask(side, index, inputs):
+                if not part and entry.extra and masking(side, index, inputs):
                     continue
                 foreign += not part
-                if not part and not (astray and foreign == 1 and self._alien(side, index)):
+                if not part and not (astray and foreign == 1 and alien(side, index)):
                     return None
                 piece.add(index)
                 queue += side.parents[index]
@@ -395,28 +409,6 @@ class _Finder:
         if entry.forks and not forks(side, inside, inputs):
             return None
         return frozenset(inside)
-
-    @staticmethod
-    def _alien(side: Side, index: int) -> bool:
-        kind = side.nodes[index].kind
-        return side.free(index) and kind in kinds.ACTIVATIONS and len(side.parents[index]) == 1
-
-    @staticmethod
-    def _mask(side: Side, index: int, inputs: Collection[int]) -> bool:
-        """Whether a tensor that comes in from elsewhere is a mask or the like: not computed from ``inputs``."""
-        seen: set[int] = set()
-        queue = [index]
-        while queue:
-            index = queue.pop()
-            node = side.nodes[index]
-            if index in inputs or (
-                not side.free(index) and node.role != "input" and str(node.dtype or "float").startswith(("float", "bf"))
-            ):
-                return False
-            if index not in seen and side.free(index):
-                seen.add(index)
-                queue += side.parents[index]
-        return True
 
     def _stands(
         self, which: int, single: int, before: frozenset[int], piece: frozenset[int], end: int, entry: Composite

@@ -19,6 +19,7 @@ from tracer.alignment import atoms as atoms_
 from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.atoms import Atom, Slot, named_tag
 from tracer.alignment.axes import Axes
+from tracer.alignment.declared import as_declared
 from tracer.alignment.layouts import alike_shapes
 from tracer.alignment.owned import WHOLE, Key, key, listed
 from tracer.alignment.roles import roles
@@ -63,6 +64,7 @@ class Side:
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
         found = [atom for i, node in enumerate(self.structure.nodes) if node.params for atom in self._of(i)]
+        found = as_declared(found, self.structure, self.weights)
         have = {key for atom in found for key in atom.keys}
         if self.weights is not None:
             found += self._lone([k for k in self.weights.shapes if k not in have and k not in self.weights.whole])
@@ -302,6 +304,8 @@ def _apart(found: Matching, i: int, j: int, near: tuple[Sequence[int], Sequence[
         return
     loose, side = (near[0], found.ours) if swapped else (near[1], found.theirs)
     have = found.of_a if swapped else found.of_b
+    if part.node >= 0:  # the other half may be the operation before it, which is in no pair
+        loose = [*dict.fromkeys([*loose, *_atoms_of(side, side.structure.nodes[part.node].parents)])]
     for slot in whole.slots:
         if slot.role == part.main.role:
             continue

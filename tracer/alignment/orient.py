@@ -8,6 +8,7 @@ ambiguous.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +21,9 @@ from tracer.alignment import arrange, labels
 from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.axes import Axes, apply, possible
 from tracer.alignment.correlation import Heard, listen
-from tracer.alignment.features import Features
+from tracer.alignment.features import Beside, Features
 from tracer.alignment.flow import Flow, Tensor
+from tracer.alignment.links import Links
 from tracer.graph import Node
 
 How = Literal["stated", "only", "values", "parameters", "layout", "inherited", "guess", "none"]
@@ -35,6 +37,13 @@ _MARGIN = 0.5
 _MOST = 120
 """Orders of the axes that are told apart: all of six equal axes behind the batch."""
 _ROUNDS = 6
+_CLEAR = (1.0, 0.4, 0.0)
+"""By how much values that are not equal must speak for one order rather than another; the clearest come first."""
+_REGROUPED = 0.4
+"""The same for an order in which parts of axes change places."""
+_UNPROVEN = 0.5
+"""What correlations are worth where the values prove no order, beside those that prove one."""
+_NATURAL = 0.1
 _OWN = {"n": 1.0, "c": 1.0, "t": 1.0, "axis": 1.0}
 _NEAR = 0.25
 _PLACE = 0.6  # rows and columns in order are a convention, which values and neighbours may overrule
@@ -120,9 +129,7 @@ class _Search:
         self.a, self.b = a, b
         self.ours, self.theirs = Flow(a.nodes), Flow(b.nodes)
         self.values, self.stated = values, stated
-        self.links: dict[tuple[int, int], float] = {}
-        self.rows: dict[int, set[int]] = {}
-        self.columns: dict[int, set[int]] = {}
+        self.links, self.guesses = Links(self.ours, self.theirs), Links(self.ours, self.theirs)
         self.hints: dict[int, str] = {}
         self.known: dict[tuple[Tensor, Tensor], list[_Option]] = {}
         self.base: dict[tuple[int, tuple[tuple[int, int, float], ...]], list[float]] = {}
@@ -134,6 +141,7 @@ class _Search:
                     self._hint(above, labels.inputs(node, len(above.shape)))
         self.open = [self._opened(i, j) for i, j in pairs]
         self.by_reference = {pair.i: pair for pair in self.open}
+        self.beside = Beside(a, self.by_reference), Beside(b, {pair.j for pair in self.open})
 
     def run(self) -> list[Found]:
         for pair in self.open:
@@ -144,16 +152,27 @@ class _Search:
         for pair in self.open:
             if not pair.suspect:
                 self._own(pair)
-        for _ in range(_ROUNDS):
-            self.base.clear()
-            settled = [self._follow(pair) for pair in self.open if pair.found is None]
-            if not any(settled):
-                break
+        self._spread()
+        for least in _CLEAR:
+            clear = [pair for pair in self.open if pair.found is None and _lead(pair) >= least]
+            for pair in clear:
+                if pair.heard is not None and pair.heard.best is not None:
+                    self._settle(pair, pair.options[pair.heard.best], "values")
+            if clear:
+                self._spread()
         self.base.clear()
         for pair in self.open:
             if pair.found is None:
                 self._guess(pair)
         return [pair.found or Found(None, "none") for pair in self.open]
+
+    def _spread(self) -> None:
+        """Let what is known say what else the graph makes of it."""
+        for _ in range(_ROUNDS):
+            self.base.clear()
+            settled = [self._follow(pair) for pair in self.open if pair.found is None]
+            if not any(settled):
+                break
 
     # What is possible
 
@@ -256,32 +275,14 @@ class _Search:
 
     # What is known
 
-    def _link(self, one: int, other: int, weight: float, depth: int = 0) -> None:
-        """Take two strands for the same: with the parts that both are split into alike, and what both are parts of."""
-        one, other = self.ours.find(one), self.theirs.find(other)
-        self.links[one, other] = self.links.get((one, other), 0.0) + weight
-        self.rows.setdefault(one, set()).add(other)
-        self.columns.setdefault(other, set()).add(one)
-        if depth > 3:
-            return
-        parts = self.theirs.parts(other)
-        for key, part in self.ours.parts(one).items():
-            if key in parts and depth >= 0:
-                self._link(part, parts[key], weight, depth + 1)
-        above, beyond = self.ours.origin(one), self.theirs.origin(other)
-        if depth <= 0 and above is not None and beyond is not None and above[1] == beyond[1]:
-            self._link(above[0], beyond[0], weight, depth - 1 if depth > -3 else 4)
-
     def _suspect(self, pair: _Open) -> bool:
         """Whether a pair that moves no axes differs though all that it reads is equal: its own settings may be why."""
         kind = self.a.nodes[pair.i].kind, self.b.nodes[pair.j].kind
         if not set(kind) <= labels.STILL or pair.heard is None or pair.heard.equal:
             return False
-        above = [self.by_reference.get(i) for i in self.a.above[pair.i]]
-        return bool(above) and all(
-            near is not None and near.j in self.b.above[pair.j] and near.heard is not None and near.heard.equal
-            for near in above
-        )
+        above = [self.by_reference[i] for i in self.beside[0](pair.i)[0]]
+        beyond = self.beside[1](pair.j)[0]
+        return bool(above) and all(near.j in beyond and near.heard is not None and near.heard.equal for near in above)
 
     def _own(self, pair: _Open) -> None:
         """What the two operations say of their axes, and of those that they read."""
@@ -312,7 +313,7 @@ class _Search:
     def _tie(self, ours: Tensor, theirs: Tensor, same: Sequence[tuple[int, int, float]], weight: float) -> None:
         for left, right, share in same:
             if len(ours[left]) == len(theirs[right]) == 1:
-                self._link(ours[left][0][0], theirs[right][0][0], weight * share)
+                self.links.add(ours[left][0][0], theirs[right][0][0], weight * share)
 
     def _certain(self, pair: _Open) -> None:
         word = self.stated.get((pair.i, pair.j))
@@ -336,19 +337,10 @@ class _Search:
         ours, theirs = tensors
         pair.heard = listen([partial(option.view, ours, theirs) for option in pair.options])
         pair.suspect = self._suspect(pair)
-        if pair.heard.best is not None and not pair.suspect:
+        if pair.heard.best is not None and pair.heard.equal and not pair.suspect:
             self._settle(pair, pair.options[pair.heard.best], "values")
 
     # What follows
-
-    def _support(self, one: int, other: int, ours: set[int], theirs: set[int]) -> float:
-        """How much speaks for two strands being the same rather than others of the same two tensors."""
-        weight = self.links.get((one, other), 0.0)
-        if not weight:
-            return 0.0
-        rivals = [self.links[one, x] for x in self.rows[one] & theirs if x != other]
-        rivals += [self.links[x, other] for x in self.columns[other] & ours if x != one]
-        return weight / (weight + 1.0) * weight / (weight + sum(rivals))
 
     def _scores(self, pair: _Open) -> list[tuple[float, _Option]]:
         """The options with what speaks for each, the best first; the natural order stays where they are alike."""
@@ -358,7 +350,8 @@ class _Search:
         scores = self.base[key]
         if pair.heard is not None and not pair.suspect:
             heard, equal = pair.heard.correlations, pair.heard.equal
-            scores = [score + 0.5 * max(0.0, r or 0.0) for score, r in zip(scores, heard, strict=True)]
+            share = 1.0 if pair.heard.best is not None else _UNPROVEN
+            scores = [score + share * _strength(r) for score, r in zip(scores, heard, strict=True)]
             if equal:  # the tensors are the same under others, not under these
                 scores = [score if k in equal else score - 10.0 for k, score in enumerate(scores)]
         first, second = sorted((*scores, 0.0), reverse=True)[:2]
@@ -371,19 +364,23 @@ class _Search:
 
     def _supported(self, pair: _Open) -> list[float]:
         """What the graph and the two operations say for each option."""
+        out = self._linked(pair, self.links)
+        for k, option in enumerate(pair.options):
+            if option.axes is not None:
+                out[k] += sum(share for left, right, share in pair.own if option.axes[left] == right)
+        return out
+
+    @staticmethod
+    def _linked(pair: _Open, links: Links) -> list[float]:
         ours = {f for option in pair.options for f, _ in option.letters}
         theirs = {g for option in pair.options for _, g in option.letters}
         known: dict[tuple[int, int], float] = {}
         out = []
         for option in pair.options:
-            score = 0.0
             for link in option.letters:
                 if link not in known:
-                    known[link] = self._support(*link, ours, theirs)
-                score += known[link]
-            if option.axes is not None:
-                score += sum(share for left, right, share in pair.own if option.axes[left] == right)
-            out.append(score)
+                    known[link] = links.support(*link, ours, theirs)
+            out.append(sum(known[link] for link in option.letters))
         return out
 
     def _around(self, pair: _Open) -> list[Axes]:
@@ -392,18 +389,12 @@ class _Search:
         A layer that nothing is known of rarely moves axes; where those on both sides of it agree, it does not.
         """
         rank = len(pair.options[0].axes or ())
-        left, right = self.a.nodes[pair.i], self.b.nodes[pair.j]
         out = []
-        for side, below in ((self.a.parents, False), (self.a.children, True)):
-            for near in (self.by_reference.get(n) for n in side[pair.i]):
-                if near is None or near.found is None or near.found.ambiguous or len(near.found.axes or ()) != rank:
+        for ours, theirs in zip(self.beside[0](pair.i), self.beside[1](pair.j), strict=True):
+            for near in (self.by_reference[i] for i in ours):
+                if near.j not in theirs or near.found is None or near.found.ambiguous:
                     continue
-                ours, theirs = self.a.nodes[near.i], self.b.nodes[near.j]
-                if below:
-                    joined = left.name in ours.parents and right.name in theirs.parents
-                else:
-                    joined = ours.name in left.parents and theirs.name in right.parents
-                if joined and near.found.axes is not None:
+                if near.found.axes is not None and len(near.found.axes) == rank:
                     out.append(near.found.axes)
                     break
         return out
@@ -425,19 +416,45 @@ class _Search:
     def _settle(self, pair: _Open, option: _Option, how: How) -> None:
         weight = _WEIGHTS[how]
         for one, other in option.letters:
-            self._link(one, other, weight)
+            self.links.add(one, other, weight)
         pair.found = Found(option.axes, how, (), option.plan)
 
     def _guess(self, pair: _Open) -> None:
-        """The likeliest order, with those that are as likely."""
-        (best, option), *rest = self._scores(pair)
-        near = [o for score, o in rest if best - score < _MARGIN]
-        others = tuple(dict.fromkeys(o.axes for o in near if o.axes is not None and o.axes != option.axes))
+        """The likeliest order, with those that are as likely; of these the one that goes with what was guessed before.
+
+        A guess proves nothing, but those of tensors that are read from each other should be the same.
+        """
+        ranked = self._scores(pair)
+        best = ranked[0][0]
+        near = [(score, option) for score, option in ranked if best - score < _MARGIN]
+        if len(near) > 1:
+            leaning = dict(zip(map(id, pair.options), self._linked(pair, self.guesses), strict=True))
+            leaning[id(pair.options[0])] += _NATURAL
+            near.sort(key=lambda found: -found[0] - leaning[id(found[1])])
+        option = near[0][1]
+        others = tuple(dict.fromkeys(o.axes for _, o in near[1:] if o.axes is not None and o.axes != option.axes))
         if option.axes is None:
             # No order of the axes fits, and nothing says which factors these are.
             pair.found = Found(None, "none")
             return
-        pair.found = Found(option.axes, "guess" if others else "only", others, None if near else option.plan)
+        for letters in option.letters:
+            self.guesses.add(*letters, 1.0)
+        alone = None if len(near) > 1 else option.plan
+        pair.found = Found(option.axes, "guess" if others else "only", others, alone)
+
+
+def _strength(correlation: float | None) -> float:
+    """What a correlation is worth beside the graph: little where it is weak, for a defect above makes such ones."""
+    return math.atanh(min(max(0.0, correlation or 0.0), 0.999))
+
+
+def _lead(pair: _Open) -> float:
+    """By how much the option that the values speak for leads; negative where they speak for none."""
+    if pair.heard is None or pair.heard.best is None or pair.suspect:
+        return -1.0
+    best, *others = sorted((_strength(r) for r in pair.heard.correlations), reverse=True)
+    lead = best - max(others, default=0.0)
+    return -1.0 if pair.options[pair.heard.best].plan is not None and lead < _REGROUPED else lead
 
 
 def _collected(places: Sequence[int], groups: arrange.Groups, count: int) -> arrange.Groups:

@@ -78,13 +78,13 @@ def outputs(
     One is called moved only where the candidate returns another tensor at its place: sequences with different names,
     or one tensor against a tuple, have no places in common.
     """
-    theirs = [(label(place), _chain(candidate, name)) for place, name in candidate.returned]
+    theirs = [(label(place), chain(candidate, name)) for place, name in candidate.returned]
     comparable = _single(reference) == _single(candidate)
     found = []
     for spot, name in reference.returned:
         place = label(spot)
         wanted = accepted.get(place, place)
-        for ours in _chain(reference, name):
+        for ours in chain(reference, name):
             pair = pairs.get(ours)
             if pair is None or pair.reference[-1] != ours or "output" in pair.evidence:
                 continue
@@ -111,7 +111,7 @@ def order(found: Sequence[Output]) -> str:
     return f"outputs come {how}: reference {ours} = candidate {theirs}" if moved else ""
 
 
-def _chain(structure: Structure, name: str) -> tuple[str, ...]:
+def chain(structure: Structure, name: str) -> tuple[str, ...]:
     """An output and the nodes before it that hold the same values: it may be a container's, or only permuted."""
     found: list[str] = []
     while name in structure.by_name and name not in found:

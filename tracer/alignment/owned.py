@@ -15,7 +15,7 @@ WHOLE = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits i
 
 def owner(node: Node) -> str:
     """The layer whose parameters a node lists; empty for operations on those of the model itself."""
-    return node.owner or ("" if node.role == "op" else node.name)
+    return node.owner
 
 
 def key(node: Node, param: Param) -> Key:

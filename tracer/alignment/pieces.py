@@ -104,6 +104,28 @@ class Side:
             queue += ahead
         return found[:most]
 
+    def before(self, end: int, most: int = 12) -> list[int]:
+        """Free nodes that come before ``end``, nearest first."""
+        found: list[int] = []
+        queue = [end]
+        while queue and len(found) < most:
+            ahead = [p for p in self.parents[queue.pop(0)] if self.solid(p) and self.free(p) and p not in found]
+            found += ahead
+            queue += ahead
+        return found[:most]
+
+    def reaches(self, starts: Collection[int], end: int) -> bool:
+        """Whether free nodes alone lead from one of ``starts`` to a node."""
+        seen, queue = {end}, [end]
+        while queue:
+            for parent in self.parents[queue.pop()]:
+                if parent in starts:
+                    return True
+                if parent not in seen and self.free(parent):
+                    seen.add(parent)
+                    queue.append(parent)
+        return False
+
     def loose(self, some: Collection[int]) -> set[int]:
         """Further outputs of these nodes that nothing reads."""
         return {
@@ -158,3 +180,51 @@ def forks(side: Side, piece: Collection[int], inputs: Collection[int]) -> bool:
             else:
                 entering.add(index)
     return len(entering) > 1
+
+
+def tails(side: Side, single: int) -> list[frozenset[int]]:
+    """Nodes that take a step out of a layer's output and are all that reads it, each with those before.
+
+    The last may have a twin of its own: equal values pair the step with the other side's last layer.
+    """
+    found: list[frozenset[int]] = []
+    before: dict[int, frozenset[int]] = {single: frozenset()}
+    queue = [c for c in side.children[single] if side.solid(c)]
+    while queue:
+        index = queue.pop(0)
+        kind = side.nodes[index].kind
+        parents = side.parents[index]
+        if index in before or index in side.held or not (kind in LAYOUT or kind == "concat"):
+            continue
+        if not parents or any(p not in before for p in parents):
+            continue  # looked at again from the last of them
+        tail = frozenset({index}).union(*(before[p] for p in parents))
+        if not leaving(side, tail | {single}, index):
+            found.append(tail)
+        if side.free(index):
+            before[index] = tail
+            queue += [c for c in side.children[index] if side.solid(c)]
+    return found
+
+
+def alien(side: Side, index: int) -> bool:
+    """Whether a node may stand within a piece that it is no part of: an activation that only one side has."""
+    kind = side.nodes[index].kind
+    return side.free(index) and kind in kinds.ACTIVATIONS and len(side.parents[index]) == 1
+
+
+def masking(side: Side, index: int, inputs: Collection[int]) -> bool:
+    """Whether a tensor that comes in from elsewhere is a mask or the like: not computed from ``inputs``."""
+    seen: set[int] = set()
+    queue = [index]
+    while queue:
+        index = queue.pop()
+        node = side.nodes[index]
+        if index in inputs or (
+            not side.free(index) and node.role != "input" and str(node.dtype or "float").startswith(("float", "bf"))
+        ):
+            return False
+        if index not in seen and side.free(index):
+            seen.add(index)
+            queue += side.parents[index]
+    return True
