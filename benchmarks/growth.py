@@ -38,7 +38,7 @@ def tower(nodes: int, *, candidate: bool, equal: bool = False) -> Structure:
 
     def add(name: str, kind: str, parents: tuple[str, ...], shape: tuple[int, ...], *params: tuple[int, ...]) -> str:
         listed = tuple(Param(f"p{i}", tuple(reversed(p)) if candidate else p, "float32") for i, p in enumerate(params))
-        out.append(Node(name, kind, kind, parents=parents, shape=shape, params=listed))
+        out.append(Node(name, kind, kind, parents=parents, shape=shape, params=listed, owner=name))
         return name
 
     last, block = "x", 0

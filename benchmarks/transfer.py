@@ -11,7 +11,6 @@ relative to the largest output; the floor beside it is what the PyTorch model it
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import multiprocessing
 import tempfile
@@ -251,8 +250,9 @@ def outputs(keras_model: Any, module: Any, x: np.ndarray, given: np.ndarray) -> 
     with torch.inference_mode():
         data = torch.from_numpy(given)
         theirs = first(module(data)).numpy()
-        wide = copy.deepcopy(module).double()
-        exact = first(wide(data.double() if data.is_floating_point() else data)).numpy()
+        module.double()
+        exact = first(module(data.double() if data.is_floating_point() else data)).numpy()
+        module.float()
     ours = np.asarray(first(keras_model(x, training=False)))
     if ours.shape != theirs.shape:
         theirs, exact = (np.moveaxis(values, 1, -1) for values in (theirs, exact))
@@ -304,8 +304,9 @@ def transferred(name: str, build: Build, back: bool, loop: bool) -> Row:
             space: dict[str, Any] = {"__name__": "patch"}
             exec(compile(code, "patch", "exec"), space)
             space["apply"](module)
-            last = off(*outputs(keras_model, module, x, given)[:2])
-        return Row(**{**asdict(row), "patched": last, "rounds": rounds, "causes": ", ".join(said)})
+            ours, theirs, floor = outputs(keras_model, module, x, given)
+            last = off(ours, theirs)
+        return Row(**{**asdict(row), "floor": floor, "patched": last, "rounds": rounds, "causes": ", ".join(said)})
 
 
 def _inputs(recording: Any) -> Iterable[np.ndarray]:

@@ -15,5 +15,5 @@ def ports() -> dict[str, Port]:
     from tests import torchvision_ops
 
     torchvision_ops.register()
-    names = [n for n in ("zoo", "vision", "hub") if find_spec(f"benchmarks.corpus.{n}")]
+    names = [n for n in ("zoo", "vision", "hub", "custom") if find_spec(f"benchmarks.corpus.{n}")]
     return {p.name: p for n in names for p in import_module(f"benchmarks.corpus.{n}").PORTS}

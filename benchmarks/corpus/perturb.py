@@ -32,8 +32,8 @@ def chain(blocks: int, without: int | None = None) -> Structure:
     for k in range(blocks):
         if k == without:
             continue
-        units = {"units": 6}
-        nodes.append(Node(f"{k}.0", "dense", "Dense", "layer", (nodes[-1].name,), (5, 6), params=weights, config=units))
+        more = {"params": weights, "config": {"units": 6}, "owner": f"{k}.0"}
+        nodes.append(Node(f"{k}.0", "dense", "Dense", "layer", (nodes[-1].name,), (5, 6), **more))
         nodes.append(Node(f"{k}.1", "tanh", "Tanh", "layer", (nodes[-1].name,), (5, 6)))
     return Structure(tuple(nodes), (nodes[-1].name,))
 
@@ -44,7 +44,8 @@ def heads(order: Iterable[int], deep: bool, prefix: str) -> Structure:
 
     def dense(name: str, parent: str, wide: int, out: int) -> str:
         weights = (Param("weight", (out, wide), "float32"), Param("bias", (out,), "float32"))
-        nodes.append(Node(name, "dense", "Dense", "layer", (parent,), (5, out), params=weights, config={"units": out}))
+        more = {"params": weights, "config": {"units": out}, "owner": name}
+        nodes.append(Node(name, "dense", "Dense", "layer", (parent,), (5, out), **more))
         return name
 
     trunk = dense(f"{prefix}trunk", f"{prefix}x", 6, 8)

@@ -91,14 +91,14 @@ KINDS: dict[str, Kind] = {}
 
 
 def kind(
-    name: str, sites: Callable[[Subject], Iterable[Any]], *, latent: bool = False
+    name: str, sites: Callable[[Subject], Iterable[Any]], *, latent: bool = False, into: dict[str, Kind] = KINDS
 ) -> Callable[[Callable[[Work, Any], bool | None]], Callable[[Work, Any], bool | None]]:
     """Registers a function that builds a defect into a :class:`Work` at one of ``sites``; several may share a name."""
 
     def register(apply: Callable[[Work, Any], bool | None]) -> Callable[[Work, Any], bool | None]:
-        known = KINDS.get(name)
+        known = into.get(name)
         if known is None:
-            KINDS[name] = Kind(name, lambda s: [(apply, site) for site in sites(s)], _dispatch, latent)
+            into[name] = Kind(name, lambda s: [(apply, site) for site in sites(s)], _dispatch, latent)
         else:
             before = known.sites
             known.sites = lambda s: [*before(s), *((apply, site) for site in sites(s))]

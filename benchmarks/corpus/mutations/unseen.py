@@ -1,6 +1,6 @@
 """Defects that were written when the engine that names causes was done, to measure it on what it was not made with.
 
-Not imported with the other kinds: benchmarks.causes takes them with ``--new``. ``RIGHT`` and ``VAGUE`` say by which
+Apart from the other kinds: benchmarks.causes takes them with ``--new``. ``RIGHT`` and ``VAGUE`` say by which
 names of the catalogue each may be called.
 """
 
@@ -27,9 +27,10 @@ from benchmarks.corpus.mutations.layers import (
     weighted,
 )
 from benchmarks.corpus.mutations.sequences import _attentions, _before_softmax, _parts
-from benchmarks.corpus.mutations.subject import Call, Work, around, kind
+from benchmarks.corpus.mutations.subject import Call, Kind, Work, around, kind
 
 _NORMS = (_BATCH, nn.LayerNorm, nn.GroupNorm)
+KINDS: dict[str, Kind] = {}
 RIGHT: dict[str, frozenset[str]] = {}
 VAGUE: dict[str, frozenset[str]] = {}
 
@@ -37,7 +38,7 @@ VAGUE: dict[str, frozenset[str]] = {}
 def new(name: str, right: str, sites: Any, vague: str = "") -> Any:
     """Registers a defect of this kind with what it may be called."""
     RIGHT[name], VAGUE[name] = frozenset(right.split()), frozenset(vague.split())
-    return kind(name, sites)
+    return kind(name, sites, into=KINDS)
 
 
 # --- activations --------------------------------------------------------------------------------------------

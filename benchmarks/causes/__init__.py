@@ -1,0 +1,21 @@
+"""The cause engine on planted defects and on correct ports: what it names, rightly and wrongly, and in what time.
+
+python -m benchmarks.causes defects [--record] [--held-out] [--new | --second] [--kinds KIND …] [--stacks N …] [PAIR …]
+python -m benchmarks.causes ports [--held-out] [PAIR …]
+
+``defects`` takes the recordings that benchmarks.defects keeps, and explains each against the port's reference. Every
+kind of defect has the names of causes that are right for it, and those that are vague but do not mislead. A defect is
+
+first    all that is said at its place is right, and no other cause is held possible;
+among    a right name is among three at most that are said at its place;
+vague    what is said there is true, and too general;
+unknown  the place is found, the cause is not;
+wrong    a name that misleads is said there;
+missed   nothing is said there.
+
+A place is the changed node or the first pair behind it. Findings elsewhere are false ones, but for the ``latent``.
+``--stacks`` takes several defects at once; ``--new`` those that were written when the engine was done; ``--second``
+those that another hand wrote then, on ports of their own, on either side, and two in one layer: what is said of these
+is told with ``--verbose`` alone. ``ports`` explains correct ports, where every cause is false. Results go to
+benchmarks/causes.json.
+"""

@@ -1,0 +1,115 @@
+"""Comparing what is said of a candidate with what was planted in it."""
+
+from __future__ import annotations
+
+import cProfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.causes.names import LATENT_KINDS, RIGHT, VAGUE
+from benchmarks.causes.runs import Run
+from benchmarks.planted import explaining
+from tracer.causes.explain import Explained, explain
+from tracer.causes.finding import Finding
+from tracer.compare.diff import diff
+
+SAID = ("proven", "ambiguous")
+FEW = 3
+"""Names at one place at most among which the right one may be."""
+
+
+@dataclass
+class Judged:
+    """What was said of the defects of one candidate.
+
+    Attributes:
+        outcomes: one for each, see the module.
+        proven: whether the result was reproduced at its place.
+        said: what was found at each's place.
+        false: findings that no defect explains; ``latent`` how many findings speak of settings without effect.
+    """
+
+    outcomes: list[str]
+    proven: list[bool]
+    said: list[list[Finding]]
+    false: list[Finding]
+    latent: int
+    explained: Explained
+    seconds: float
+    parts: int = field(default=0)
+
+
+def judged(run: Run, twins: Mapping[str, str], seconds: float, profile: cProfile.Profile | None) -> Judged:
+    found = diff(run.bench.reference, run.candidate)
+    began = time.perf_counter()
+    if profile is not None:
+        profile.enable()
+    try:
+        explained = explain(found, seconds=seconds)
+    finally:
+        if profile is not None:
+            profile.disable()
+    took = time.perf_counter() - began
+    by = explaining(found, run.planted, twins)
+    pairs = {pair.aligned: pair for pair in found.pairs}
+    count = len(run.kinds)
+    said: list[list[Finding]] = [[] for _ in range(count)]
+    sharing: dict[int, set[str]] = {}
+    false, latent, parts = [], 0, 0
+    for finding in explained.findings:
+        places = [by(pairs[name]) for name in finding.pairs or (finding.pair,)]
+        at = [i for i in range(count) if any(place[i] is not None for place in places)]
+        if finding.status == "latent":
+            latent += 1
+            at = [i for i in at if run.kinds[i] in LATENT_KINDS]
+        else:
+            parts += len(places)
+            if not at:
+                false.append(finding)
+        for i in at:
+            said[i].append(finding)
+            sharing.setdefault(id(finding), set()).update(RIGHT[run.kinds[i]])
+    outcomes = [_outcome(kind, found_, sharing) for kind, found_ in zip(run.kinds, said, strict=True)]
+    proven = [any(one.status in (*SAID, "latent") for one in found_) for found_ in said]
+    return Judged(outcomes, proven, said, false, latent, explained, took, parts)
+
+
+def _outcome(kind: str, said: Sequence[Finding], sharing: Mapping[int, set[str]]) -> str:
+    """``sharing``: the names that are right for any of the defects at a finding's place."""
+    if not said:
+        return "missed"
+    named = [one for one in said if one.causes]
+    if not named:
+        return "unknown"
+    right, vague = RIGHT[kind], VAGUE.get(kind, frozenset())
+    held = [set(one.names) | {cause.id for cause in one.candidates} for one in named]
+    if any(not names & (sharing[id(one)] | vague) for one, names in zip(named, held, strict=True)):
+        return "wrong"
+    together = [n for n in held if n & right]
+    if not together:
+        return "vague" if any(names & vague for names in held) else "unknown"
+    # A proven finding's candidates are further names of the same thing, an ambiguous one's are other things.
+    sure = all(one.status != "ambiguous" and set(one.names) <= sharing[id(one)] for one in named)
+    if sure:
+        return "first"
+    if any(len(names - sharing[id(one)]) < FEW for one, names in zip(named, held, strict=True) if names & right):
+        return "among"
+    return "vague"
+
+
+def line(finding: Finding) -> str:
+    after = "" if finding.after is None else f" to {finding.after:.2g}"
+    others = " | ".join(dict.fromkeys(c.id for c in finding.candidates))
+    names = "+".join(finding.names) or "unknown"
+    more = f" and {len(finding.pairs) - 1} more" if len(finding.pairs) > 1 else ""
+    before = "" if finding.before is None else f"{finding.before:.2g}"
+    return f"{finding.status} {names}{f' or {others}' if others else ''}: {before}{after} at {finding.pair}{more}"
+
+
+def shown(finding: Finding) -> Iterator[str]:
+    yield line(finding)
+    for cause in finding.causes:
+        yield f"    {cause.id}: {cause.what}  [{cause.fix}]"
+    for text in (*finding.seen, *finding.notes):
+        yield f"    . {text}"
