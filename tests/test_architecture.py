@@ -32,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["record", "--help"], ["runs"], ["diff"], ["diff", "--json"], ["map"], ["info"]]
+    "arguments",
+    [["--help"], ["record", "--help"], ["runs"], ["diff"], ["diff", "--json"], ["map"], ["weights"], ["info"]],
 )
 def test_reading_commands_import_no_framework(arguments: list[str], folder: Path) -> None:
     assert imported(f"from tracer.cli.main import run; assert run({arguments!r}) == 0", folder) == set()

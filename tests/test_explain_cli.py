@@ -56,7 +56,7 @@ class Net(nn.Module):
         x = nn.functional.leaky_relu(x, self.slope)
         if self.odd:
             x = x + 0.01 * torch.sin(50 * x) * x.mean()
-        return self.head(x)
+        return self.head(nn.functional.leaky_relu(x, 1.0))  # a second call: a patch could not say which is meant
 """
 WRONG: dict[str, Any] = {"eps": 1e-5, "slope": 0.1, "turned": True}
 

@@ -280,8 +280,73 @@ def test_functions_are_named_with_their_line(tmp_path: Path) -> None:
     (line,) = found.parting[0].fixes
     assert line.startswith("tests/test_explain_fixes.py:") or "test_explain_fixes.py:" in line
     assert line.endswith(": F.leaky_relu(…) with negative_slope=0.3")
-    with pytest.raises(ValueError, match="in memory"):
-        patched(found)
+    mended = Net(0.1)
+    exec(patched(found), space := {"__name__": "p"})
+    assert off(seeded(Net(0.3)), space["apply"](seeded(mended)), ROWS) < 1e-6
+
+
+def test_a_function_of_one_block_is_called_otherwise_in_that_block_alone(tmp_path: Path) -> None:
+    """As InceptionV3's, whose means of pools count their padding in PyTorch and not in Keras."""
+
+    class Block(nn.Module):
+        def __init__(self, counts: bool) -> None:
+            super().__init__()
+            self.conv, self.counts = nn.Conv2d(4, 4, 1), counts
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found = nn.functional.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=self.counts)
+            return self.conv(found)
+
+    found = explained(net(Block(False), Block(True)), net(Block(True), Block(True)), IMAGE, tmp_path)
+    (one,) = found.parting
+    assert one.names == ("pool-count-include-pad",)
+    assert [change.owner for change in one.causes[0].changes] == ["0"]
+    mended = net(Block(True), Block(True))
+    exec(patched(found), space := {"__name__": "p"})
+    assert off(net(Block(False), Block(True)), space["apply"](mended), IMAGE) < 1e-6
+
+
+def test_what_is_done_to_the_input_alone_is_put_before_the_first_layer(tmp_path: Path) -> None:
+    """As EfficientNet's, which holds its preprocessing in Keras and not in PyTorch; zeros are padded behind it."""
+    kl = keras.layers
+    reference = keras.Sequential([
+        keras.Input((10, 10, 3)), kl.Rescaling(1 / 255, name="rescaling"),
+        kl.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.04, 0.05, 0.06], name="normalization"),
+        kl.Conv2D(5, 3, padding="same", name="conv"),
+    ])  # fmt: skip
+    x = RNG.uniform(0, 255, size=(3, 10, 10, 3)).astype("f4")
+    candidate = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1))
+    kernel, bias = map(np.array, reference.get_layer("conv").get_weights())
+    candidate[0].weight.data, candidate[0].bias.data = torch.tensor(kernel.transpose(3, 2, 0, 1)), torch.tensor(bias)
+    found = explained(reference, candidate, x, tmp_path)
+    assert found.parting[0].names == ("input-normalisation",), str(found)
+    (line,) = found.parting[0].fixes
+    assert line.startswith("before model[0]: x = x * x.new_tensor((0.0196")
+    exec(patched(found), space := {"__name__": "p"})
+    with torch.no_grad():
+        mended = space["apply"](candidate)(torch.tensor(x.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+    assert np.allclose(mended, reference(x), atol=1e-5)
+
+
+def test_two_differences_that_cancel_are_none(tmp_path: Path) -> None:
+    """A flatten in another order before a kernel with its rows in that order, below a defect that hides its values."""
+    kl = keras.layers
+    reference = keras.Sequential([
+        keras.Input((6, 4, 3)), kl.BatchNormalization(epsilon=1e-2, name="norm"), kl.Flatten(name="flat"),
+        kl.Dense(5, name="dense"),
+    ])  # fmt: skip
+    reference.get_layer("norm").moving_variance.assign([0.02, 0.03, 0.05])
+    candidate = nn.Sequential(nn.BatchNorm2d(3, eps=1e-5), nn.Flatten(), nn.Linear(72, 5)).eval()
+    x = RNG.normal(size=(3, 6, 4, 3)).astype("f4")
+    a = tracer.record(reference, x, name="a", trace=tmp_path / "t.zarr")
+    b = tracer.record(candidate, name="b", trace=tmp_path / "t.zarr")
+    filled = tracer.transfer(a, b, model=candidate, anyway=True).recording
+    assert filled is not None
+    assert [one.names for one in tracer.explain(a, filled).parting] == [("bn-eps",)]
+    with torch.no_grad():
+        candidate[2].weight.copy_(torch.tensor(reference.get_layer("dense").get_weights()[0].T))
+    turned = tracer.explain(a, tracer.record(candidate, name="turned", trace=tmp_path / "t.zarr"))
+    assert {name for one in turned.parting for name in one.names} & {"flatten-order", "dense-row-order"}, str(turned)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +368,8 @@ def test_strings_of_a_trace_stay_strings() -> None:
         Change("torch", "weight", evil, evil, None, (evil, evil), (("take", (0, 1)),)),
         Change("keras", "set", evil, "padding", evil),
         Change("torch", "pad", evil, evil, (0, 1)),
+        Change("torch", "affine", evil, evil, (1, 4, 2.0, 1.0)),
+        Change("torch", "call", evil, "gelu", ("approximate", evil)),
     ):
         for statement in patching.statements(change):
             tree = compile(statement, "p", "exec", flags=1024)  # ast.PyCF_ONLY_AST
@@ -310,6 +377,12 @@ def test_strings_of_a_trace_stay_strings() -> None:
             assert "import" not in {type(node).__name__.lower() for node in tree.body}
     with pytest.raises(KeyError):
         patching.statements(Change("torch", "module", "a", "", ("os.system",)))
+    for change in (
+        Change("torch", "call", "a", evil, ("approximate", "tanh")), Change("torch", "call", "a", "gelu", (evil, 1)),
+        Change("torch", "affine", "a", "", (evil, 4, 1.0, 0.0)), Change("torch", "affine", "a", "", (1, 4, 1.0)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"no function|not arguments|not a scale"):
+            patching.statements(change)
 
 
 def test_changes_from_json_are_checked() -> None:

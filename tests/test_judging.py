@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import tracer
-from tracer.compare import Diff, Verdict
+from tracer.compare import Diff, PairDiff, Verdict
 from tracer.compare.weights import facts
 
 X = np.random.default_rng(0).normal(size=(3, 6, 8)).astype("f4")
@@ -237,3 +238,28 @@ def test_the_weights_of_several_layers_are_told_apart(trace_path: Path) -> None:
     text = str(tracer.diff(a, tracer.record(Stacked(True), trace=trace_path)))
     told = re.findall(r"Weights differ: (\w+) of (\w+)", text)
     assert told == [("recurrent_kernel", "lower"), ("recurrent_kernel", "upper")]
+
+
+def test_rounding_is_handed_on_by_values_that_stand_in_another_shape(trace_path: Path) -> None:
+    """Where no order of the axes makes two shapes equal the values, sorted, tell the error all the same."""
+
+    def net(factor: float) -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        model[0].weight.data *= factor
+        model[1].weight.data *= 100
+        return model
+
+    a = tracer.record(net(1.0), X, trace=trace_path)
+    diff = tracer.diff(a, tracer.record(net(1 + 2e-6), trace=trace_path))
+    *above, first, second = diff.pairs
+    assert [pair.verdict for pair in diff.pairs] == [Verdict.MATCH, Verdict.MATCH, Verdict.NOISE]
+
+    def elsewhere(values: bool) -> PairDiff:
+        moved = replace(first, stats=None, sorted=first.stats if values else None, pair=replace(first.pair, axes=None))
+        again = replace(diff, pairs=(*above, moved, second)).at(diff.tolerance)
+        assert (again.pairs[-2].reason == "the same values in another shape") is values
+        return again.pairs[-1]
+
+    assert elsewhere(values=True).verdict is Verdict.NOISE
+    assert elsewhere(values=False).verdict is not Verdict.NOISE

@@ -6,15 +6,13 @@ import contextlib
 import difflib
 import fnmatch
 import math
-import os
 import re
 import shutil
-import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +24,7 @@ from tracer.errors import InputError, NoModelError, RefusedError, TraceError
 from tracer.graph import Structure
 from tracer.names import display, encode
 from tracer.store import Trace
+from tracer.worker import arrays
 
 if TYPE_CHECKING:
     from tracer.worker.protocol import Event, Job
@@ -199,15 +198,10 @@ def _file_name(name: str) -> str:
 def _copy_array(source: Path, path: Path, written: list[Path]) -> None:
     nonsense = TraceError(f"cannot write {display(str(path))}: the worker left no array for it")
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
+        array = arrays.opened(source)
+    except ValueError as error:
         raise nonsense from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise nonsense
-    with open(descriptor, "rb") as array:
-        if not _is_array(array):
-            raise nonsense
+    with array:
         try:
             with open(path, "xb") as file:
                 written.append(path)
@@ -216,16 +210,3 @@ def _copy_array(source: Path, path: Path, written: list[Path]) -> None:
             raise InputError(f"{display(str(path))} exists already: choose another name") from None
         except OSError as error:
             raise TraceError(f"cannot write {display(str(path))}: {error.strerror}") from error
-
-
-def _is_array(file: BinaryIO) -> bool:
-    """Whether a plain array, no objects, fills the file; leaves it at its start."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    except (ValueError, OSError):
-        return False
-    size = file.tell() + math.prod(shape) * dtype.itemsize
-    file.seek(0)
-    return not dtype.hasobject and size == os.fstat(file.fileno()).st_size

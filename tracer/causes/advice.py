@@ -75,6 +75,8 @@ WORDS: Mapping[str, str] = {
     "training-bn-variance": "update the running variance of {node} as the reference does",
     "training-optimizer-eps": "place the optimiser's epsilon as the reference does",
     "operation-kind": "compute at {place} what the reference does: {reference}",
+    "operand-order": "give {node} its inputs in the reference's order",
+    "wiring": "let {node} read the tensor that the reference's {other} reads",
     "noise": "nothing: this is rounding",
 }  # fmt: skip
 """``node``: the candidate's; ``other``: the reference's; ``place``: the candidate's with its line in the code;

@@ -9,13 +9,14 @@ program on the reference's tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from tracer import dtypes
 from tracer.alignment.consistency import MASKED
+from tracer.causes.failing import Failure
 from tracer.causes.reading import read
 from tracer.causes.simplify import simplified
 from tracer.causes.step import Array, Program, Ran, Step, Unknown
@@ -77,6 +78,7 @@ class Case:
         ours, theirs: the two sides; the reference and the candidate, or the other way round where it is turned.
         ways: how each tensor of ``theirs`` above, by the name of ours, becomes ours; ``way`` the same of the result.
         turned_round: whether ``ours`` is the candidate.
+        failed: families that raised while hypotheses were looked for or tried, by name.
     """
 
     index: int
@@ -87,6 +89,7 @@ class Case:
     way: Callable[[Array], Array]
     axes: Mapping[str, tuple[int | None, ...] | None]
     turned_round: bool = False
+    failed: dict[str, Failure] = field(default_factory=dict, compare=False)
 
     @property
     def doer(self) -> str:
@@ -111,12 +114,23 @@ class Case:
         """Our program for their tensors, whose lengths may be others. Raises Unknown where our nodes cannot be read."""
         if self.ours.program is None:
             raise Unknown(self.ours.problem)
-        return simplified(_adapted(self.ours, self.tensors)) if self._reshaped else self.ours.program
+        return simplified(_adapted(self.ours, self.tensors, self._lengths)) if self._reshaped else self.ours.program
 
     @property
     def _reshaped(self) -> bool:
         known = self.ours.recording.structure.by_name
         return any(known[name].shape != values.shape for name, values in self.tensors.items() if name in known)
+
+    @property
+    def _lengths(self) -> list[tuple[int, ...]]:
+        """Shapes of their tensors here, that of the result in our axes first."""
+        try:
+            found = [self.target.shape]
+        except Unknown:
+            found = []
+        known = self.theirs.recording.structure.by_name
+        shapes = (known[name].shape for name in (self.theirs.node.name, *self.theirs.nodes, *self.theirs.above))
+        return [*found, *(shape for shape in shapes if shape is not None)]
 
     @cached_property
     def tensors(self) -> dict[str, Array]:
@@ -254,14 +268,15 @@ def cases(
         cut, wanted = by_index[index]
         fits = usable - apart
         own = by_reference.get(wanted)
-        if "output" in pair.pair.evidence and own is not None and own.candidate in fits - {cut.candidate}:
-            ours = _passing(reference, wanted, own.candidate)  # the reference has here what it had above
-        else:
-            ours = _side(reference, wanted, lambda name: _twin(by_reference.get(name), fits))
         if wanted != cut.reference:  # the candidate has here what it had above
             theirs = _passing(candidate, cut.candidate, cut.reference)
         else:
             theirs = _side(candidate, cut.candidate, lambda name: made[name].reference if name in fits else None)
+        again = own.candidate if own is not None and own.candidate in fits - {cut.candidate} else None
+        if again is not None and ("output" in pair.pair.evidence or again in theirs.above):
+            ours = _passing(reference, wanted, again)  # the reference has here what it had above
+        else:
+            ours = _side(reference, wanted, lambda name: _twin(by_reference.get(name), fits))
         # What one side reads in addition the other may have to be given.
         more = {by_reference[twin].reference: name for name, twin in theirs.above.items() if twin not in ours.nodes}
         ours = replace(ours, above={**more, **ours.above})
@@ -358,8 +373,11 @@ def _passing(recording: Recording, name: str, twin: str) -> Side:
     return Side(recording, node, (), {name: twin}, program)
 
 
-def _adapted(side: Side, tensors: Mapping[str, Array]) -> Program:
-    """A side's program for tensors of other lengths: how much SAME pads depends on them. Raises Unknown."""
+def _adapted(side: Side, tensors: Mapping[str, Array], seen: Sequence[tuple[int, ...]]) -> Program:
+    """A side's program for tensors of other lengths: how much SAME pads and what a reshape makes depend on them.
+
+    ``seen`` are shapes of the other side. Raises Unknown.
+    """
     known, steps = {name: values.shape for name, values in tensors.items()}, []
     ran = dict(tensors)
     for name in side.nodes:
@@ -367,7 +385,7 @@ def _adapted(side: Side, tensors: Mapping[str, Array]) -> Program:
         shapes = [known[source] for source in step.inputs]
         try:
             if tuple(shapes) != tuple(side.recording.structure.by_name[source].shape for source in step.inputs):
-                step = _step(side.recording, name, shapes)
+                step = _step(side.recording, name, shapes, seen)
             ran[name] = Program((step,)).run(ran)
         except Unknown:
             assert side.program is not None
@@ -377,6 +395,11 @@ def _adapted(side: Side, tensors: Mapping[str, Array]) -> Program:
     return Program(tuple(steps))
 
 
-def _step(recording: Recording, name: str, shapes: Sequence[tuple[int, ...]] | None = None) -> Step:
-    step = read(recording, name, shapes)
+def _step(
+    recording: Recording,
+    name: str,
+    shapes: Sequence[tuple[int, ...]] | None = None,
+    seen: Sequence[tuple[int, ...]] = (),
+) -> Step:
+    step = read(recording, name, shapes, seen)
     return replace(step, inputs=tuple(recording.resolve(parent) for parent in step.inputs))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Library = Literal["torch", "keras", "tf_keras"]
-What = Literal["set", "activation", "module", "behind", "weight", "pad", "eval"]
+What = Literal["set", "activation", "module", "behind", "weight", "pad", "affine", "call", "eval"]
 Scalar = bool | int | float | str
 Value = Scalar | tuple[Scalar, ...] | None
 MOVES = ("transpose", "reshape", "flip", "blocks", "take")
@@ -25,8 +25,9 @@ class Change:
         library: whose model it is.
         what: ``set`` an attribute; another ``activation`` of a layer, or another ``module`` in its place, named in
             ``value``, or one put ``behind`` it; a ``weight``; a ``pad`` of the
-            input before the layer, as ``torch.nn.functional.pad`` takes it;
-            ``eval`` mode.
+            input before the layer, as ``torch.nn.functional.pad`` takes it; an ``affine`` function of the input before
+            the layer, ``(axis, rank, *scales, *offsets)``, one of each or one along the axis; a ``call`` in the
+            module's own forward of the function ``name`` with other arguments, ``(argument, value, …)``; ``eval`` mode.
         owner: path of the module or layer.
         name: of the attribute or weight.
         value: what it is to be.

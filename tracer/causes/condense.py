@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
+from tracer import kinds
 from tracer.causes.differences import BLOCK
 from tracer.causes.edit import Edit
 from tracer.causes.finding import Cause, Finding, plain
+from tracer.causes.moves import of_moves
 
+_ARITHMETIC = kinds.ELEMENTWISE | {"add", "sub", "mul", "div", "power", "exponential", "clip"}
 _WHOLE = ("residual", "activation", "block")
 
 
 def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...]:
     """The causes of a pair, with the operations that one side has alone as one block where there are several."""
+    if (by_hand := _by_hand(edits, causes) or _pooled(edits, causes)) is not None:
+        return by_hand
+    cropped = any(cause.id == "transposed-conv-shift" for cause in causes)
+    stepped = any(cause.id == "rnn-last-step" for cause in causes)
     alone: dict[str, list[Cause]] = {}
+    steps: dict[str, list[Edit]] = {}
+    found = []
     for edit, cause in zip(edits, causes, strict=True):
         if edit.detail.get("alone"):
+            if len(edits) > 1 and edit.detail["steps"][0].kind == "full":
+                continue  # a constant, of which what reads it tells more
+            if len(edits) > 1 and (dtype := getattr(edit.detail["result"], "dtype", None)) and "int" in dtype:
+                continue  # a number of a place, of which what takes it tells more
+            if cropped and edit.detail["steps"][0].kind in ("pad", "slice", "crop"):
+                continue  # the other half of the same crop
+            if stepped and edit.detail["steps"][0].kind in kinds.POOLS | {"slice"}:
+                continue  # what is taken of the steps in place of the last
             side = "reference" if cause.reference else "candidate"
             alone.setdefault(side, []).append(cause)
-    found = list(causes)
+            steps.setdefault(side, []).append(edit)
+        elif cause.block and (name := of_moves([edit])):
+            cause = replace(cause, id=name)
+        found.append(cause)
     for side, several in alone.items():
+        moves = of_moves(steps[side]) if len(several) > 1 else ""
+        if moves:
+            nodes = [getattr(cause, side) for cause in several]
+            what = f"what only moves values is in the {side} only: {', '.join(nodes)}"
+            whole = replace(several[0], id=moves, what=what, block=tuple(nodes))
+            found = [cause for cause in found if cause not in several]
+            found.insert(0, whole)
+            continue
         names = {cause.id for cause in several}
         first = several[0]
         if names <= {"input-scale", "input-normalisation"} and len(several) > 1:
-            whole = replace(first, id="input-normalisation", what="; ".join(cause.what for cause in several))
+            read = {name for edit in steps[side] for name in edit.detail["steps"][0].inputs}
+            last = next((cause for cause in several if getattr(cause, side) not in read), first)  # whose fix is of all
+            whole = replace(last, id="input-normalisation", what="; ".join(cause.what for cause in several))
         elif len(several) >= BLOCK:
             nodes = [getattr(cause, side) for cause in several]
             scope = _scope(nodes)
@@ -35,12 +65,45 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
             if len(others) == 1 and not known:
                 continue
             what = f"{len(several)} operations are in the {side} only: {scope}… ({nodes[0]} to {nodes[-1]})"
-            whole = replace(first, id=f"block-{ending}", what=what, fix="", without=first.without)
+            whole = replace(first, id=f"block-{ending}", what=what, fix="", block=tuple(nodes))
         else:
             continue
         found = [cause for cause in found if cause not in several]
         found.insert(0, whole)
     return tuple(found)
+
+
+def _by_hand(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
+    """An activation for which one side has arithmetic of its own that computes another."""
+    kind = next((k for k, edit in enumerate(edits) if edit.key == "kind" and edit.cause == "activation-kind"), None)
+    rest = [edit for k, edit in enumerate(edits) if k != kind]
+    if kind is None or not rest:
+        return None
+    if not all(edit.detail.get("alone") and edit.detail["steps"][0].kind in _ARITHMETIC for edit in rest):
+        return None
+    nodes = ", ".join(cause.reference or cause.candidate for k, cause in enumerate(causes) if k != kind)
+    side = "reference" if causes[0 if kind else 1].reference else "candidate"
+    return (replace(causes[kind], what=f"{causes[kind].what} and more in the {side}: {nodes}"),)
+
+
+def _pooled(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
+    """A pooling of one side, for which the other has arithmetic of its own: a mean that leaves padding out."""
+    if not all(edit.detail.get("alone") for edit in edits):
+        return None
+    sides: dict[bool, list[int]] = {True: [], False: []}
+    for k, cause in enumerate(causes):
+        sides[bool(cause.reference)].append(k)
+    for side, others in ((True, False), (False, True)):
+        mine, its = ([edits[k].detail["steps"][0].kind for k in sides[one]] for one in (side, others))
+        if len(mine) != 1 or mine[0] not in kinds.POOLS or not set(its) & (kinds.POOLS | kinds.REDUCTIONS):
+            continue
+        if set(its) <= _ARITHMETIC | kinds.POOLS | kinds.REDUCTIONS | {"full", "cast", "expand_dims"}:
+            has, other = ("reference", "candidate") if side else ("candidate", "reference")
+            nodes = ", ".join(causes[k].reference or causes[k].candidate for k in sides[others])
+            what = f"the {has} computes {mine[0]}, the {other} something else by hand: {nodes}"
+            first = replace(causes[sides[side][0]], id="pool-kind", what=what)
+            return (replace(first, fix="") if not side else first,)
+    return None
 
 
 def _scope(nodes: Sequence[str]) -> str:
@@ -54,15 +117,25 @@ def _scope(nodes: Sequence[str]) -> str:
 def said_once(found: Sequence[Finding]) -> Iterator[Finding]:
     """Findings without what one before them has stated of the very same nodes."""
     stated: set[tuple[str, str, str, str]] = set()
+    blocks: set[tuple[bool, str]] = set()
     for one in found:
         if one.status not in ("proven", "ambiguous") or not one.causes:
             yield one
             continue
-        kept = tuple(cause for cause in one.causes if _key(cause) not in stated)
+        kept = tuple(cause for cause in one.causes if _key(cause) not in stated and not _part_of(cause, blocks))
         if not kept:
             continue
+        blocks.update((bool(cause.reference), name) for cause in kept for name in cause.block)
         stated |= {_key(cause) for cause in kept}
         yield replace(one, causes=kept)
+
+
+def _part_of(cause: Cause, blocks: Container[tuple[bool, str]]) -> bool:
+    """Whether what one side has alone is of a block that was stated; ``blocks``: whether of the reference, the node."""
+    if cause.reference and cause.candidate:
+        return False
+    nodes = cause.block or (cause.reference or cause.candidate,)
+    return all((bool(cause.reference), name) in blocks for name in nodes)
 
 
 def _key(cause: Cause) -> tuple[str, str, str, str]:

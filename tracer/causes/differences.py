@@ -11,7 +11,7 @@ import numpy as np
 
 from tracer import kinds
 from tracer.causes import naming, weighing
-from tracer.causes.case import Case
+from tracer.causes.case import Case, Side
 from tracer.causes.edit import Change, Edit, of_program, of_step, setting
 from tracer.causes.step import Array, Program, Step, numbers
 
@@ -42,6 +42,10 @@ def differences(case: Case) -> Iterator[Edit]:
     # Two tensors of theirs may be one of ours, in other shapes.
     above = {twin: name for twin, name in case.theirs.above.items() if name in case.ours.above}
     above |= {twin: name for name, twin in case.ours.above.items()}
+    _as_one(case, ours, theirs, twins, taken)
+    for a, b in _in_place(case, ours, theirs, twins, taken, above):
+        pairs.append((a, b))
+        twins[a.name], taken[b.name] = b, a
     alone = [step.name for step in ours if step.name not in twins]
     gone: set[str] = set()
     for step in reversed(ours):
@@ -53,7 +57,7 @@ def differences(case: Case) -> Iterator[Edit]:
             gone |= set(chain)
             yield _block_missing(case, chain, instead)
         else:
-            yield _missing(case, step, instead if len(chain) < 2 else None)
+            yield _missing(case, step, instead if len(chain) < 2 else None, twins)
     for step in theirs:
         if step.name not in taken:
             found = _extra(case, step, taken, above)
@@ -99,7 +103,55 @@ def matched(ours: Sequence[Step], theirs: Sequence[Step]) -> list[tuple[Step, St
             i += 1
         else:
             j += 1
-    return found or ([(ours[-1], theirs[-1])] if rows == columns == 1 else [])
+    return found or ([(ours[-1], theirs[-1])] if rows == columns == 1 and _comparable(ours[-1], theirs[-1]) else [])
+
+
+def _as_one(case: Case, ours: Sequence[Step], theirs: Sequence[Step], twins: Names, taken: Names) -> None:
+    """Take what the alignment has as one pair, a layer and its arithmetic, for each other where a side has more."""
+    pair = case.pair.pair
+    mine, its = (pair.candidate, pair.reference) if case.turned_round else (pair.reference, pair.candidate)
+    group, other = [a for a in ours if a.name in mine], [b for b in theirs if b.name in its]
+    if 1 not in (len(group), len(other)) or len(group) + len(other) < 3:
+        return
+    known = any(a.name in twins for a in group) or any(b.name in taken for b in other)
+    if not known and len(group) + len(other) < len(ours) + len(theirs):
+        twins.update((a.name, other[-1]) for a in group)
+        taken.update((b.name, group[-1]) for b in other)
+
+
+def _in_place(
+    case: Case, ours: Sequence[Step], theirs: Sequence[Step], twins: Names, taken: Names, above: dict[str, str]
+) -> list[tuple[Step, Step]]:
+    """Steps of one side alone that stand in one place of the same two neighbours, and may stand for each other."""
+    found: list[tuple[Step, Step]] = []
+    passing = _passing(case.program)
+    for a in ours:
+        if a.name in twins or not a.inputs:
+            continue
+        mine = [_through(name, passing) for name in a.inputs]
+        for b in theirs:
+            if b.name in taken or any(b is other for _, other in found) or not _exchangeable(a.kind, b.kind):
+                continue
+            last = (a is case.program.last, case.theirs.program is not None and b is case.theirs.program.last)
+            read = _mapped(case, b.inputs, taken, above)
+            reads = [{taken[s.name].name for s in theirs if b.name in s.inputs and s.name in taken}]
+            reads += [{s.name for s in ours if a.name in s.inputs and s.name in twins}]
+            if last[0] == last[1] and read == mine and reads[0] == reads[1]:
+                found.append((a, b))
+                break
+    return found
+
+
+def _exchangeable(a: str, b: str) -> bool:
+    """Whether a person might have written the one operation for the other."""
+    groups = (kinds.ACTIVATIONS | kinds.ELEMENTWISE | {"clip"}, kinds.POOLS | kinds.REDUCTIONS | {"slice", "gather"},
+              _SYMMETRIC | {"sub", "div", "concat", "stack"}, kinds.POOLS | {"flatten", "reshape"})  # fmt: skip
+    return any(a in group and b in group for group in groups)
+
+
+def _comparable(a: Step, b: Step) -> bool:
+    """Whether one may stand for the other: neither only moves values where the other computes, or has weights alone."""
+    return all((a.kind in group) == (b.kind in group) for group in (kinds.LAYOUT_ONLY, kinds.WEIGHTED))
 
 
 def _score(a: Step, b: Step) -> float:
@@ -116,20 +168,35 @@ def _score(a: Step, b: Step) -> float:
 # --- steps of one side alone ---------------------------------------------------------------------------------------
 
 
-def _missing(case: Case, step: Step, instead: str | None) -> Edit:
+def _missing(case: Case, step: Step, instead: str | None, twins: Names) -> Edit:
     stem, whole = naming.of_single(step, case.ours)
+    if naming.moved_before_sum(step, case.ours, case.theirs, {name: b.name for name, b in twins.items()}):
+        stem, whole = "residual-order", True
     cause = stem if whole else case.lacks(stem)
     what = f"{step.name} ({step.kind}) is in the {case.other} only"
     return Edit(
         cause, what, of_program(lambda program: program.without(step.name, instead)), step.name, seen=True, cost=1.5,
-        detail={"alone": True},
+        detail={"alone": True, **_about(case.ours, step)},
     )  # fmt: skip
 
 
 def _block_missing(case: Case, chain: Sequence[str], instead: str | None) -> Edit:
     what = f"{len(chain)} operations are in the {case.other} only: {chain[0]} to {chain[-1]}"
     change = of_program(lambda program: program.without(chain[-1], instead))
-    return Edit(case.lacks("block"), what, change, chain[-1], seen=True, cost=1.5)
+    those = f"{chain[0]} to {chain[-1]}"
+    fix = f"leave out {those}" if case.turned_round else f"add the reference's {those}"
+    return Edit(
+        case.lacks("block"), what, change, chain[-1], fix=fix, seen=True, cost=1.5,
+        detail={"block": tuple(chain), **_about(case.ours, *(case.program.step(name) for name in chain))},
+    )  # fmt: skip
+
+
+def _about(side: Side, *steps: Step) -> dict[str, Any]:
+    """What is kept of operations of one side alone: themselves, and what they begin with."""
+    made = {step.name for step in steps}
+    known = side.recording.structure.by_name
+    begins = tuple(known[name] for step in steps for name in step.inputs if name not in made and name in known)
+    return {"steps": steps, "begins": begins, "result": known.get(steps[-1].name)}
 
 
 def _chain(program: Program, name: str, instead: str | None, alone: Sequence[str]) -> list[str]:
@@ -181,11 +248,20 @@ def _of_theirs(case: Case, name: str) -> str:
 def _extra(case: Case, step: Step, taken: Names, above: dict[str, str]) -> Edit | None:
     """A step that they have alone, put in behind the twin of what it reads."""
     read = _mapped(case, step.inputs, taken, above)
+    if step.kind == "full" and not step.inputs:
+        constant = replace(step, name=_of_theirs(case, step.name))
+        return Edit(
+            "operation-kind", f"{step.name} is a constant of the {case.doer}",
+            of_program(lambda program: Program((constant, *program.steps))), twin=step.name, seen=True, cost=0.1,
+            detail={"alone": True, **_about(case.theirs, step)},
+        )  # fmt: skip
     if not read or None in read:
         return None
     names = [name for name in read if name is not None]
     source = next((name for name in reversed(names) if _ours(case, name)), case.ours.node.name)
     stem, whole = naming.of_single(step, case.theirs)
+    if naming.moved_before_sum(step, case.theirs, case.ours, {name: a.name for name, a in taken.items()}):
+        stem, whole = "residual-order", True
     cause = stem if whole else case.has(stem)
     own = replace(translated(case, step, source), name=_of_theirs(case, step.name), inputs=tuple(names))
 
@@ -196,7 +272,10 @@ def _extra(case: Case, step: Step, taken: Names, above: dict[str, str]) -> Edit 
         return Program((*program.steps, own)) if after == program.output else program.insert(own, after=after)
 
     what = f"{step.name} ({step.kind}) is in the {case.doer} only"
-    return Edit(cause, what, of_program(put), twin=step.name, seen=True, cost=1.5, detail={"alone": True})
+    return Edit(
+        cause, what, of_program(put), twin=step.name, seen=True, cost=1.5,
+        detail={"alone": True, **_about(case.theirs, step)},
+    )  # fmt: skip
 
 
 def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], alone: Sequence[str]) -> Iterator[Edit]:
@@ -214,12 +293,28 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
         cause = "concat-order" if a.kind in ("concat", "stack") else "operand-order"
         what = f"{a.name} reads its inputs in another order in the {case.doer}"
     else:
-        cause = "residual-order" if a.kind in _SYMMETRIC else "wiring"
+        cause = _rewired(case, a, mine, names)
         other = [name for name in names if name not in mine]
         what = f"{b.name} of the {case.doer} reads the twin of {', '.join(other)}, not of {', '.join(mine)}"
     yield Edit(
         cause, what, of_step(a.name, lambda step: replace(step, inputs=names)), a.name, b.name, seen=True, cost=1.5
     )
+
+
+def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) -> str:
+    """What it is that a step reads other tensors."""
+    structure = case.ours.recording.structure
+    if step.kind in _SYMMETRIC:
+        return "residual-order"
+    if step.kind in ("matmul", "permute", "reshape", "attention") and naming.about_heads(structure, step):
+        return "qkv-order"
+    sums = [structure.by_name[name] for name in (*mine, *its) if name in structure.by_name]
+    terms = {parent for node in sums if node.kind == "add" for parent in node.parents}
+    for node in sums:  # a norm or an activation of the sum, or the sum itself
+        behind = node.kind in kinds.NORMALISATIONS | kinds.ACTIVATIONS
+        above = [structure.by_name[name] for name in node.parents if behind]
+        terms |= {one.name for one in above if one.kind == "add"}
+    return "residual-order" if terms & {*mine, *its} else "wiring"
 
 
 def _passing(program: Program) -> dict[str, str]:
@@ -291,8 +386,14 @@ def _between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
     mine_, other = (_plain(step, None if axes is None else len(axes)) for step in (a, given))
     if a.kind != b.kind and not _same_operation(a, b):
         cause = naming.of_kinds(a.kind, b.kind)
+        if {a.kind, b.kind} == {"slice", "gather"}:  # another step of a sequence
+            cause = "rnn-last-step"
+        if {a.kind, b.kind} & {"where", "masked_fill"} and naming.masks_scores(a, case.ours):
+            cause = "attention-mask"
         what = _sides(case, "computes", a.kind, b.kind)
-        yield Edit(cause, what, _exchanged(a, given), a.name, b.name, "kind", _ordered(case, a.kind, b.kind), seen=True)
+        yield Edit(
+            cause, what, _exchanged(a, given), a.name, b.name, "kind", _ordered(case, a.kind, b.kind), seen=True,
+        )  # fmt: skip
         return
     for key in dict.fromkeys((*mine_.settings, *other.settings)):
         mine, its = mine_.settings.get(key), other.settings.get(key)
@@ -300,9 +401,14 @@ def _between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
             continue
         if key == "keepdims" or (key == "channels" and a.kind not in kinds.NORMALISATIONS):
             continue  # what axes are kept or where they stand is the alignment's matter
-        cause = _of_another(mine_, other, key) or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
+        cause = _of_another(mine_, other, key)
+        if not cause and key == "operand":
+            cause = naming.of_operand(a, case.ours)
+        cause = cause or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
         values = _ordered(case, naming.plain(mine), naming.plain(its))
         what = f"{key} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
+        if values[0] == values[1]:
+            what = f"{key} of {a.name} is {_apart(mine, its)} in the {case.doer}"
         changed = {key: given.settings[key]}
         if "ceil" in {*a.settings, *given.settings} and key == "padding":
             changed["ceil"] = given.settings.get("ceil", 0)
@@ -310,6 +416,14 @@ def _between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
     for edit in weighing.differences(case, a, given):
         regrouped = "kernel" in edit.key and not _equal(mine_.settings.get("groups"), other.settings.get("groups"))
         yield replace(edit, cause="groups") if regrouped else edit
+
+
+def _apart(first: Any, second: Any) -> str:
+    """What one array of numbers or flags is beside another of its shape."""
+    mine, its = np.asarray(first), np.asarray(second)
+    if mine.dtype == np.bool_ and np.array_equal(mine, ~its):
+        return "the other way round"
+    return f"another one, at {int(np.count_nonzero(mine != its))} of {mine.size} places,"
 
 
 def _of_another(a: Step, b: Step, key: str) -> str:
@@ -321,6 +435,8 @@ def _of_another(a: Step, b: Step, key: str) -> str:
     if key in ("align_corners", "coordinates") and differs("mode"):
         modes = {str(step.settings["mode"]) for step in (a, b)}
         return "resize-mode" if any(mode.startswith("nearest") for mode in modes) else ""
+    if key == "padding" and differs("pool_size"):
+        return "pool-kind"  # a wider window is centred by a wider padding
     kernel = a.weights.get("kernel")
     if key == "padding" and differs("dilation") and kernel is not None and kernel.ndim > 2:
         rank = kernel.ndim - 2

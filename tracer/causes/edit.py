@@ -29,6 +29,7 @@ class Edit:
         cost: a larger number is tried later and believed less.
         seen: whether the recording states the difference (a setting, a weight, a node); else it is a hypothesis.
         same: further names of the same function: causes that no data of this kind can tell apart.
+        family: the module that suggested it; empty for what the recordings state.
     """
 
     cause: str
@@ -42,6 +43,7 @@ class Edit:
     cost: float = 1.0
     seen: bool = False
     same: tuple[str, ...] = ()
+    family: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tracer.causes import fingerprints, fixes, loops
+from tracer.causes import fingerprints, fixes, loops, registry
 from tracer.causes.case import Case, cases
 from tracer.causes.condense import in_blocks, merged
 from tracer.causes.differences import differences, may_show
 from tracer.causes.edit import Edit
+from tracer.causes.failing import Failure
 from tracer.causes.finding import Cause, Finding
-from tracer.causes.search import OVER, Budget, Spent, search
+from tracer.causes.joint import at_one
+from tracer.causes.probes import matters, told_apart
+from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
-from tracer.causes.undone import Make, undone
+from tracer.causes.undone import Make, met, undone
 from tracer.compare import Diff, PairDiff
 from tracer.compare.verdict import Verdict
 from tracer.errors import ExitCode
-from tracer.rerun.cuts import cuts
+from tracer.rerun.cuts import Cut
+
+if TYPE_CHECKING:
+    from tracer.rerun.verifying import Verified
 
 SCHEMA = "tracer-explain/1"
 SECONDS = 2.0
 """For a pair, unless told otherwise."""
+_FURTHER = 2
+"""Layers of tensors above a pair of unknown cause that are looked through."""
+_AGAIN = 1.0
+"""For two findings that are looked at as one."""
+TELLING = 1.0
+"""Seconds to ask what input would tell apart what this one does not."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class Explained:
         looked: pairs that were computed again; ``unread`` those that could not be, with the reason.
         left: pairs that were not looked at for want of time.
         each: the same findings before those of several layers were made one.
+        failed: families that raised, or could not be imported: what they would have said is missing.
+        verified: what is left of the outputs' difference with the fixes; None where it was not asked.
     """
 
     diff: Diff
@@ -44,6 +58,8 @@ class Explained:
     unread: dict[str, str]
     left: tuple[str, ...] = ()
     each: tuple[Finding, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    verified: Verified | None = None
 
     @property
     def parting(self) -> tuple[Finding, ...]:
@@ -82,6 +98,8 @@ class Explained:
             "looked": self.looked,
             "unread": dict(self.unread),
             "left": list(self.left),
+            "failed": [{"family": one.family, "error": one.error} for one in self.failed],
+            **({} if self.verified is None else {"verified": self.verified.to_json()}),
         }
 
 
@@ -94,12 +112,14 @@ class Looked:
         unread: why the pair could not be computed; empty where it was.
         sort: for what it was taken: one that ``parts`` on its own, ``inherits`` its difference, or ``agrees``.
         seconds: that it was given; None where all was tried.
+        failed: families that raised; what was found is not kept then.
     """
 
     finding: Finding | None
     unread: str = ""
     sort: str = "parts"
     seconds: float | None = None
+    failed: tuple[Failure, ...] = ()
 
     def enough(self, sort: str, seconds: float) -> bool:
         """Whether looking again could say no more."""
@@ -123,18 +143,23 @@ def explain(
     which it is true. What is ``known`` of a pair, by its aligned name, is not looked for again, and what is found is
     put in. Raises TraceError where a recording cannot be read.
     """
-    made, _ = cuts(diff.alignment.pairs, diff.reference, diff.candidate)
+    made = met(diff.pairs, diff.reference, diff.candidate)
     make = cases(made, diff.reference, diff.candidate)
     known = {} if known is None else known
     found: list[Finding] = []
     unread: dict[str, str] = {}
     left: list[str] = []
+    failed = {one.family: one for one in registry.load()}
     by_index = {index: cut for cut in made.values() for index in (cut.index, *(index for index, _ in cut.same))}
     wanted = [
         (i, pair)
         for i, pair in enumerate(diff.pairs)
         if i in by_index and (every or pair.verdict is Verdict.DIVERGED) and (only is None or only(pair))
     ]
+    # What both sides only pass on is said where it is computed, unless it is looked at more closely here.
+    first = {index: cut.index for cut in made.values() for index, name in cut.same if name == cut.reference}
+    depth = {i: ("agrees", "inherits", "parts").index(_sort(pair)) for i, pair in wanted}
+    wanted = [(i, pair) for i, pair in wanted if depth.get(first.get(i, -1), -1) < depth[i]]
     began, looked = time.monotonic(), 0
     for done, (index, pair) in enumerate(wanted):
         if progress is not None:
@@ -153,10 +178,35 @@ def explain(
         if one.unread:
             unread[pair.aligned] = one.unread
         looked += not one.unread
+        failed.update({failure.family: failure for failure in one.failed})
         if one.finding is not None:
             found.append(one.finding)
-    findings = tuple(loops.together(one, found, diff.candidate) for one in merged(found))
-    return Explained(diff, findings, looked, unread, tuple(left), tuple(found))
+
+    cancelled = _cancelled(found, wanted, by_index, made, diff.pairs, make)
+    found = [one for one in found if one.pair not in cancelled]
+    known.update({name: replace(known[name], finding=None) for name in cancelled})
+
+    def look(index: int, pair: PairDiff, apart: frozenset[str]) -> Finding | None:
+        try:
+            return of_pair(*make(index, pair, apart), Budget(_AGAIN), parts=True)
+        except Unknown:
+            return None
+
+    structural = [one for one in found if one.status == "proven" and _structural(one)]
+    places = {_key(pair): (index, pair, by_index[index]) for index, pair in wanted}
+    for upper, lower, both in at_one(structural, places, made, look):
+        found[found.index(upper)] = both
+        found.remove(lower)
+        known[upper.pair] = replace(known[upper.pair], finding=both)
+        known[lower.pair] = replace(known[lower.pair], finding=None)
+    bare = Explained(diff, (), looked, unread, tuple(left), failed=tuple(failed.values()))
+    return with_findings(bare, found)
+
+
+def with_findings(told: Explained, each: Sequence[Finding]) -> Explained:
+    """The same with other findings, one of each pair in running order."""
+    findings = tuple(loops.together(one, each, told.diff.candidate) for one in merged(each))
+    return replace(told, findings=findings, each=tuple(each))
 
 
 def _key(pair: PairDiff) -> str:
@@ -166,7 +216,8 @@ def _key(pair: PairDiff) -> str:
 
 def _sort(pair: PairDiff) -> str:
     """What of a verdict says how a pair is looked at."""
-    agrees = pair.verdict in (Verdict.MATCH, Verdict.NOISE)
+    # Beside what only says that something is masked every other difference is small.
+    agrees = pair.verdict is Verdict.MATCH or (pair.verdict is Verdict.NOISE and not pair.masked)
     return "parts" if pair.verdict is Verdict.DIVERGED else "agrees" if agrees else "inherits"
 
 
@@ -175,11 +226,35 @@ def _structural(one: Finding) -> bool:
     return one.status != "latent" and all(cause.key in ("", "kind", "operand") for cause in one.causes)
 
 
+def _cancelled(
+    found: Sequence[Finding],
+    wanted: Sequence[tuple[int, PairDiff]],
+    by_index: Mapping[int, Cut],
+    made: Mapping[str, Cut],
+    pairs: Sequence[PairDiff],
+    make: Make,
+) -> set[str]:
+    """Pairs whose findings take each other back: a flatten in another order before a kernel that has its rows in that
+    order, a bias of one side that the other's statistics hold. The reader of such a pair must have a finding too: one
+    that merely loses a difference (a ReLU of what is negative) does not speak for it."""
+    parting = {one.pair for one in found if one.status != "latent"}
+    gone: set[str] = set()
+    for index, pair in wanted:
+        cut = by_index[index]
+        readers = {_key(pairs[made[name].index]) for name in cut.readers}
+        if _key(pair) in parting - gone and readers and readers <= parting and undone(cut, made, pairs, make):
+            gone |= {_key(pair), *readers}
+    return gone
+
+
 def _look(make: Make, index: int, pair: PairDiff, seconds: float) -> Looked:
     began, sort, why = time.monotonic(), _sort(pair), ""
+    failed: dict[str, Failure] = {}
     try:
-        case, turned = make(index, pair, frozenset())
+        case, turned = (replace(one, failed=failed) for one in make(index, pair, frozenset()))
         one = stated(case) if sort == "agrees" else of_pair(case, turned, Budget(seconds), parts=sort == "parts")
+        if one is not None and one.status == "unknown":
+            one = _further_up(make, index, pair, case, seconds) or one
     except Unknown as error:
         one, why = None, str(error)
         if sort == "parts":
@@ -187,7 +262,27 @@ def _look(make: Make, index: int, pair: PairDiff, seconds: float) -> Looked:
     over = one is not None and any(note.startswith(OVER) for note in one.notes)
     if one is not None:
         one = replace(one, seconds=time.monotonic() - began)
-    return Looked(one, why, sort, seconds if over else None)
+    return Looked(one, why, sort, seconds if over else None, tuple(failed.values()))
+
+
+def _further_up(make: Make, index: int, pair: PairDiff, case: Case, seconds: float) -> Finding | None:
+    """What is found of a pair when the tensors right above it are not relied on but computed; None where nothing is.
+
+    Two of them may stand for one another though each is what the other side has too, as queries and keys.
+    """
+    side, apart = case.theirs, frozenset[str]()
+    for _ in range(_FURTHER):
+        known = side.recording.structure.by_name
+        apart |= {name for name in side.above if known[name].role != "input"}
+        try:
+            case, turned = make(index, pair, apart)
+            one = of_pair(case, turned, Budget(seconds), parts=False)
+        except Unknown:
+            return None
+        if one is not None and one.status == "proven":
+            return one
+        side = case.theirs
+    return None
 
 
 def stated(case: Case) -> Finding | None:
@@ -205,7 +300,11 @@ def of_pair(case: Case, turned: Case, budget: Budget, *, parts: bool) -> Finding
         outcome = search(case, turned, budget)
     except Spent:
         return Finding(case.pair.aligned, "unknown", notes=(OVER,)) if parts else None
-    pair = case.pair
+    return of_outcome(case.pair, outcome)
+
+
+def of_outcome(pair: PairDiff, outcome: Outcome) -> Finding | None:
+    """What a search came to as a finding; None where the pair agrees and nothing else is to be said. Raises Unknown."""
     at = outcome.case
     spare = [edit for edit in outcome.spare if edit.seen and may_show(at, edit)]
     if outcome.agrees:
@@ -222,17 +321,29 @@ def of_pair(case: Case, turned: Case, budget: Budget, *, parts: bool) -> Finding
     edits = outcome.best.edits
     causes = tuple(replace(_cause(at, edit), without=left) for edit, left in zip(edits, outcome.without, strict=True))
     causes = in_blocks(edits, causes)
-    others = tuple(_cause(at, edit) for edit in outcome.others)
-    same = tuple(replace(_cause(at, edit), id=name) for edit in edits for name in edit.same)
+    random = told_apart(at, edits, [rival.edits for rival in outcome.rivals], TELLING)
+    rivals = list(zip((rival.edits[-1] for rival in outcome.rivals), random.same, strict=True))
+    others = tuple(_cause(at, edit) for edit, alike in rivals if not alike)
+    # Further names of the same function, which no input tells apart.
+    same = [replace(_cause(at, edit), id=name) for edit in edits for name in edit.same]
+    same += [_cause(at, edit) for edit, alike in rivals if alike and edit.cause != edits[-1].cause]
     return Finding(
         pair.aligned, "ambiguous" if others else "proven", causes, (*others, *same), outcome.before,
-        outcome.best.error, at.bar, how=_how(at), notes=(*outcome.notes, *_unseen(spare)),
+        outcome.best.error, at.bar, how=_how(at), apart=random.words,
+        notes=(*outcome.notes, *_unseen([e for e in spare if e.values != (None, None)]), *_unseen(unshown(outcome))),
     )  # fmt: skip
+
+
+def unshown(outcome: Outcome) -> tuple[Edit, ...]:
+    """Operations of one side alone that this input does not show, and random input does."""
+    alone = tuple(edit for edit in outcome.spare if edit.seen and edit.detail.get("alone"))
+    assert outcome.best is not None
+    return alone if alone and matters(outcome.case, outcome.best.edits, alone, TELLING) else ()
 
 
 def _unseen(spare: Sequence[Edit]) -> tuple[str, ...]:
     """What differs as well, and is not needed to reproduce the result."""
-    return tuple(f"differs too, which this input does not show: {e.what}" for e in spare if e.values != (None, None))
+    return tuple(f"differs too, which this input does not show: {edit.what}" for edit in spare)
 
 
 def _how(case: Case) -> str:
@@ -249,5 +360,6 @@ def _cause(case: Case, edit: Edit) -> Cause:
     node = side.recording.structure.by_name.get(name, side.node)
     fix = fixes.of(case, edit)
     return Cause(
-        edit.cause, edit.what, fix.text, reference, candidate, edit.key, edit.values, node.source, changes=fix.changes
-    )
+        edit.cause, edit.what, fix.text, reference, candidate, edit.key, edit.values, node.source, changes=fix.changes,
+        block=edit.detail.get("block", ()),
+    )  # fmt: skip

@@ -32,6 +32,7 @@ class Cause:
         source: ``file:line`` on the candidate's side, where known.
         without: the error that is left when everything but this is taken into account.
         changes: the fix as changes of the candidate in memory; none where it cannot be made there.
+        block: of a block that one side has alone, its nodes.
     """
 
     id: str
@@ -44,13 +45,14 @@ class Cause:
     source: str | None = None
     without: float | None = None
     changes: tuple[Change, ...] = ()
+    block: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id, "what": self.what, "fix": self.fix, "reference": self.reference,
             "candidate": self.candidate, "key": self.key, "values": [plain(v) for v in self.values],
             "source": self.source, "without": _finite(self.without),
-            "changes": [change.to_json() for change in self.changes],
+            "changes": [change.to_json() for change in self.changes], "block": list(self.block),
         }  # fmt: skip
 
     @classmethod
@@ -60,7 +62,42 @@ class Cause:
         first, second = raw["values"]
         source = None if raw["source"] is None else _text(raw["source"])
         changes = tuple(map(Change.from_json, raw["changes"]))
-        return cls(**texts, values=(first, second), source=source, without=_number(raw["without"]), changes=changes)
+        block = tuple(map(_text, raw["block"]))
+        return cls(
+            **texts, values=(first, second), source=source, without=_number(raw["without"]), changes=changes,
+            block=block,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What random input at a layer says: the model that does it was run again with it.
+
+    Attributes:
+        said: as a sentence; empty where nothing was run.
+        why: why nothing was run, or could be said.
+        inputs: what it was given, in words.
+        errors: for each statement its id, the statement, and the largest error that it leaves on any of the inputs,
+            in the measure of the finding's; the first is that nothing differs, with an empty id.
+    """
+
+    said: str = ""
+    why: str = ""
+    inputs: tuple[str, ...] = ()
+    errors: tuple[tuple[str, str, float], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        errors = [{"cause": name, "what": what, "error": _finite(error)} for name, what, error in self.errors]
+        return {"said": self.said, "why": self.why, "inputs": list(self.inputs), "errors": errors}
+
+    @classmethod
+    def from_json(cls, raw: Any) -> Probed:
+        """The inverse of :meth:`to_json`, but for infinite numbers. Raises KeyError, TypeError, ValueError."""
+        errors = tuple(
+            (_text(e["cause"]), _text(e["what"]), math.inf if e["error"] is None else float(e["error"]))
+            for e in raw["errors"]
+        )
+        return cls(_text(raw["said"]), _text(raw["why"]), tuple(map(_text, raw["inputs"])), errors)
 
 
 @dataclass(frozen=True)
@@ -78,6 +115,7 @@ class Finding:
         how: what was computed, in words.
         apart: what input would tell the candidates apart, in words.
         notes: sentences about what could not be tried.
+        probed: what random input says; None where it was not asked.
     """
 
     pair: str
@@ -92,6 +130,7 @@ class Finding:
     apart: str = ""
     notes: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
+    probed: Probed | None = None
     seconds: float = field(default=0.0, compare=False)
 
     @property
@@ -127,6 +166,7 @@ class Finding:
             "seen": list(self.seen),
             "tell_apart": self.apart,
             "notes": list(self.notes),
+            "probed": None if self.probed is None else self.probed.to_json(),
         }  # fmt: skip
 
     @classmethod
@@ -140,6 +180,7 @@ class Finding:
             tuple(map(Cause.from_json, raw["others"])), _number(proof["before"]), _number(proof["after"]),
             _number(proof["floor"]), tuple(map(_text, raw["seen"])), _text(proof["how"]), _text(raw["tell_apart"]),
             tuple(map(_text, raw["notes"])), tuple(map(_text, raw["pairs"])),
+            None if raw["probed"] is None else Probed.from_json(raw["probed"]),
         )  # fmt: skip
 
 

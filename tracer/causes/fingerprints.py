@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from tracer.causes import relations
+from tracer import relations
 from tracer.causes.case import Case
 from tracer.causes.step import Array, Unknown
 

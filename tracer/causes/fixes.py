@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from tracer import kinds
-from tracer.causes import patching
+from tracer.causes import operations, patching
 from tracer.causes.advice import WORDS
 from tracer.causes.case import Case
 from tracer.causes.change import Change, Library, Scalar, Value
@@ -65,6 +67,9 @@ _CALLED = {
     "max_value": "max_val",
 }  # fmt: skip
 """Arguments of PyTorch's functions that are called otherwise than our settings."""
+_ARGUMENTS = frozenset({"epsilon", "axis", "negative_slope", "alpha", "approximate", "count_include_pad", "min_value",
+                        "max_value", "align_corners"})  # fmt: skip
+"""Settings that are arguments of PyTorch's functions, of the same meaning in every one."""
 _ONNX = {
     "epsilon": "epsilon", "negative_slope": "alpha", "alpha": "alpha", "axis": "axis", "strides": "strides",
     "dilation": "dilations", "padding": "pads", "pool_size": "kernel_shape", "count_include_pad": "count_include_pad",
@@ -85,7 +90,8 @@ def of(case: Case, edit: Edit) -> Fix:
     at = _At(case, edit)
     changes = at.changes()
     if changes:
-        return Fix("\n".join(map(patching.line, changes)), changes)
+        called = at.called() if changes[0].what == "call" else ""
+        return Fix(called or "\n".join(map(patching.line, changes)), changes)
     return Fix(at.called() or at.alone() or edit.fix or at.words())
 
 
@@ -181,6 +187,59 @@ class _At:
         fits = "activation" in node.config and "." not in node.label and missing.kind in patching.KERAS_ACTIVATIONS
         return (Change(self.library, "activation", node.owner, "", flat),) if fits else ()
 
+    def _scaled(self, missing: Step) -> tuple[Change, ...]:
+        """What is done to the model's input alone, all that is missing up to here, before the layer that reads it."""
+        mine, its = (self.case.theirs, self.case.ours) if self.case.turned_round else (self.case.ours, self.case.theirs)
+        twins = dict(mine.above) | {twin: name for name, twin in its.above.items()}
+        steps = {step.name: step for step in mine.program.steps} if mine.program is not None else {}
+        chain = [missing]
+        while chain[-1].inputs and chain[-1].inputs[0] not in twins and chain[-1].inputs[0] in steps:
+            chain.append(steps[chain[-1].inputs[0]])
+        structure = its.recording.structure
+        source = structure.by_name.get(twins.get(chain[-1].inputs[0], "") if chain[-1].inputs else "")
+        if self.library != "torch" or source is None or source.role != "input" or source.shape is None:
+            return ()
+        readers = [
+            node for node in map(structure.by_name.__getitem__, structure.children[source.name])
+            if node.role != "container"
+        ]  # fmt: skip
+        if any(step.kind not in ("rescaling", "normalization") for step in chain) or len(readers) != 1:
+            return ()
+        (reader,) = readers
+        if reader.role != "layer" or not reader.owner or self._calls(reader) > 1:
+            return ()
+        lengths = next((step.weights["mean"].shape for step in chain if "mean" in step.weights), (1,))
+        axes = [axis for axis, length in enumerate(lengths) if length != 1]
+        if len(axes) > 1:
+            return ()
+        ends = [np.zeros(lengths), np.ones(lengths)]
+        for step in reversed(chain):
+            ends = [operations.run(step, [values]) for values in ends]
+        offset, scale = ends[0], ends[1] - ends[0]
+        way = self.case.axes.get(chain[-1].inputs[0])
+        axis = axes[0] if axes else 0
+        at = axis if way is None or way[axis] is None else way[axis]
+        numbers = (float(one) for values in (scale, offset) for one in values.reshape(-1))
+        return (Change("torch", "affine", reader.owner, "", (int(at or 0), len(source.shape), *numbers)),)
+
+    def _call(self) -> tuple[Change, ...]:
+        """Another argument of a function that a module calls once, and nothing below it."""
+        node, value = self.node, _plain(self.edit.values[0])
+        recording = (self.case.ours if self.case.turned_round else self.case.theirs).recording
+        inside = f"{node.scope}." if node.scope else ""
+        alike = [
+            other for other in recording.structure
+            if other.kind == node.kind and (other.scope == node.scope or other.name.startswith(inside))
+        ]  # fmt: skip
+        if len(alike) != 1 or value is None or not node.label.startswith("torch.nn.functional."):
+            return ()
+        key = self.edit.key
+        if key not in _ARGUMENTS or self.edit.values[0] == self.edit.values[1]:
+            return ()
+        name = node.label.rpartition(".")[2]
+        value = self._axis(value) if key == "axis" else value
+        return (Change("torch", "call", node.scope, name, (_CALLED.get(key, key), *_one(value))),)
+
     def _left_out(self) -> tuple[Change, ...]:
         """A module that hands on what it is given; a fused activation that does nothing."""
         if not self.node.owner or self._calls(self.node) > 1:
@@ -236,7 +295,9 @@ class _At:
         if self.library is None:
             return ()
         if self.missing is not None:
-            return self._added(self.missing)
+            return self._added(self.missing) or self._scaled(self.missing)
+        if self.node.role == "op" and self.library == "torch":
+            return self._call()
         if self.node.role not in ("layer", "activation"):
             return ()
         if self.extra:
@@ -431,7 +492,7 @@ class _At:
     def called(self) -> str:
         """The call to change, for functions and for graphs; empty where the setting is not of that kind."""
         key, value = self.edit.key, self.edit.values[0]
-        if not key or value is None or key == "kind":
+        if not key or value is None or key == "kind" or value == self.edit.values[1]:
             return ""
         framework = (self.case.ours if self.case.turned_round else self.case.theirs).recording.framework
         if key == "axis":
@@ -460,6 +521,8 @@ class _At:
             return f"keras.layers.ZeroPadding{rank}D({pads}) before {node.owner}, which takes padding='valid'"
         if self.library == "torch" and key == "padding_mode" and values[0] is not None:
             return f"{patching.module(node.owner)}: build it with padding_mode={said(values[0])!r}, or pad before it"
+        if self.edit.cause == "bn-mode" and values[0] == "train":
+            return f"the reference's {other.name} is in training mode: record it again in evaluation mode"
         template = WORDS.get(self.edit.cause)
         place = f"{node.source} ({node.label})" if node.source else node.name
         told = (
@@ -471,6 +534,11 @@ class _At:
             exact = f"set {key} of {node.name} to {said(values[0])}"
             return exact if not told else f"{told}: {key} {said(values[0])}"
         return told
+
+
+def _one(value: Value) -> tuple[Scalar, ...]:
+    """A value as one of several, which holds no tuple."""
+    return () if value is None or isinstance(value, tuple) else (value,)
 
 
 def _what(step: Step | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracer.causes.explain import SECONDS, Explained, Looked, explain
 from tracer.causes.finding import Finding
@@ -21,9 +21,12 @@ from tracer.errors import InputError, TracerError
 from tracer.names import display
 from tracer.store import comparisons
 
+if TYPE_CHECKING:
+    from tracer.rerun.probing import Run
+
 WITHIN = 4.0
 """Seconds in all, where causes are only a part of what is shown."""
-VERSION = 1
+VERSION = 2
 """Of what is found: raised whenever the search may come to something else."""
 _CAUSES = "causes"
 """What the entry begins with, where those of statistics say what is compared."""
@@ -55,6 +58,27 @@ def explained(
     return found
 
 
+def probed(found: Explained, run: Run, seconds: float = SECONDS) -> Explained:
+    """As :func:`tracer.rerun.probing.probe`; what is decided is kept. Raises TraceError."""
+    from tracer.rerun.probing import probe
+
+    after = probe(found, run, seconds=seconds)
+    decided = {
+        (old.pair, old.status, old.names): new
+        for old, new in zip(found.each, after.each, strict=True)
+        if new is not old and new.probed is not None and new.probed.said
+    }
+    if decided:
+        depends = _depends(found.diff)
+        known = _load(found.diff, depends)
+        for pair, looked in known.items():
+            one = looked.finding
+            if one is not None and (one.pair, one.status, one.names) in decided:
+                known[pair] = replace(looked, finding=decided[one.pair, one.status, one.names])
+        _save(found.diff, depends, known)
+    return after
+
+
 def told(
     diff: Diff,
     *,
@@ -81,7 +105,9 @@ def told(
     def finding(name: str) -> Finding | None:
         return replace(own[name], pairs=whose[name].pairs) if name in whose else None
 
-    return replace(diff, pairs=tuple(replace(pair, finding=finding(pair.aligned)) for pair in diff.pairs))
+    notes = (*diff.notes, *(f"the causes of {failure}" for failure in found.failed))
+    pairs = tuple(replace(pair, finding=finding(pair.aligned)) for pair in diff.pairs)
+    return replace(diff, pairs=pairs, notes=notes)
 
 
 def chosen(globs: Sequence[str], pairs: Sequence[PairDiff]) -> Callable[[PairDiff], bool] | None:
@@ -124,7 +150,7 @@ def _load(diff: Diff, depends: str) -> dict[str, Looked]:
 def _save(diff: Diff, depends: str, known: dict[str, Looked]) -> None:
     entries = comparisons.load(diff.reference, diff.candidate, ENTRIES)
     others = [entry for entry in entries if not (isinstance(entry, list) and entry[:1] == [_CAUSES])]
-    raw = {pair: _plain(one) for pair, one in known.items()}
+    raw = {pair: _plain(one) for pair, one in known.items() if not one.failed}
     comparisons.save(diff.reference, diff.candidate, ENTRIES, [*others, [_CAUSES, "", "", depends, raw]])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from tracer import kinds
 from tracer.causes.case import Side
 from tracer.causes.step import Step
+from tracer.graph import Structure
 
 SHOWING = frozenset({
     "epsilon", "momentum", "negative_slope", "alpha", "beta", "max_value", "min_value", "threshold", "approximate",
@@ -28,8 +29,32 @@ _SETTINGS = {
     "reset_after": "gru-reset-after", "activation": "rnn-activation", "recurrent_activation": "rnn-activation",
     "direction": "rnn-direction", "go_backwards": "rnn-direction", "reverse": "rnn-direction",
     "return_sequences": "rnn-last-step", "num_heads": "head-layout", "permutation": "reshape-order",
-    "operand": "scale", "rate": "dropout-mode",
+    "rate": "dropout-mode", "merge_mode": "rnn-direction", "time": "rnn-direction", "result": "rnn-last-step",
+    "realign": "rnn-direction", "forget_bias": "rnn-bias", "output_activation": "rnn-activation",
+    "heads": "head-layout", "given_as": "attention-mask", "given": "attention-mask", "zero": "attention-mask",
+    "transpose_a": "axis-permutation", "transpose_b": "axis-permutation", "equation": "axis-permutation",
+    "ids": "embedding-offset", "padding_idx": "embedding-offset", "shifts": "shift", "start": "shift", "stop": "shift",
+    "indices": "shift", "dtype": "dtype", "pool_size": "pool-kind", "slope": "activation-kind",
+    "condition": "attention-mask", "diagonal": "attention-mask", "axes": "norm-axis",
+    "axis": "axis-permutation", "repeats": "reshape-order", "output_padding": "transposed-conv-shift",
 }  # fmt: skip
+_RECURRENT = frozenset({"lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
+_OF_KINDS = (
+    (_RECURRENT, {"gates": "{kind}-gate-order", "mask": "rnn-last-step", "scale": "operation-kind"}),
+    ({"attention"}, {"order": "qkv-order", "time": "axis-permutation", "layout": "head-layout"}),
+    ({"softmax", "log_softmax"}, {"axis": "softmax-axis"}),
+    ({"embedding"}, {"scale": "embedding-scale"}),
+    ({"concat", "stack"}, {"order": "concat-order", "axis": "concat-order"}),
+    ({"pixel_shuffle", "pixel_unshuffle"}, {"order": "depth-to-space-order", "factor": "depth-to-space-order"}),
+    ({"resize", "upsample"}, {"rounding": "resize-align-corners", "coordinates": "resize-align-corners"}),
+    ({"pad", "crop"}, {"padding": "pad-mode", "value": "pad-mode"}),
+    ({"rescaling"}, {"scale": "input-scale", "offset": "input-normalisation"}),
+    ({"normalization"}, {"epsilon": "input-normalisation", "invert": "input-normalisation"}),
+    ({"mul", "div"}, {"operand": "scale"}),
+    ({"add", "sub"}, {"operand": "shift", "alpha": "scale"}),
+    ({"dense"}, {"activation": "activation-kind"}),
+)
+"""For settings of some kinds of operations, before what they are called elsewhere."""
 
 
 def of_setting(kind: str, key: str, ours: Any, theirs: Any) -> str:
@@ -38,25 +63,24 @@ def of_setting(kind: str, key: str, ours: Any, theirs: Any) -> str:
         return "bn-eps" if kind == "batchnorm" else "ln-eps"
     if kind in kinds.NORMALISATIONS and key in ("channels", "axes", "groups"):
         return "norm-axis"
+    if kind in kinds.NORMALISATIONS and key == "form":
+        return "ln-eps"
     if key == "groups":
         return "groups"
     if key == "padding":
         return _padding(kind, ours, theirs)
-    if kind in ("softmax", "log_softmax") and key == "axis":
-        return "softmax-axis"
-    if kind == "embedding" and key == "scale":
-        return "embedding-scale"
-    if kind in ("resize", "upsample") and key in ("mode", "interpolation", "nearest"):
+    if kind in kinds.CONVOLUTIONS and key == "activation":
+        return "activation-kind"
+    for some, names in _OF_KINDS:
+        if kind in some and key in names:
+            return names[key].format(kind=kind.removesuffix("_cell"))
+    if kind in ("resize", "upsample") and key not in ("align_corners", "antialias"):
         return "resize-mode"
-    if kind in ("concat", "stack"):
-        return "concat-order"
-    if kind in ("pixel_shuffle", "pixel_unshuffle"):
-        return "depth-to-space-order"
-    if kind in kinds.ARRANGING:
+    if kind in kinds.ARRANGING and key != "shifts":
         return "reshape-order" if kind != "flatten" else "flatten-order"
     if kind in kinds.POOLS:
         return {"strides": "stride-position", "count_include_pad": "pool-count-include-pad"}.get(key, "pool-kind")
-    return _SETTINGS.get(key, key.replace("_", "-"))
+    return _SETTINGS.get(key, "operation-kind")
 
 
 def _padding(kind: str, ours: Any, theirs: Any) -> str:
@@ -84,8 +108,10 @@ def of_kinds(ours: str, theirs: str) -> str:
         return "activation-kind"
     if both <= kinds.POOLS:
         return "pool-kind"
-    if both & kinds.POOLS and both & {"flatten", "reshape"}:
+    if both & kinds.POOLS and both & {"flatten", "reshape", "slice", "gather", *kinds.REDUCTIONS}:
         return "pool-kind"
+    if both <= kinds.ACTIVATIONS | kinds.ELEMENTWISE | {"clip"}:
+        return "activation-kind"
     if both <= kinds.NORMALISATIONS:
         return "norm-axis"
     return "operation-kind"
@@ -98,6 +124,20 @@ _CHANNELS = frozenset({"flip", "gather", "roll"})
 _PASSED = SCALING | {"where", "masked_fill", "clip", "maximum"}
 
 
+def of_operand(step: Step, side: Side) -> str:
+    """The cause where a number or a constant tensor that is added or multiplied is another one."""
+    if step.kind not in SCALING:
+        return "operation-kind"
+    if _at_input(step, side):
+        return "input-scale" if step.kind in ("mul", "div") and _is_scalar(step) else "input-normalisation"
+    if _scores(step, side):
+        return "attention-scale" if step.kind in ("mul", "div") else "attention-mask"
+    known = side.recording.structure.by_name
+    if step.kind in ("mul", "div"):
+        return "embedding-scale" if any(known[n].kind == "embedding" for n in step.inputs if n in known) else "scale"
+    return "shift"
+
+
 def of_single(step: Step, side: Side) -> tuple[str, bool]:
     """What a step is that one side has alone: a stem for Case.lacks and Case.has, or a cause of its own (True)."""
     kind, structure = step.kind, side.recording.structure
@@ -105,6 +145,9 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     readers = [structure.by_name[name] for name in structure.children.get(step.name, ())]
     if kind in ("softmax", "log_softmax") and side.program is not None and step is side.program.last:
         return "logits", True
+    operand = np.asarray(step.settings.get("operand", 2.0))
+    if kind == "mul" and operand.size > 1 and np.isin(operand, (0, 1)).all():
+        return "attention-mask", True
     if kind in SCALING and len(step.inputs) == 1:
         if _at_input(step, side):
             return ("input-scale" if kind in ("mul", "div") and _is_scalar(step) else "input-normalisation"), True
@@ -112,8 +155,12 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
             return "embedding-scale", True
         if _scores(step, side):
             return ("attention-scale" if kind in ("mul", "div") else "attention-mask"), True
-        return ("scale" if kind in ("mul", "div") else "block"), kind in ("mul", "div")
-    if kind in _CHANNELS and _at_input(step, side):
+        if kind in ("add", "sub") and step.weights:
+            return "bias", False
+        return ("scale" if kind in ("mul", "div") else "shift"), True
+    if kind in _CHANNELS and any(one.kind in _RECURRENT for one in readers):
+        return "rnn-direction", True
+    if kind in _CHANNELS and (_at_input(step, side) or step.name in side.recording.structure.outputs):
         return "channel-order", True
     if kind in ("pixel_shuffle", "pixel_unshuffle"):
         return "depth-to-space-order", True
@@ -123,13 +170,49 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
                         for name in structure.children.get(one.name, ())]  # fmt: skip
         merges = any(one.kind in ("flatten", "reshape") and _merges(step, one.shape) for one in readers)
         return ("flatten-order" if merges else "axis-permutation"), True
-    if kind in ("where", "masked_fill"):
+    if kind in ("where", "masked_fill") or (kind == "add" and masks_scores(step, side)):
         return "attention-mask", True
     if kind == "pad":
         return "pad-mode", True
     if kind in kinds.ACTIVATIONS or kind == "clip":
         return "activation", False
     return ("residual" if kind == "add" else "block"), False
+
+
+def about_heads(structure: Structure, step: Step) -> bool:
+    """Whether what a step lays out are the heads of attention: scores are made of it, or it joins what they weigh."""
+
+    def near(names: set[str], ahead: bool, far: int) -> Iterator[str]:
+        for _ in range(far):
+            names = {
+                other
+                for name in names if name in structure.by_name
+                for other in (structure.children.get(name, ()) if ahead else structure.by_name[name].parents)
+            }  # fmt: skip
+            yield from names
+
+    def weighs(name: str) -> bool:
+        return any(structure.by_name[other].kind in ("softmax", "attention") for other in near({name}, False, 4))
+
+    following = list(near({step.name}, True, 7))
+    if any(structure.by_name[name].kind in ("softmax", "attention") for name in following):
+        return True
+    return weighs(step.name) or any(structure.by_name[n].kind == "matmul" and weighs(n) for n in following)
+
+
+def moved_before_sum(step: Step, side: Side, other: Side, twins: Mapping[str, str]) -> bool:
+    """Whether an activation of a term stands behind the sum on the other side, and there alone."""
+    mine, its = side.recording.structure, other.recording.structure
+    if step.kind not in kinds.ACTIVATIONS:
+        return False
+
+    def follow(structure: Structure, name: str) -> set[str]:
+        return {structure.by_name[child].kind for child in structure.children.get(name, ())}
+
+    sums = [name for name in mine.children.get(step.name, ()) if mine.by_name[name].kind == "add"]
+    return any(
+        name in twins and step.kind in follow(its, twins[name]) and step.kind not in follow(mine, name) for name in sums
+    )
 
 
 def _is_scalar(step: Step) -> bool:
@@ -146,18 +229,25 @@ def _at_input(step: Step, side: Side) -> bool:
     while names:
         for parent in map(side.recording.resolve, known[names.pop()].parents):
             if known[parent].role == "input":
-                return True
+                if (known[parent].dtype or "float").startswith(("float", "bfloat", "uint8")):
+                    return True
+                continue
             if known[parent].kind in SCALING or known[parent].kind in kinds.LAYOUT_ONLY:
                 names.append(parent)
     return False
 
 
-def _scores(step: Step, side: Side) -> bool:
+def masks_scores(step: Step, side: Side) -> bool:
+    """Whether a softmax comes next."""
+    return _scores(step, side, frozenset({"softmax", "attention"}))
+
+
+def _scores(step: Step, side: Side, ends: frozenset[str] = frozenset({"softmax", "matmul", "attention"})) -> bool:
     """Whether a step works on attention scores, or on what they are made of: a softmax or a product comes next."""
     structure, names = side.recording.structure, [step.name]
     for _ in range(6):
         following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
-        if any(one.kind in ("softmax", "matmul", "attention") for one in following):
+        if any(one.kind in ends for one in following):
             return True
         names = [one.name for one in following if one.kind in _PASSED | kinds.LAYOUT_ONLY or one.alias_of is not None]
     return False

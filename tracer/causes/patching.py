@@ -6,7 +6,7 @@ import keyword
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from tracer.causes.change import Change, Value
+from tracer.causes.change import Change, Scalar, Value
 from tracer.causes.finding import Cause, Finding
 from tracer.names import display
 
@@ -65,6 +65,10 @@ def line(change: Change) -> str:
         return f"{at}.activation = {_keras_activation(change.value)}"
     if change.what == "pad":
         return f"before {at}: x = {_padded('x', change)}"
+    if change.what == "affine":
+        return f"before {at}: x = {_scaled('x', change)}"
+    if change.what == "call":
+        return f"in {at}: {change.name}(…) with {_arguments(change)}"
     return _weight_line(
         change, f"{at}.{change.name}" if change.name.isidentifier() else f"{at}: {display(change.name)}"
     )
@@ -125,6 +129,34 @@ def _padded(x: str, change: Change) -> str:
         return f'torch.nn.functional.pad({x}, {amounts}, value=float("-inf"))'
     mode = "" if change.name == "constant" else f", mode={change.name!r}"
     return f"torch.nn.functional.pad({x}, {amounts}{mode})"
+
+
+def _scaled(x: str, change: Change) -> str:
+    """Raises ValueError where the numbers do not go together."""
+    numbers = change.value if isinstance(change.value, tuple) else ()
+    if len(numbers) < 4 or len(numbers) % 2 or not all(isinstance(one, int | float) for one in numbers):
+        raise ValueError("not a scale and an offset")
+    (axis, rank), rest = (int(one) for one in numbers[:2]), numbers[2:]
+    half = len(rest) // 2
+    shape = tuple(-1 if at == axis % rank else 1 for at in range(rank))
+
+    def factor(values: tuple[Scalar, ...]) -> str:
+        if len(values) == 1:
+            return written(values[0])
+        return f"{x}.new_tensor({written(values)}).reshape({written(shape)})"
+
+    scales, offsets = rest[:half], rest[half:]
+    scaled = f"{x} * {factor(scales)}"
+    return scaled if not any(offsets) else f"{scaled} + {factor(offsets)}"
+
+
+def _arguments(change: Change) -> str:
+    """Raises ValueError for anything but names with their values."""
+    given = change.value if isinstance(change.value, tuple) else ()
+    names = [str(name) for name in given[::2]]
+    if not given or len(given) % 2 or not all(name.isidentifier() and not keyword.iskeyword(name) for name in names):
+        raise ValueError("not arguments")
+    return ", ".join(f"{name}={written(value)}" for name, value in zip(names, given[1::2], strict=True))
 
 
 def _weight_line(change: Change, at: str) -> str:
@@ -218,10 +250,24 @@ def _load(module, name, values):
     else:
         _tensor(module, name).data.copy_(values)
 """,
-    "_pad_before": """
-def _pad_before(module, pad):
-    # whatever calls it, it is given the padded tensor
-    module.register_forward_pre_hook(lambda _, inputs: (pad(inputs[0]), *inputs[1:]))
+    "_before": """
+def _before(module, function):
+    # whatever calls it, it is given what the function makes of its first input
+    module.register_forward_pre_hook(lambda _, inputs: (function(inputs[0]), *inputs[1:]))
+""",
+    "_called": """
+def _called(module, name, **arguments):
+    # in its forward the function of this name is called with other arguments
+    class Calls(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            more = arguments if getattr(function, "__name__", "") == name else {}
+            return function(*args, **{**(kwargs or {}), **more})
+
+    def forward(*args, _forward=module.forward, **kwargs):
+        with Calls():
+            return _forward(*args, **kwargs)
+
+    module.forward = forward
 """,
     "_put_behind": """
 def _put_behind(module, function):
@@ -329,7 +375,13 @@ def statements(change: Change) -> list[str]:
     if change.what == "activation":
         return [f"{at}.activation = {_keras_activation(change.value)}"]
     if change.what == "pad":
-        return [f"_pad_before({at}, lambda x: {_padded('x', change)})"]
+        return [f"_before({at}, lambda x: {_padded('x', change)})"]
+    if change.what == "affine":
+        return [f"_before({at}, lambda x: {_scaled('x', change)})"]
+    if change.what == "call":
+        if not change.name.isidentifier():
+            raise ValueError(f"{change.name} is no function")
+        return [f"_called({at}, {change.name!r}, {_arguments(change)})"]
     own = (
         f"_values({at}, {change.name!r})" if change.source is None else "_reference({!r}, {!r})".format(*change.source)
     )

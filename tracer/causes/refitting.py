@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tracer.causes import relations
+from tracer import relations
 from tracer.causes.case import Case
 from tracer.causes.orders import brought, orders
 from tracer.causes.reading import Read, reader_of

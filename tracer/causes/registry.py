@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 
 from tracer.causes.case import Case
 from tracer.causes.edit import Edit
+from tracer.causes.failing import Failure, failure
 from tracer.causes.step import Step
 
 Suggest = Callable[[Case, Step], Iterable[Edit]]
@@ -26,7 +27,8 @@ def suggests(*kinds: str) -> Callable[[Suggest], Suggest]:
     """Register a function that suggests edits of steps of these kinds; of all steps where none is named.
 
     It is given a case and one of its program's steps, and yields edits, likeliest and cheapest first. What it raises
-    of :class:`~tracer.causes.step.Unknown` and ValueError ends its suggestions.
+    ends its suggestions: of :class:`~tracer.causes.step.Unknown` and ValueError nothing is said, anything else is
+    told with the name of its module.
     """
 
     def register(function: Suggest) -> Suggest:
@@ -37,12 +39,17 @@ def suggests(*kinds: str) -> Callable[[Suggest], Suggest]:
 
 
 @cache
-def load() -> None:
-    """Import the families, and what others register. A third party's module that cannot be imported raises."""
+def load() -> tuple[Failure, ...]:
+    """Import the families, and what others register; those of a third party that cannot be imported are returned."""
     for name in _FAMILIES:
         importlib.import_module(f"tracer.causes.families.{name}")
+    failed = []
     for point in entry_points(group=ENTRY_POINTS):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:
+            failed.append(failure(point.value, error))
+    return tuple(failed)
 
 
 def suggestions(step: Step) -> Iterator[Suggest]:

@@ -9,22 +9,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from tracer.causes import registry
 from tracer.causes.case import Case
 from tracer.causes.differences import differences
 from tracer.causes.edit import Edit
+from tracer.causes.failing import failure
 from tracer.causes.step import Unknown
 
 MOST = 400
 """Hypotheses that are tried at a pair."""
 THINKING = 0.6
 """Of the time of a pair, what hypotheses may be looked for in."""
+RIVALS = 8
+"""Other hypotheses that do as well as the best, of which it is asked what tells them apart."""
 PAIRS = 12
 """Hypotheses that help on their own, of which two are tried together."""
 
@@ -73,7 +75,7 @@ class Outcome:
         case: in which it was found; turned round where the candidate's program was edited.
         best: the edits that reproduce the result, with the error that is left; None where nothing does.
         without: for each of the best's edits, the error when it alone is left out.
-        others: edits that do as well, each in place of the hidden one.
+        rivals: other edits that do as well, the last of each in place of the best's last.
         spare: differences that are not needed: this data does not show them.
         before: error before any edit.
         nearest: the closest that was come to, where nothing reproduces it.
@@ -83,7 +85,7 @@ class Outcome:
     case: Case
     best: Tried | None
     without: tuple[float, ...] = ()
-    others: tuple[Edit, ...] = ()
+    rivals: tuple[Tried, ...] = ()
     spare: tuple[Edit, ...] = ()
     before: float = 0.0
     nearest: Tried | None = None
@@ -111,8 +113,8 @@ def search(case: Case, turned: Case, budget: Budget) -> Outcome:
         except Unknown as error:
             problems.append(f"the {one.other}: {error}")
             continue
-        if found.best is not None and not _exchanged(found.best.edits):
-            return found
+        if found.best is not None and not (_exchanged(found.best.edits) or _many(found.best.edits)):
+            return _doubted(found, budget)
         outcomes.append(found)
         stated.append((one, seen))
     if not outcomes:
@@ -123,12 +125,12 @@ def search(case: Case, turned: Case, budget: Budget) -> Outcome:
         except Spent:
             notes.append(f"{OVER} before everything was tried")
             break
-        if deeper.best is not None:
-            return deeper
         outcomes.append(deeper)
-    for found in outcomes:
-        if found.best is not None:
-            return found
+        if deeper.best is not None:
+            break
+    known = [found for found in outcomes if found.best is not None]
+    if known:
+        return min(known, key=_price)
     closest = min(outcomes, key=lambda o: o.nearest.error if o.nearest is not None else o.before)
     return Outcome(
         closest.case, None, spare=closest.spare, before=closest.before, nearest=closest.nearest,
@@ -141,18 +143,29 @@ def _exchanged(edits: Sequence[Edit]) -> bool:
     return any(edit.step and not edit.twin for edit in edits) and any(edit.twin and not edit.step for edit in edits)
 
 
+def _many(edits: Sequence[Edit]) -> bool:
+    """Whether several operations are other ones: one that is not stated may do."""
+    return sum(edit.key == "kind" or bool(edit.detail.get("alone")) for edit in edits) > 1
+
+
 def attempt(case: Case, edits: Iterable[Edit]) -> float:
-    """The error after some edits; infinite where they cannot be made."""
-    trial = case.start
+    """The error after some edits; infinite where they cannot be made. What a family raises is noted with the case."""
+    trial, family = case.start, ""
     try:
         for edit in edits:
+            family = edit.family or family
             trial = edit.change(trial)
         return case.error(trial)
     except (Unknown, ValueError, KeyError):
         return float("inf")
+    except Exception as error:
+        if not family:
+            raise
+        case.failed.setdefault(family, failure(family, error))
+        return float("inf")
 
 
-def _possible(case: Case, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+def possible(case: Case, edits: Sequence[Edit]) -> tuple[Edit, ...]:
     """Those of the edits that can be made one after the other."""
     trial, found = case.start, []
     for edit in edits:
@@ -166,7 +179,7 @@ def _possible(case: Case, edits: Sequence[Edit]) -> tuple[Edit, ...]:
 
 def _read(case: Case, seen: Sequence[Edit], before: float) -> Outcome:
     """The smallest set of stated differences that reproduces the result, if all of them together do."""
-    everything = _possible(case, seen)
+    everything = possible(case, seen)
     error = attempt(case, everything)
     if not error <= case.bar:
         smaller = _largest_that_works(case, everything)
@@ -182,7 +195,32 @@ def _read(case: Case, seen: Sequence[Edit], before: float) -> Outcome:
         if left <= case.bar:
             kept, error = fewer, left
             spare.append(edit)
+    # Two that take each other back, such as a factor that stands elsewhere, can only be left out together.
+    for one, two in combinations(kept, 2) if 2 < len(kept) <= PAIRS else ():
+        fewer = [other for other in kept if other is not one and other is not two]
+        if one in kept and two in kept and (left := attempt(case, fewer)) <= case.bar:
+            kept, error = fewer, left
     return _outcome(case, tuple(kept), error, tuple(spare), before)
+
+
+def _doubted(found: Outcome, budget: Budget) -> Outcome:
+    """With what does as well, where what the other side computes was itself read off its values."""
+    if found.best is None or not any(deduced(found.case, edit.twin) for edit in found.best.edits):
+        return found
+    try:
+        more = _hypotheses(found.case, (), found.before, budget)
+    except (Spent, Unknown):
+        return found
+    return found if more.best is None else replace(found, rivals=(more.best, *more.rivals)[:RIVALS])
+
+
+def deduced(case: Case, name: str) -> bool:
+    """Whether what a node of the other side computes was read off the values that it recorded."""
+    program, node = case.theirs.program, case.theirs.recording.structure.by_name.get(name)
+    if program is None or node is None:
+        return False
+    inferred = any(step.settings.get("inferred") for step in program.steps if step.name == name)
+    return inferred or node.kind.startswith("other")
 
 
 def _outcome(case: Case, kept: tuple[Edit, ...], error: float, spare: tuple[Edit, ...], before: float) -> Outcome:
@@ -201,37 +239,29 @@ def _largest_that_works(case: Case, edits: tuple[Edit, ...]) -> Tried | None:
 
 
 def _hypotheses(case: Case, seen: Sequence[Edit], before: float, budget: Budget) -> Outcome:
-    """Hypotheses on top of what is stated, and alone; then two at once."""
+    """Hypotheses on top of what is stated, and alone; then two at once.
+
+    One that takes the place of operations that are left out may be the same program written anew: what costs less is
+    believed. Raises Spent where nothing is found in time.
+    """
     bases: list[tuple[Edit, ...]] = [()]
-    useful = _possible(case, seen)
+    useful = possible(case, seen)
     if useful:
         bases.insert(len(bases) if _exchanged(useful) else 0, useful)
     helped: list[Tried] = []
-    for base in bases:
-        at = case
-        if base:
-            trial = case.start
-            for edit in base:
-                trial = edit.change(trial)
-            at = case.edited(trial)
-        left = attempt(at, [])
-        if left <= case.bar:
-            continue
-        good: list[Tried] = []
-        cost = float("inf")
-        for edit in _suggested(at, budget):
-            if edit.cost > cost or (good and budget.gone(1.0)):
-                break
-            budget.take()
-            error = attempt(at, [edit])
-            if error <= case.bar:
-                good.append(Tried((*base, edit), error))
-                # What is as cheap is tried as well: it may be the same function.
-                cost = min(cost, edit.cost + 0.5)
-            elif error < 0.7 * left:
-                helped.append(Tried((*base, edit), error))
-        if good:
-            return _settled(case, good, before)
+    found: list[Outcome] = []
+    try:
+        for base in bases:
+            one = _on_top(case, base, before, budget, helped)
+            if one is not None:
+                found.append(one)
+                if not _rewritten(one):
+                    break
+    except Spent:
+        if not found:
+            raise
+    if found:
+        return min(found, key=_price)
     helped.sort(key=lambda tried: tried.error)
     for a, b in combinations(helped[:PAIRS], 2):
         budget.take()
@@ -241,6 +271,44 @@ def _hypotheses(case: Case, seen: Sequence[Edit], before: float, budget: Budget)
             return _settled(case, [Tried(edits, error)], before)
     nearest = helped[0] if helped else None
     return Outcome(case, None, before=before, spare=tuple(seen), nearest=nearest)
+
+
+def _rewritten(found: Outcome) -> bool:
+    """Whether operations of ours are left out, and a hypothesis puts others in."""
+    assert found.best is not None
+    return any(edit.step and not edit.twin and edit.seen for edit in found.best.edits)
+
+
+def _price(found: Outcome) -> float:
+    assert found.best is not None
+    return sum(edit.cost for edit in found.best.edits)
+
+
+def _on_top(case: Case, base: tuple[Edit, ...], before: float, budget: Budget, helped: list[Tried]) -> Outcome | None:
+    """The hypothesis that does with some stated differences made; those that help are put to ``helped``."""
+    at = case
+    if base:
+        trial = case.start
+        for edit in base:
+            trial = edit.change(trial)
+        at = case.edited(trial)
+    left = attempt(at, [])
+    if left <= case.bar:
+        return None
+    good: list[Tried] = []
+    cost = float("inf")
+    for edit in _suggested(at, budget):
+        if edit.cost > cost or (good and budget.gone(1.0)):
+            break
+        budget.take()
+        error = attempt(at, [edit])
+        if error <= case.bar:
+            good.append(Tried((*base, edit), error))
+            # What is as cheap is tried as well: it may be the same function.
+            cost = min(cost, edit.cost + 0.5)
+        elif error < 0.7 * left:
+            helped.append(Tried((*base, edit), error))
+    return _settled(case, good, before) if good else None
 
 
 def _settled(case: Case, good: Sequence[Tried], before: float) -> Outcome:
@@ -254,9 +322,13 @@ def _settled(case: Case, good: Sequence[Tried], before: float) -> Outcome:
         if fewer is not None:
             kept, error = fewer, attempt(case, fewer)
     spare = tuple(edit for edit in best.edits[:-1] if edit not in kept)
-    others = tuple(t.edits[-1] for t in good[1:] if t.edits[-1].cause != hidden.cause and t.error <= 4 * case.bar)
+    rivals: dict[tuple[str, str], Tried] = {}
+    for tried in good[1:]:
+        other = tried.edits[-1]
+        if (other.cause, other.what) != (hidden.cause, hidden.what) and tried.error <= 4 * case.bar:
+            rivals.setdefault((other.cause, other.what), tried)
     found = _outcome(case, tuple(kept), error, spare, before)
-    return Outcome(found.case, found.best, found.without, others, spare, before)
+    return Outcome(found.case, found.best, found.without, tuple(rivals.values())[:RIVALS], spare, before)
 
 
 def _doing_without(case: Case, edits: Sequence[Edit], edit: Edit) -> list[Edit] | None:
@@ -289,11 +361,16 @@ def _suggested(case: Case, budget: Budget) -> Iterator[Edit]:
     found: list[Edit] = []
     for step in reversed(case.program.steps):
         for suggest in registry.suggestions(step):
-            with contextlib.suppress(Unknown, ValueError):
+            family = suggest.__module__
+            try:
                 for edit in suggest(case, step):
-                    found.append(edit)
+                    found.append(replace(edit, family=family))
                     if budget.gone(THINKING):
                         break
+            except (Unknown, ValueError):
+                pass
+            except Exception as error:  # a family of others, or a fault of ours: the rest is looked for all the same
+                case.failed.setdefault(family, failure(family, error))
             if budget.gone(THINKING):
                 break
     yield from sorted(found, key=lambda edit: edit.cost)

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 from tracer.causes.step import Program, Step, numbers, pairs_of
 
+_LOWEST = -1e4
+"""A number of padding that no maximum ever is."""
+
 
 def simplified(program: Program) -> Program:
     """The program with padding that a layer of its own does as part of the convolution or pooling that reads it."""
@@ -36,7 +39,12 @@ def _padded(pad: Step, step: Step) -> Step | None:
     if len(around) != rank + 2 or around[0] != (0, 0) or around[channels] != (0, 0):
         return None
     plain = not any(map(any, own)) and not any(numbers(settings.get("ceil", 0), rank))
-    zeros = mode in ("zeros", "constant") and not pad.settings.get("value")
+    value = float(pad.settings.get("value") or 0.0) if mode in ("zeros", "constant") else 0.0
+    zeros = mode in ("zeros", "constant") and not value
+    if step.kind.startswith("max_pool") and value <= _LOWEST and plain:
+        return replace(step, inputs=pad.inputs, settings={**settings, "padding": tuple(spatial)})
+    if value:
+        return None
     if step.kind.startswith(("max_pool", "avg_pool")):
         if not (zeros and plain):
             return None

@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 
-from tracer.causes.case import Case
+from tracer.causes.case import Case, cases
 from tracer.causes.step import Unknown
-from tracer.compare import PairDiff
-from tracer.rerun.cuts import Cut
+from tracer.compare.pair import PairDiff
+from tracer.compare.verdict import Verdict
+from tracer.rerun.cuts import Cut, cuts
+from tracer.store import Recording
 
 Make = Callable[[int, PairDiff, frozenset[str]], tuple[Case, Case]]
+
+
+class Undone:
+    """Says of pairs, by their index, whether what reads them takes their difference back; what that needs is made when
+    it is first asked for."""
+
+    def __init__(self, pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -> None:
+        self._pairs, self._sides = pairs, (reference, candidate)
+
+    def __call__(self, index: int) -> bool:
+        """Raises TraceError where a recording cannot be read."""
+        made, make = self._made
+        own = next((cut for cut in made.values() if cut.index == index), None)
+        return own is not None and undone(own, made, self._pairs, make)
+
+    @cached_property
+    def _made(self) -> tuple[Mapping[str, Cut], Make]:
+        made = met(self._pairs, *self._sides)
+        return made, cases(made, *self._sides)
+
+
+def met(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -> dict[str, Cut]:
+    """Where two recordings meet, by the candidate's node; values that rightly come in another order in that order."""
+    made, _ = cuts([pair.pair for pair in pairs], reference, candidate)
+    for name, cut in made.items():
+        if pairs[cut.index].reordered and pairs[cut.index].verdict is not Verdict.DIVERGED:
+            ways = sorted(cut.ways, key=lambda way: way.arrangement is None)
+            made[name] = replace(cut, ways=tuple(ways))
+    return made
 
 
 def undone(cut: Cut, made: Mapping[str, Cut], pairs: Sequence[PairDiff], make: Make) -> bool:

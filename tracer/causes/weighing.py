@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from tracer import kinds
-from tracer.causes import relations
+from tracer import kinds, relations
 from tracer.causes.case import Case
 from tracer.causes.edit import Edit, weights
 from tracer.causes.operations.attention import PARTS
 from tracer.causes.operations.recurrent import GATES
 from tracer.causes.orders import Orders, brought, orders
-from tracer.causes.relations import alike
 from tracer.causes.step import Array, Step
 from tracer.errors import TraceError
+from tracer.graph import Structure
+from tracer.relations import alike
 
 _STATISTICS = ("running_mean", "running_var")
 _RECURRENT = kinds.WEIGHTED & {"lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"}
@@ -42,6 +42,7 @@ def differences(case: Case, ours: Step, theirs: Step) -> Iterator[Edit]:
     order = orders(case, ours, theirs)
     theirs = replace(theirs, weights={role: brought(ours, role, its, order) for role, its in theirs.weights.items()})
     together = _together(case, ours, theirs) if ours.kind != "attention" else _projections(case, ours, theirs)
+    together = together or _directions(case, ours, theirs)
     if together is not None:
         yield together
         return
@@ -105,6 +106,25 @@ def _together(case: Case, ours: Step, theirs: Step) -> Edit | None:
             fix=f"load gamma as the weight of {node} and beta as its bias", seen=True, cost=1.2,
         )  # fmt: skip
     return None
+
+
+def _directions(case: Case, ours: Step, theirs: Step) -> Edit | None:
+    """The two directions of a recurrent layer that stand for one another."""
+    ends = [role for role in ours.weights if f"{role}_reverse" in ours.weights]
+    turned = [(role, f"{role}_reverse") for role in ends] + [(f"{role}_reverse", role) for role in ends]
+    pairs = [(ours.weights[a], theirs.weights[b]) for a, b in turned if a in ours.weights and b in theirs.weights]
+    kernels = [pair for pair in pairs if pair[0].ndim > 2]
+    if ours.kind not in _RECURRENT or len(kernels) < 2 or not all(alike(mine, its) for mine, its in kernels):
+        return None
+    if all(alike(ours.weights[role], theirs.weights[role]) for role in ends if role in theirs.weights):
+        return None
+    roles = [role for pair in turned[: len(ends)] for role in pair]
+    return Edit(
+        "rnn-direction", f"the forward and backward weights of {ours.name} have changed places in the {case.doer}",
+        weights(ours.name, **{role: theirs.weights.get(role) for role in roles}), ours.name, theirs.name,
+        ", ".join(roles), fix=f"exchange the forward and backward weights of {_named(case, ours, theirs)}", seen=True,
+        cost=1.2,
+    )  # fmt: skip
 
 
 def _projections(case: Case, ours: Step, theirs: Step) -> Edit | None:
@@ -379,7 +399,10 @@ class _Weighed:
         found = relations.factored(order, shapes)
         if self.order.raw is not None and alike(self.mine, self.order.raw.get(self.role, self.its)):
             what = "was taken over as it is, though the two sides flatten in another order"
-            return self.say("dense-row-order", what, f"reorder {words} to the order of its flatten", ("flatten-order",))
+            fix = f"reorder {words} to the order of its flatten"
+            if self.order.turned:
+                return self.say("flatten-order", what, fix, ("dense-row-order",))
+            return self.say("dense-row-order", what, fix, ("flatten-order",))
         if found is not None and any(math.prod(shape) == len(order) for shape in shapes):
             what = f"has its rows in the order of another flatten: {found[0]} read in the order {found[1]}"
             names = ["dense-row-order", "flatten-order"]
@@ -430,6 +453,8 @@ class _Weighed:
         for _ in range(8):
             front = {child for name in front for child in structure.children.get(name, ())}
             if any(structure.by_name[name].kind in ("softmax", "attention") for name in front):
+                return True
+            if any(_averages(structure, name) for name in front):
                 return True
         words = ("query", "key", "value", "qkv", "attn", "attention")
         return any(word in self.ours.name.lower() for word in words)
@@ -536,6 +561,14 @@ class _Weighed:
                 what = f"has nothing of the reference's in the candidate: it looks as initialised ({begins})"
                 return self.say("weights-not-loaded", what, fix)
         return self.say("weights-not-loaded", f"has nothing of the other side's (correlation {near:.2f})", fix)
+
+
+def _averages(structure: Structure, name: str) -> bool:
+    """Whether a node multiplies values by the weights of an attention."""
+    node = structure.by_name[name]
+    above = [structure.by_name[parent] for parent in node.parents if parent in structure.by_name]
+    above += [structure.by_name[one.parents[0]] for one in above if one.kind == "dropout" and one.parents]
+    return node.kind == "matmul" and len(node.parents) > 1 and any(one.kind == "softmax" for one in above)
 
 
 __all__ = ["Told", "alike", "differences"]

@@ -312,6 +312,9 @@ def explain(
         typer.Option("--patch", help="Write the fixes as a Python file with a function apply(model)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --patch.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Run layers on random input: it decides what this input leaves open.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Make the fixes in memory, run the candidate again: what error is left?")
     ] = False,
@@ -329,13 +332,13 @@ def explain(
 
     asked = explaining.Asked(Tolerance(atol, rtol), map, seconds, tuple(only or ()))
     again = None
-    if verify:
+    if probe or verify:
         from tracer.cli.rerunning import Again
 
         again = Again(trust, sandbox, load_timeout, memory_limit)
     return explaining.explain(
-        trace, reference, candidate, asked, patch=patch, force=force, again=again, everything=all, as_json=json,
-        ascii_only=ascii,
+        trace, reference, candidate, asked, patch=patch, force=force, probe=again if probe else None,
+        verify=again if verify else None, everything=all, as_json=json, ascii_only=ascii,
     )  # fmt: skip
 
 
@@ -370,6 +373,96 @@ def map_(
         trace, reference, candidate, mapping=map, write=write, accept=accept, force=force, everything=all,
         as_json=json, ascii_only=ascii,
     )  # fmt: skip
+
+
+@app.command()
+def transfer(
+    source: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--from", help="Recording whose weights are taken."),
+    ] = None,
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--to", help="Recording of the model that gets them."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output", "-o", help="File to write: .pt, .pth, .safetensors; .weights.h5, .keras, .h5 (by its name)."
+        ),
+    ] = None,
+    emit_python: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--emit-python", help="Write the transfer as a Python script, which does not need tracer."),
+    ] = None,
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--name", help="Name of the filled model's recording (default: TO-transferred)."),
+    ] = None,
+    trace: TraceOption = DEFAULT_TRACE,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Write it although weights are missing or left over.")
+    ] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Write it although the outputs stay different.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file, and a recording of this name.")] = False,
+    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
+    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    map: MapOption = None,
+    all: Annotated[bool, typer.Option("--all", help="Say of every tensor how it was made.")] = False,
+    trust: TrustOption = False,
+    sandbox: SandboxOption = True,
+    memory_limit: MemoryOption = None,
+    load_timeout: LoadTimeOption = 300.0,
+    json: JsonOption = False,
+    ascii: AsciiOption = False,
+) -> int:
+    """Carry one model's weights over to another, run it, and write them if both compute the same (exit 1 if not)."""
+    from tracer.cli import rerunning, transferring
+    from tracer.compare import Tolerance
+
+    wanted = transferring.Wanted(out, emit_python, name, partial, anyway, force, Tolerance(atol, rtol), map)
+    return transferring.run(
+        trace, source, target, wanted, rerunning.Again(trust, sandbox, load_timeout, memory_limit), everything=all,
+        as_json=json, ascii_only=ascii,
+    )  # fmt: skip
+
+
+@app.command()
+def weights(
+    reference: ReferenceArgument = None,
+    candidate: CandidateArgument = None,
+    trace: TraceOption = DEFAULT_TRACE,
+    map: MapOption = None,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--only", help="Only these: a parameter's or a layer's name, or a glob (repeatable)."),
+    ] = None,
+    sort: Annotated[
+        Literal["order", "name", "diff"], typer.Option("--sort", help="diff: the largest relative difference first.")
+    ] = "order",
+    export: Annotated[
+        Optional[tuple[str, Path]],  # noqa: UP045
+        typer.Option("--export", help="Write one parameter's values instead.", metavar="NAME FILE.npy"),
+    ] = None,
+    side: Annotated[
+        Optional[Literal["reference", "candidate"]],  # noqa: UP045
+        typer.Option("--side", help="Whose values --export writes (default: of the side that has the name)."),
+    ] = None,
+    layout: Annotated[
+        Optional[Literal["reference", "candidate"]],  # noqa: UP045
+        typer.Option("--layout", help="Laid out as which side has it (default: as they are)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --export.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Each parameter for itself, equal ones and buffers too.")] = False,
+    json: JsonOption = False,
+    ascii: AsciiOption = False,
+) -> int:
+    """Compare the weights, whatever their layout, and say what those that differ would equal (exit 1 if any do)."""
+    from tracer.cli import weighing
+
+    shown = weighing.Shown(tuple(only or ()), all, sort, json, ascii)
+    exports = weighing.exports(export, side, layout, force)
+    return weighing.weights(trace, reference, candidate, shown, mapping=map, exports=exports)
 
 
 @app.command()

@@ -130,11 +130,23 @@ class Diff:
     def at(self, tolerance: Tolerance) -> Diff:
         """The same comparison judged by another tolerance, from the statistics alone; what only the tensors could tell,
         how many elements are outside, is None."""
-        pairs = judged(self.pairs, tolerance, self.reference, self.candidate, self.mapping, self.of, self.moved)
+        pairs = judged(
+            self.pairs, tolerance, self.reference, self.candidate, self.mapping, self.of, self.moved, self._undone
+        )
         pairs = tuple(pair.counted() for pair in pairs)
         if self.baseline is not None:
             pairs = tuple(map(self.baseline.judged, pairs))
         return replace(self, tolerance=tolerance, pairs=pairs)
+
+    def _undone(self, index: int) -> bool:
+        """Whether what reads a pair takes its difference back."""
+        return self._knows_undone(index)
+
+    @cached_property
+    def _knows_undone(self) -> Callable[[int], bool]:
+        from tracer.causes.undone import Undone  # which reads layers: needed for few models
+
+        return Undone(self.pairs, self.reference, self.candidate)
 
     @property
     def accepted(self) -> tuple[PairDiff, ...]:
@@ -249,7 +261,7 @@ def _compare(
     """A pair with its statistics, or with the reason why there are none; the verdict comes later."""
     node = reference.structure.by_name[pair.reference[-1]]
     other = candidate.structure.by_name[pair.candidate[-1]]
-    stats, ordered, obstacle, saved, rearranged = None, None, "", True, False
+    stats, ordered, in_order, obstacle, saved = None, None, None, "", True
     coarsest = max((n.dtype for n in (node, other) if n.dtype), key=dtypes.epsilon, default="float32")
     for recording, name in ((reference, node.name), (candidate, other.name)):
         if _stored(recording, name, of) is None:
@@ -273,7 +285,7 @@ def _compare(
                 stats = tensors.arranged(own)
             elif content == 1.0:
                 # The same values in whatever order, as where time steps are folded into the batch?
-                rearranged = tensors.sorted(own).passes(own.atol, own.rtol)
+                in_order = tensors.sorted(own)
         except (TraceError, ValueError) as error:
             obstacle, saved = str(error), False
     structures = reference.structure, candidate.structure
@@ -281,8 +293,7 @@ def _compare(
         pair, node, other, node.shape, stats, Verdict.NOT_COMPARABLE, obstacle, None, 0.0, tolerance,
         content=content,
         masked=_masked(a) and _masked(b), masked_once=_masked(a) != _masked(b),
-        obstacle=obstacle, saved=saved, rearranged=rearranged,
-        ordered=ordered, apart=apart,
+        obstacle=obstacle, saved=saved, sorted=in_order, ordered=ordered, apart=apart,
         left_out=reference.left_out(node.name) or candidate.left_out(other.name),
         coarsest=coarsest,
         settings=configuration.apart(pair.reference, pair.candidate, *structures, _known_axes(pair)),

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tracer import dtypes, kinds
 from tracer.alignment.features import TRANSPARENT, Apart, pairable
+from tracer.alignment.flattened import READS_ROWS, as_computed, within_rows
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.outputs import Output
 from tracer.compare import instability
@@ -22,6 +23,7 @@ from tracer.store import Recording
 Of = Literal["values", "gradients"]
 """What is compared of a pair: activations, or the loss's gradients with respect to them."""
 
+UNSEEN = "it differs, but all that reads it agrees: what is masked is not seen"
 _OFF = (Verdict.DIVERGED, Verdict.INHERITED)
 _DEEP = 100
 """Depth that is granted to the readers of a re-ordered tensor, whose own depth is not known yet."""
@@ -46,14 +48,16 @@ def judged(
     mapping: MappingFile | None,
     of: Of = "values",
     moved: Sequence[Output] = (),
+    undone: Callable[[int], bool] | None = None,
 ) -> tuple[PairDiff, ...]:
     """The pairs with verdicts and reasons; they come in the order in which errors travel.
 
     ``moved`` are the outputs that the candidate returns at another place: whatever their values, that is said.
+    ``undone`` says of a pair, by its index, whether what reads it takes its difference back; asked seldom.
     """
-    judge_ = _Judge(pairs, tolerance, reference, candidate, mapping, of)
+    judge_ = _Judge(pairs, tolerance, reference, candidate, mapping, of, undone)
     places = {output.reference: str(output) for output in moved}
-    found = (judge_.judge(pair) for pair in pairs)
+    found = (judge_.judge(index, pair) for index, pair in enumerate(pairs))
     return tuple(replace(p, reason=f"{p.reason}; {places[p.aligned]}") if p.aligned in places else p for p in found)
 
 
@@ -85,9 +89,11 @@ class _Judge:
         candidate: Recording,
         mapping: MappingFile | None,
         of: Of,
+        undone: Callable[[int], bool] | None,
     ) -> None:
-        self._of = of
+        self._of, self._takes_back = of, undone
         self._tolerance, self._mapping = tolerance, mapping
+        self._sides = reference, candidate
         self._ours, self._theirs = reference.structure, candidate.structure
         own = [pair for pair in pairs if "output" not in pair.pair.evidence]
         self._by_reference = {name: pair for pair in own for name in pair.pair.reference}
@@ -97,11 +103,11 @@ class _Judge:
         self._depth: dict[str, int] = {}
         self._origin: dict[str, str] = {}
 
-    def judge(self, pair: PairDiff) -> PairDiff:
+    def judge(self, index: int, pair: PairDiff) -> PairDiff:
         above = self._above(pair)
         steps = 1 + len(above.uncompared)
         depth = steps + max((self._depth.get(p.aligned, 0) for p in above.pairs), default=0)
-        inherited = max((s.rel_l2 for s in map(_telling, above.pairs) if s is not None), default=None)
+        inherited = max((error for error in map(_error, above.pairs) if error is not None), default=None)
         own, note = tolerance_for(pair.aligned, self._tolerance, self._mapping)
         floor = rounding_floor(pair.coarsest, depth) + pair.stored_rounding
         waived = note if note and not _within(pair.stats, self._tolerance) and _within(pair.stats, own) else ""
@@ -113,15 +119,15 @@ class _Judge:
         local = pair.local if pair.local is not None and pair.local.known else None
         if pair.local is not None and pair.local.why == DRAWS and not _within(pair.stats, own):
             return self._settled(_drawn(pair), depth)
-        if local is not None:
-            return self._settled(self._again(pair, local, own, note, above, inherited), depth)
+        if local is not None and not (local.diverged and any(p.undone for p in above.pairs)):
+            return self._settled(self._again(index, pair, local, own, note, above, inherited), depth)
         if pair.stats is not None:
             verdict, reason = judge(
                 pair.stats, own, floor, dtypes.epsilon(pair.coarsest), off, inherited, suspicious, pair.stored_rounding,
                 steps,
             )  # fmt: skip
-        elif pair.rearranged:
-            verdict, reason = Verdict.MATCH, "the same values in another shape"
+        elif (moved := self._elsewhere(pair, own, floor, inherited, suspicious, steps)) is not None:
+            verdict, reason = moved
         elif pair.saved:
             verdict = Verdict.DIVERGED if off is None else Verdict.INHERITED
             reason = pair.obstacle + (f"; its input {off} is off already" if off is not None else "")
@@ -132,16 +138,24 @@ class _Judge:
         if verdict is Verdict.DIVERGED:
             pair = replace(pair, reordered=self._agrees(pair, pair.ordered))
             order = f"the same values in another order: {pair.pair.arrangement}" if pair.reordered else ""
-            if self._undone(pair):
+            if self._kept(pair):
                 said = order or "the same values arranged otherwise"
                 verdict, reason = Verdict.MATCH, f"{said}, as the next layer expects"
             elif pair.masked and self._unseen(pair):
-                verdict, reason = Verdict.MATCH, "it differs, but all that reads it agrees: what is masked is not seen"
+                verdict, reason = Verdict.MATCH, UNSEEN
+            elif (start := next((p for p in above.pairs if p.undone), None)) is not None:
+                said = "computed from what lies above that, it is the same on both sides"
+                verdict, reason = Verdict.MATCH, f"it differs as {display(start.aligned)} does; {said}"
+            elif (pair := self._asked(index, pair)).undone:
+                verdict, reason = Verdict.MATCH, self._another_way(pair)
+            elif order and (owing := self._owing(pair)):
+                verdict, reason = Verdict.MATCH, f"{order}, which {_some(owing)} should expect"
             else:
-                surprised = self._surprised(pair) if order else None
-                if surprised is not None:
-                    order += f", which {display(surprised)} does not expect"
-                reason = "; ".join(part for part in (order, reason, self._inputs(above, inherited)) if part)
+                surprised = self._surprised(pair) if order else []
+                if surprised:
+                    order += f", which {display(surprised[0].aligned)} does not expect"
+                inputs = self._inputs(above, inherited) + _rows(pair, above)
+                reason = "; ".join(part for part in (order, reason, inputs) if part)
         if pair.local is not None and pair.local.why and verdict is not Verdict.MATCH:
             reason = "; ".join(part for part in (reason, f"its own error is not known: {pair.local.why}") if part)
         return self._settled(replace(pair, verdict=verdict, reason=reason), depth)
@@ -153,7 +167,14 @@ class _Judge:
         return pair
 
     def _again(
-        self, pair: PairDiff, local: Local, own: Tolerance, note: str, above: _Above, inherited: float | None
+        self,
+        index: int,
+        pair: PairDiff,
+        local: Local,
+        own: Tolerance,
+        note: str,
+        above: _Above,
+        inherited: float | None,
     ) -> PairDiff:
         """A pair that was run again on the reference's inputs, with its verdict."""
         ordered = local.reordered and pair.ordered is not None
@@ -167,14 +188,18 @@ class _Judge:
             said = f"the same values in another order: {pair.pair.arrangement}"
             if local.unexpected:
                 surprised = self._surprised(pair)
-                reason = said + (f", which {display(surprised)} does not expect" if surprised is not None else "")
+                reason = said + (f", which {display(surprised[0].aligned)} does not expect" if surprised else "")
             elif verdict is Verdict.MATCH:
-                reason = f"{said}, as the next layer expects"
+                owing = self._owing(pair)
+                reason = f"{said}, {f'which {_some(owing)} should expect' if owing else 'as the next layer expects'}"
         elif verdict is Verdict.DIVERGED:
-            if (pair.masked or pair.masked_once) and self._read_right(pair):
-                verdict, reason = Verdict.MATCH, "it differs, but all that reads it agrees: what is masked is not seen"
-            elif any(above.between):
-                reason += f"; before it lie, without a twin: {above.lonely}: the difference may be theirs"
+            if (pair.masked and self._unseen(pair)) or (pair := self._asked(index, pair)).undone:
+                verdict = Verdict.MATCH if origin is None else Verdict.INHERITED
+                reason = self._another_way(pair) if pair.undone else UNSEEN
+            else:
+                reason += _rows(pair, above)
+                if any(above.between):
+                    reason += f"; before it lie, without a twin: {above.lonely}: the difference may be theirs"
         if "output" not in pair.pair.evidence:
             if verdict is Verdict.DIVERGED:
                 self._origin[pair.aligned] = pair.aligned
@@ -182,10 +207,43 @@ class _Judge:
                 self._origin[pair.aligned] = origin
         return replace(pair, verdict=verdict, reason=reason, reordered=ordered)
 
-    def _read_right(self, pair: PairDiff) -> bool:
-        """Whether all that reads a pair gives the right values on the reference's."""
+    def _elsewhere(
+        self, pair: PairDiff, own: Tolerance, floor: float, inherited: float | None, suspicious: bool, steps: int
+    ) -> tuple[Verdict, str] | None:
+        """The verdict on a pair whose two tensors hold the same values in other shapes; None where they do not."""
+        if pair.sorted is None:
+            return None
+        verdict, reason = judge(
+            pair.sorted, own, floor, dtypes.epsilon(pair.coarsest), None, inherited, suspicious, pair.stored_rounding,
+            steps,
+        )  # fmt: skip
+        if verdict is Verdict.DIVERGED:
+            return None
+        said = "the same values in another shape"
+        return verdict, said if verdict is Verdict.MATCH else f"{said}; {reason}"
+
+    def _asked(self, index: int, pair: PairDiff) -> PairDiff:
+        """The pair, with whether its difference is taken back. It is asked where two ways to one result are likely: the
+        operations differ, or something is masked; and where what is known of the readers does not deny it."""
+        if pair.undone is not None or self._takes_back is None:
+            return pair
+        likely = pair.masked or pair.masked_once or pair.node.kind != pair.candidate_node.kind
         readers = self._readers(pair)
-        return bool(readers) and all(r.local is not None and r.local.known and not r.local.diverged for r in readers)
+        told = bool(readers) and all(self._agrees(r, r.stats) or r.local is not None for r in readers)
+        return replace(pair, undone=likely and told and self._takes_back(index))
+
+    def _another_way(self, pair: PairDiff) -> str:
+        readers = _some([reader.aligned for reader in self._readers(pair)])
+        return f"it differs, but only on the way: computed from what lies above it, {readers} is the same on both sides"
+
+    def _owing(self, pair: PairDiff) -> list[str]:
+        """Those that should read re-ordered values and do not, where the order is the layout's and nobody's choice."""
+        wrong = [r for r in self._surprised(pair) if r.local is None or not r.local.known or r.local.diverged]
+        if not within_rows(pair.pair.arrangement) or any(r.candidate_node.kind not in READS_ROWS for r in wrong):
+            return []
+        names = pair.node.name, pair.candidate_node.name
+        laid = bool(wrong) and all(as_computed(side, name) for side, name in zip(self._sides, names, strict=True))
+        return [reader.aligned for reader in wrong] if laid else []
 
     def _above(self, pair: PairDiff) -> _Above:
         forward = self._of == "values"
@@ -236,7 +294,7 @@ class _Judge:
         error = f" (relative error {inherited:.1e})" if inherited else " exactly"
         return f"the gradients that it receives agree{error}, the one that it passes on does not"
 
-    def _undone(self, pair: PairDiff) -> bool:
+    def _kept(self, pair: PairDiff) -> bool:
         """Whether a layout operation only orders its values otherwise, and all that read it come out right.
 
         A port may flatten in another order and re-order the rows of the next kernel: that is no defect. A forgotten
@@ -262,16 +320,18 @@ class _Judge:
         below, _ = _walk(self._ours, pair.pair.reference, self._by_reference, lambda node: children[node.name])
         return [self._by_reference[name] for name in below]
 
-    def _surprised(self, pair: PairDiff) -> str | None:
-        """The first that reads re-ordered values and does not come out right."""
+    def _surprised(self, pair: PairDiff) -> list[PairDiff]:
+        """Those that read re-ordered values and do not come out right."""
+        found: dict[str, PairDiff] = {}
         for reader in self._readers(pair):
             if not self._takes(reader):
-                return (self._surprised(reader) if self._agrees(reader, reader.ordered) else None) or reader.aligned
-        return None
+                further = self._surprised(reader) if self._agrees(reader, reader.ordered) else []
+                found |= {other.aligned: other for other in further or [reader]}
+        return list(found.values())
 
     def _takes(self, pair: PairDiff) -> bool:
         """Whether a reader of re-ordered values comes out right, or hands the order on to layers that do."""
-        return self._agrees(pair, pair.stats) or (self._agrees(pair, pair.ordered) and self._undone(pair))
+        return self._agrees(pair, pair.stats) or (self._agrees(pair, pair.ordered) and self._kept(pair))
 
     def _agrees(self, pair: PairDiff, stats: Stats | None) -> bool:
         if stats is None:
@@ -302,9 +362,20 @@ def _within(stats: Stats | None, tolerance: Tolerance) -> bool:
     return stats is not None and stats.passes(tolerance.atol, tolerance.rtol)
 
 
-def _telling(pair: PairDiff) -> Stats | None:
-    """The statistics that say how far a pair's values are apart."""
-    return pair.ordered if pair.reordered else pair.stats
+def _error(pair: PairDiff) -> float | None:
+    """The relative error that what reads a pair may inherit; None where it is not known."""
+    if pair.undone:
+        return pair.inherited
+    stats = pair.ordered if pair.reordered else pair.sorted if pair.stats is None else pair.stats
+    return None if stats is None else stats.rel_l2
+
+
+def _rows(pair: PairDiff, above: _Above) -> str:
+    """What is to be said of a kernel that reads values in another order."""
+    orders = [p.pair.arrangement for p in above.pairs if p.reordered and p.verdict is Verdict.MATCH]
+    if not orders or pair.candidate_node.kind not in READS_ROWS:
+        return ""
+    return f"; it reads {orders[0]}: the rows of its kernel have to be in that order too"
 
 
 def _upwards(node: Node) -> Sequence[str]:

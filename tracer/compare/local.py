@@ -96,11 +96,18 @@ class Local:
         within = self.shape is None and self.error <= (SAFETY - roundings.count(None)) * known
         return within and known <= COARSE * self.epsilon * self.scale
 
+    @property
+    def at_most(self) -> float | None:
+        """The reference's rounding; where only the candidate ran in float64, and rounds more than the two are apart,
+        that at most."""
+        alone = self.rounding_reference is None and self.basis == CANDIDATE
+        return self.error if alone and self.error < (self.rounding_candidate or 0.0) else self.rounding_reference
+
     def unlike(self, sensitivity: float | None) -> bool:
         """Whether one side rounds far more than the other, one roundoff and a ``sensitivity`` explain."""
-        if self.rounding_reference is None or self.rounding_candidate is None or sensitivity is None:
+        if self.at_most is None or self.rounding_candidate is None or sensitivity is None:
             return False
-        least, most = sorted((self.rounding_reference, self.rounding_candidate))
+        least, most = sorted((self.at_most, self.rounding_candidate))
         return most > COARSE * max(least, self.epsilon * self.scale, sensitivity)
 
     def relative(self, value: float) -> float:

@@ -25,7 +25,8 @@ class PairDiff:
         inherited: largest relative L2 error among the nearest paired inputs; None when there are none.
         obstacle: why there are no statistics; empty where there are.
         saved: whether both tensors could be read, whatever their shapes.
-        rearranged: whether both hold the same values though their shapes differ.
+        sorted: statistics of the values without their order, where no order of the axes makes the shapes equal and both
+            may hold the same ones.
         ordered: statistics under the pair's arrangement, where the tensors disagree as they are.
         reordered: whether they agree under it: both hold the same values in another order.
         between: nodes of the reference and of the candidate that compute something, have no twin, and lie between the
@@ -36,8 +37,10 @@ class PairDiff:
         apart: where only statistics were recorded, how far apart the tensors are at least.
         coarsest: the coarser of the two element types that were computed with.
         stored_rounding: relative rounding added by storing a tensor at less than its own precision.
-        masked_once: whether one of them does.
         masked: whether both tensors hold values that only say that something is masked.
+        masked_once: whether one of them does.
+        undone: whether what reads it takes the difference back, as computed from what lies above it; None where that
+            was not asked.
         local: what running the candidate again on the reference's activations said; None where that was not done.
         accepted: why a difference over the general tolerance is let pass: a person's tolerance or a baseline.
         content: agreement of the order-free numbers of both tensors, 1 for the same values in whatever order.
@@ -59,9 +62,10 @@ class PairDiff:
     content: float | None = None
     masked: bool = False
     masked_once: bool = False
+    undone: bool | None = None
     obstacle: str = ""
     saved: bool = True
-    rearranged: bool = False
+    sorted: Stats | None = None
     ordered: Stats | None = None
     reordered: bool = False
     between: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())

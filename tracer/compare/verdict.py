@@ -156,7 +156,7 @@ def _own_error(local: Local, coarsest: str) -> str:
     if local.unexpected:
         return "it gives the same values in another order, which what reads it does not expect"
     if local.coarse and local.ratio <= 1:
-        ours, theirs = (local.relative(r or 0.0) for r in (local.rounding_reference, local.rounding_candidate))
+        ours, theirs = (local.relative(r or 0.0) for r in (local.at_most, local.rounding_candidate))
         side = "reference" if ours > theirs else "candidate"
         return (
             f"the {side} computes in less precision than {coarsest}: the reference rounds by {ours:.0e}, the candidate "

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from tracer.causes.finding import Cause, Finding
+from tracer.causes.finding import Cause, Finding, Probed
 from tracer.compare.diff import Diff
 from tracer.compare.pair import PairDiff
 from tracer.names import display
@@ -55,6 +55,8 @@ def of(
         yield from lines.labelled("seen", "; ".join(map(display, one.seen)), "")
     if one.status != "unknown":
         yield from lines.labelled("proof", _proof(one, brief), "dim")
+    if one.probed is not None:
+        yield from lines.labelled("probe", probe(one.probed), "dim")
     for note in one.notes:
         yield from lines.labelled("note", display(note), "dim")
     for fix in fixes(one):
@@ -128,9 +130,11 @@ def _candidates(one: Finding) -> str:
     others = [cause for cause in one.candidates if (cause.id, cause.what) not in own]
     if not others:
         return ""
-    said = "; ".join(dict.fromkeys(_alternative(cause, one) for cause in others))
-    apart = f". {display(one.apart[0].upper() + one.apart[1:])}" if one.apart else ""
-    return f"cannot be told apart here from {said}{apart}"
+    each = list(dict.fromkeys(_alternative(cause, one) for cause in others))
+    said = "; ".join(each[:MOST]) + (f" and {len(each) - MOST} more" if len(each) > MOST else "")
+    apart = f". {display(one.apart[0].upper() + one.apart[1:])}" if one.apart and one.status == "ambiguous" else ""
+    hint = " (--probe makes such input)" if apart and one.probed is None else ""
+    return f"cannot be told apart here from {said}{apart}{hint}"
 
 
 def _alternative(cause: Cause, one: Finding) -> str:
@@ -142,6 +146,18 @@ def _proof(one: Finding, brief: bool) -> str:
     rounding = f" (rounding: {error_text(one.floor)})" if one.floor is not None else ""
     how = f": {display(one.how)}" if one.how and not brief else ""
     return f"error {error_text(one.before)} → {error_text(one.after)}{rounding}{how}"
+
+
+def probe(probed: Probed) -> str:
+    """What random input says, with the errors that the nearest statement and the others leave."""
+    if not probed.said:
+        return f"not run: {display(probed.why)}"
+    (_, _, before), *rows = probed.errors
+    left = sorted(error for _, _, error in rows)
+    if not left:
+        return f"{display(probed.said)}: error {error_text(before)}"
+    others = f"; the others leave {error_text(left[1])} or more" if len(left) > 1 and left[1] > 10 * left[0] else ""
+    return f"{display(probed.said)}: error {error_text(before)} → {error_text(left[0])}{others}"
 
 
 def error_text(value: float | None) -> str:

@@ -42,12 +42,13 @@ def text(found: Explained, *, everything: bool = False, ascii_only: bool = False
                 out.append(f"{line}\n", style)
     for line, style in _open(found, width, everything):
         out.append(f"{line}\n", style)
+    if found.verified is not None:
+        out.append(_verified(found.verified, glyphs, width))
     return Text(to_ascii(out.plain)) if ascii_only else out
 
 
-def verified(result: Verified, *, ascii_only: bool = False, width: int = 120) -> Text:
+def _verified(result: Verified, glyphs: Mapping[Verdict, str], width: int) -> Text:
     """What is left of the outputs' difference once the fixes were made."""
-    glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
     verdict = Verdict.MATCH if result.agrees else Verdict.DIVERGED
     out = Text("\n")
     rows = list(zip(result.outputs, result.before, result.after, strict=True))
@@ -59,7 +60,7 @@ def verified(result: Verified, *, ascii_only: bool = False, width: int = 120) ->
         out.append(f"{name}: {_off(before)} → {_off(after)}, {said}\n", STYLES[verdict])
     if len(rows) > causes.MOST:
         out.append(f"  and {words.count(len(rows) - causes.MOST, 'output')} more, nearer than these\n")
-    lines = causes.Lines(min(width, _WIDEST), "  ")
+    lines = causes.Lines(width, "  ")
     parts = [f"{_fixes(result.made)} made in memory"] if result.made else []
     stood = ", ".join(map(display, result.stood_in[: causes.MOST])) + (
         " …" if len(result.stood_in) > causes.MOST else ""
@@ -76,7 +77,7 @@ def verified(result: Verified, *, ascii_only: bool = False, width: int = 120) ->
     for note in result.notes:
         for line, style in lines.said(display(note), "dim"):
             out.append(f"{line}\n", style)
-    return Text(to_ascii(out.plain)) if ascii_only else out
+    return out
 
 
 def _off(off: Off) -> str:
@@ -121,6 +122,8 @@ def _latent(one: Finding, width: int, everything: bool) -> Iterator[tuple[str, s
     yield from lines.said(f"{many}{', '.join(map(display, shown))}{rest}", "", first="·  ")
     for cause in one.causes:
         yield from lines.said(f"{display(cause.id)}: {display(cause.what)}", "")
+    if one.probed is not None and one.probed.said:
+        yield from lines.labelled("probe", causes.probe(one.probed), "dim")
     for fix in causes.fixes(one):
         yield from lines.labelled("fix", fix, "green", whole=True)
 

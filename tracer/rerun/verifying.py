@@ -6,6 +6,7 @@ layer, computed from its recording on what the candidate's layer is given.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from tracer.rerun import defects, loading
 from tracer.rerun.cuts import Cut, cuts
 from tracer.rerun.graft import Off, Output
 from tracer.store import Recording, Trace
+from tracer.text import described
 
 if TYPE_CHECKING:
     from tracer.worker.protocol import Event, Job
@@ -121,6 +123,23 @@ def patched(found: Explained, name: str = "patch") -> str:
 def in_order(found: Explained) -> list[Finding]:
     """Each pair's finding for itself, those that this input shows first."""
     return sorted(found.each, key=lambda one: one.status == "latent")
+
+
+def in_process(model: object, candidate: Recording) -> Run:
+    """Do it with a copy of the live candidate, where fixes are made in it; the model itself is left as it was.
+
+    What is returned raises InputError where no adapter knows the model, ReplayError where it cannot be copied.
+    """
+
+    def run(options: dict[str, Any]) -> dict[str, Any]:
+        try:
+            own = copy.deepcopy(model) if options["patch"] else model
+        except Exception as error:
+            why = described(error, 120)
+            raise ReplayError(f"the candidate cannot be copied, and the fixes are made in a copy: {why}") from error
+        return perform(*loading.live(own, candidate), candidate, options)
+
+    return run
 
 
 # --- where the model is ----------------------------------------------------------------------------------------------

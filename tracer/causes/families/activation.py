@@ -77,10 +77,11 @@ def replaced(case: Case, step: Step) -> Iterator[Edit]:
     own = same or list(_parameters(case, step))
     yield from own
     for kind, settings in _EACH:
-        if same or (kind == step.kind and (own or settings.items() <= step.settings.items())):
+        if kind == step.kind and (own or settings.items() <= step.settings.items()):
             continue
         other = Step(step.name, kind, settings, {}, step.inputs[:1], step.shape)
-        if not _near(places, other):
+        # Where nothing is done only what does nothing to these very numbers is as likely.
+        if not _near(places, other, case.bar if same else HELPS) or (same and kind == "identity"):
             continue
         yield from _exchanged(case, step, other, 2.0 if kind in _likely(step.kind) else 2.5)
     if places is not None and not own:
@@ -102,7 +103,7 @@ def _defaults(kind: str) -> dict[str, Any]:
     return next((dict(settings) for name, settings in _EACH if name == kind), {"alpha": 1.0} if kind == "celu" else {})
 
 
-def _near(places: tuple[Array, Array] | None, other: Step) -> bool:
+def _near(places: tuple[Array, Array] | None, other: Step, bar: float = HELPS) -> bool:
     """Whether an activation fits some places; true where there are none."""
     if places is None:
         return True
@@ -111,7 +112,7 @@ def _near(places: tuple[Array, Array] | None, other: Step) -> bool:
         found = operations.run(other, [x])
     except Unknown:
         return False
-    return distance(found, y) < HELPS
+    return distance(found, y) <= bar
 
 
 def _exchanged(case: Case, step: Step, other: Step, cost: float) -> Iterator[Edit]:

@@ -31,6 +31,8 @@ from tracer.causes.operations.attention import PARTS
 from tracer.causes.registry import suggests
 from tracer.causes.step import Array, Step
 
+_HIDDEN = -50.0
+"""Scores that are lower by so much count for nothing after a softmax."""
 _FAR = -1e4
 """Below that a number only says that something is masked."""
 
@@ -125,6 +127,12 @@ def before_softmax(case: Case, step: Step, far: int = 4) -> bool:
     return False
 
 
+def is_mask(values: Array) -> bool:
+    """Whether what is added to scores hides some of them: lower than any score, or nothing where it is not low."""
+    hidden = values <= _HIDDEN
+    return bool(hidden.any() and (values.min() <= _FAR or not np.any(values[~hidden])))
+
+
 @suggests("softmax", "matmul", "add", "where", "masked_fill", "mul", "div")
 def scores(case: Case, step: Step) -> Iterator[Edit]:
     """Hand-written attention: a mask that only one side has, a scale that only one side applies."""
@@ -135,15 +143,13 @@ def scores(case: Case, step: Step) -> Iterator[Edit]:
         yield from _causal(case, step, read[0])
         return
     for k, name in enumerate(step.inputs):
-        others = [x for j, x in enumerate(read) if j != k]
-        masks = step.kind in ("where", "masked_fill") or any(
-            float(np.min(x, initial=0)) <= _FAR for x in others if x.dtype.kind == "f"
-        )
+        others = [x for j, x in enumerate(read) if j != k and x.dtype.kind == "f"]
         given = step.settings.get("operand")
-        masks = masks or (
-            step.kind == "add" and given is not None and float(np.min(np.asarray(given), initial=0)) <= _FAR
-        )
+        others += [np.asarray(given, np.float64)] if given is not None else []
+        masks = step.kind in ("where", "masked_fill") or (step.kind == "add" and any(map(is_mask, others)))
         if read[k].shape == value(case, step).shape and read[k].dtype.kind == "f":
+            if step.kind in ("where", "masked_fill"):
+                yield from _otherwise(case, step, name)
             cause = "attention-mask" if masks else "attention-scale"
             if not masks and step.kind == "add":
                 continue
@@ -152,6 +158,30 @@ def scores(case: Case, step: Step) -> Iterator[Edit]:
             yield from try_chain(case, step, (bare,), cause, what, 1.9)
     if is_last(case, step) and value(case, step).shape == case.target.shape:
         yield from _factor(case, step)
+
+
+def _otherwise(case: Case, step: Step, name: str) -> Iterator[Edit]:
+    """A mask the other way round, of queries in place of keys, or multiplied in place of filled in."""
+    condition = step.settings.get("condition")
+    if condition is None or "inferred" not in step.settings:
+        return
+    hidden, who = np.asarray(condition, bool), case.doer
+    far = step.settings.get("other", -np.inf)
+    bottom = float(np.min(np.asarray(far, np.float64), initial=0.0))
+    if bottom > _HIDDEN:
+        return
+    scores = value(case, step)
+    hidden = np.broadcast_to(scores <= bottom, scores.shape) if scores.shape == hidden.shape else hidden
+    tries = [("the other way round", ~hidden)]
+    if hidden.ndim > 1 and hidden.shape[-1] == hidden.shape[-2]:
+        tries.append(("of queries in place of keys", np.swapaxes(hidden, -1, -2)))
+        tries.append(("of what lies ahead as well", hidden | ~np.tri(hidden.shape[-1], dtype=bool)))
+    for words, changed in tries:
+        chain = (Step(step.name, "where", {"condition": changed, "chosen": bottom, "order": ("other",)}, {}, (name,)),)
+        yield from try_chain(case, step, chain, "attention-mask", f"the {who} has the mask {step.name} {words}", 2.2)
+    chain = (Step(step.name, "mul", {"operand": np.where(hidden, 0.0, 1.0)}, {}, (name,)),)
+    what = f"the {who} multiplies the scores by the mask, where the {case.other} fills in {naming.said(bottom)}"
+    yield from try_chain(case, step, chain, "attention-mask", what, 2.2)
 
 
 def _factor(case: Case, step: Step) -> Iterator[Edit]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Change, Edit, of_program
-from tracer.causes.naming import said
+from tracer.causes.naming import plain, said
 from tracer.causes.step import Array, Program, Step, Unknown
 
 HELPS = 0.7
@@ -198,7 +198,7 @@ def try_settings(
 ) -> Iterator[Edit]:
     """The edit that gives a step other settings, where that helps."""
     key = next(iter(settings))
-    values = ordered(case, step.settings.get(key), settings[key])
+    values = ordered(case, plain(step.settings.get(key)), plain(settings[key]))
     text = what or sides(case, key, step.settings.get(key), settings[key])
     yield from try_step(case, step, step.set(**settings), cause, text, cost, key=key, values=values, **more)
 

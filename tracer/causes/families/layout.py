@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tracer import kinds
-from tracer.causes import relations
+from tracer import kinds, relations
+from tracer.causes import naming
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import (
@@ -48,6 +48,9 @@ def flattened(case: Case, step: Step) -> Iterator[Edit]:
     if is_last(case, step) and not _same_values(case, step):
         return
     cause = "flatten-order" if step.kind == "flatten" or value(case, step).ndim < x.ndim else "reshape-order"
+    if abs(value(case, step).ndim - x.ndim) == 1 and naming.about_heads(case.ours.recording.structure, step):
+        cause = "head-layout"
+    beside = cause if cause == "head-layout" else "reshape-order"
     now = step.settings.get("permutation") or tuple(range(x.ndim))
     shape = tuple(step.settings["shape"])
     for order in _orders(x.ndim):
@@ -64,7 +67,7 @@ def flattened(case: Case, step: Step) -> Iterator[Edit]:
         first = step.set(shape=(shape[0], *inside[1:]) if len(shape) == len(inside) else inside, permutation=None)
         chain = behind(case, first, made("permute", permutation=back))
         what = f"the {case.doer} fills {step.name} in another order of its axes: as {inside}, then moved"
-        yield from try_chain(case, step, chain, "reshape-order", what, 2.5)
+        yield from try_chain(case, step, chain, beside, what, 2.5)
     if max(x.ndim, len(goal)) <= 4 and len(goal) > 2:
         for first_order, order in itertools.product(_orders(x.ndim), _orders(len(goal))):
             inside = tuple(goal[axis] for axis in order)
@@ -73,7 +76,7 @@ def flattened(case: Case, step: Step) -> Iterator[Edit]:
                 continue
             chain = behind(case, step.set(shape=inside, permutation=first_order), made("permute", permutation=back))
             what = f"the {case.doer} reads and fills {step.name} in another order of its axes"
-            yield from try_chain(case, step, chain, "reshape-order", what, 3.5)
+            yield from try_chain(case, step, chain, beside, what, 3.5)
 
 
 def _axes(shape: Sequence[int], order: Sequence[int]) -> str:
@@ -159,7 +162,8 @@ def moved(case: Case, step: Step) -> Iterator[Edit]:
         )
     if step.kind == "flip":
         bare = Step(step.name, "identity", {}, {}, step.inputs[:1], step.shape)
-        yield from try_chain(case, step, (bare,), "axis-permutation", f"the {case.doer} does not flip {step.name}", 2.0)
+        cause = "rnn-direction" if _of_sequence(case, step) else "axis-permutation"
+        yield from try_chain(case, step, (bare,), cause, f"the {case.doer} does not flip {step.name}", 2.0)
     if step.kind == "split":
         width = int(step.settings["stop"]) - int(step.settings["start"])
         length = x.shape[int(step.settings["axis"])]
@@ -170,6 +174,18 @@ def moved(case: Case, step: Step) -> Iterator[Edit]:
                 yield from try_settings(case, step, "qkv-order", 2.5, settings, what)
     if step.kind == "slice":
         yield from _picks(case, step, x)
+
+
+def _of_sequence(case: Case, step: Step) -> bool:
+    """Whether a step reads what a recurrent layer gives, or a part of it."""
+    known = case.ours.recording.structure.by_name
+    names = set(step.inputs)
+    for _ in range(3):
+        above = [known[name] for name in names if name in known]
+        if any(node.kind in ("lstm", "gru", "rnn") for node in above):
+            return True
+        names = {parent for node in above for parent in node.parents}
+    return False
 
 
 def _picks(case: Case, step: Step, x: Array) -> Iterator[Edit]:

@@ -76,6 +76,25 @@ def batch(case: Case, step: Step) -> Iterator[Edit]:
         yield from try_weights(case, step, cause, 3.0, what, changed_weights)
 
 
+def _beside(case: Case, step: Step, var: Array) -> float:
+    """The number that added to the deviation scales each channel as it is scaled; 0 where none does."""
+    found, target = value(case, step), case.target
+    if not is_last(case, step) or found.shape != target.shape:
+        return 0.0
+    axis = int(step.settings["channels"]) % found.ndim
+    x, y = (np.moveaxis(v, axis, 0).reshape(found.shape[axis], -1) for v in (found, target))
+    spread = x - x.mean(1, keepdims=True)
+    total = np.square(spread).sum(1)
+    usable = total > 0
+    factor = (spread * y).sum(1)[usable] / total[usable]
+    if not usable.any() or np.any(factor <= 0):
+        return 0.0
+    each = np.sqrt(var + float(step.settings["epsilon"]))[usable] / factor - np.sqrt(var)[usable]
+    middle = float(np.median(each))
+    close = np.abs(each - middle) <= 1e-3 * np.maximum(np.sqrt(var)[usable], abs(middle))
+    return snapped(middle, lambda n: abs(n - middle) <= 1e-3 * middle, _EPSILONS) if middle > 0 and close.all() else 0.0
+
+
 def _weights(case: Case, step: Step) -> Iterator[tuple[str, str, dict[str, Array | None]]]:
     own, who = step.weights, case.doer
     gamma, beta = own.get("gamma"), own.get("beta")
@@ -96,11 +115,13 @@ def _weights(case: Case, step: Step) -> Iterator[tuple[str, str, dict[str, Array
             {"running_var": np.square(var + eps) - eps},
         )
         yield "bn-stats", f"the {who} takes the variance of {step.name} for squared", {"running_var": np.sqrt(var)}
-        if eps:
-            outside = np.square(np.sqrt(var) + eps) - eps
+        for beside in dict.fromkeys((eps, _beside(case, step, var))):
+            if not beside:
+                continue
+            outside = np.square(np.sqrt(var) + beside) - eps
             yield (
                 "bn-eps",
-                f"the {who} adds epsilon to the root of the variance in {step.name}",
+                f"the {who} adds {naming.said(beside)} to the root of the variance in {step.name}, not under it",
                 {"running_var": outside},
             )
 
@@ -149,18 +170,16 @@ def _by_hand(case: Case, step: Step) -> Iterator[Edit]:
     if not is_last(case, step) or x.shape != case.target.shape:
         return
     axes = _axes(step, x)
-    mean = 0.0 if step.kind == "rmsnorm" else x.mean(axis=axes, keepdims=True)
     eps = float(step.settings.get("epsilon", 0.0))
     for ddof in (0, 1) if step.kind != "rmsnorm" else (0,):
-        count = math.prod(x.shape[axis] for axis in axes) - ddof
-        if count < 1:
+        if math.prod(x.shape[axis] for axis in axes) <= ddof:
             continue
-        root = np.sqrt(np.square(x - mean).sum(axis=axes, keepdims=True) / count)
-        for divisor, cause, words in (
-            (root + eps, "ln-eps", "adds epsilon to the deviation, not under the root,"),
-            (np.square(root) + eps, "std-ddof", "divides by the variance"),
+        for form, cause, words in (
+            ("deviation", "ln-eps", "adds epsilon to the deviation, not under the root,"),
+            ("variance", "std-ddof", "divides by the variance"),
         ):
-            chain = _scaled(case, step, x, (x - mean) / divisor, axes)
+            settings = {"epsilon": eps, "axes": axes, "ddof": ddof, "form": form}
+            chain = _over(case, step, x, "rmsnorm" if step.kind == "rmsnorm" else "layernorm", settings)
             extra = " and takes the deviation over n − 1" if ddof else ""
             what = f"the {case.doer} {words}{extra} in {step.name}"
             yield from try_chain(case, step, chain, cause, what, 3.0 + ddof)
@@ -171,21 +190,6 @@ def _axes(step: Step, x: Array) -> tuple[int, ...]:
         channels, batch_axis = int(step.settings["channels"]) % x.ndim, int(step.settings.get("batch", 0))
         return tuple(axis for axis in range(x.ndim) if axis not in (channels, batch_axis))
     return tuple(sorted(int(axis) % x.ndim for axis in step.settings["axes"]))
-
-
-def _scaled(case: Case, step: Step, x: Array, normal: Array, axes: tuple[int, ...]) -> tuple[Step, ...]:
-    """The step as a factor on its input, then its own weights."""
-    shape = [x.shape[axis] if axis in axes else 1 for axis in range(x.ndim)]
-    if step.kind == "instancenorm":
-        shape = [-1 if k == int(step.settings["channels"]) % x.ndim else 1 for k in range(x.ndim)]
-    first = made("full", value=normal)
-    more = []
-    for role, kind in (("gamma", "mul"), ("beta", "add")):
-        if (weight := step.weights.get(role)) is not None:
-            more.append(made(kind, operand=weight if weight.size == 1 else weight.reshape(shape)))
-    if not more:
-        return (replace(first, name=step.name, inputs=()),)
-    return behind(case, replace(first, name=step.name, inputs=()), *more)
 
 
 @suggests("layernorm", "rmsnorm", "groupnorm", "instancenorm", "l2_normalize", "batchnorm")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tracer import dtypes, kinds
-from tracer.causes import naming, relations
+from tracer import dtypes, kinds, relations
+from tracer.causes import naming
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import (

@@ -22,6 +22,7 @@ from tracer.causes.families.common import (
     sides,
     try_chain,
     try_settings,
+    try_step,
     try_weights,
 )
 from tracer.causes.operations.recurrent import GATES
@@ -130,6 +131,11 @@ def running(case: Case, step: Step) -> Iterator[Edit]:
     own = step.settings
     time, who = int(own.get("time", 1)), case.doer
     x = inputs(case, step)[0]
+    if own.get("mask") is not None:
+        what = f"the {who} counts padding as steps in {step.name}, which the {case.other} masks"
+        fix = "pack the padded sequences, or take each one's own last step" if not case.turned_round else ""
+        counted = step.set(mask=None, hidden=None)
+        yield from try_step(case, step, counted, "rnn-last-step", what, 2.0, fix=fix, same=("attention-mask",))
     if x.ndim == 3:
         chain = ahead(step, made("flip", axes=(time,)))
         what = f"the {who} reads the sequence of {step.name} backwards"

@@ -12,6 +12,7 @@ from tracer import kinds
 from tracer.causes import naming
 from tracer.causes.case import Case, Trial, distance
 from tracer.causes.edit import Edit, feed
+from tracer.causes.families.attention import before_softmax
 from tracer.causes.families.common import (
     HELPS,
     ahead,
@@ -33,6 +34,8 @@ from tracer.causes.step import Array, Step, Unknown
 from tracer.errors import TraceError
 
 _COMBINING = ("add", "sub", "mul", "div", "maximum", "minimum", "average")
+_SHORT = 12
+"""Steps of a program in which a skip is looked for behind each."""
 _NEAREST = 48
 """Tensors of theirs that are tried in place of one."""
 _ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "elu")
@@ -42,13 +45,18 @@ _ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "tanh", "sigmoid", "leaky_relu"
 def summed(case: Case, step: Step) -> Iterator[Edit]:
     """One term alone, in the other order, by another operation, with factors."""
     read = inputs(case, step)
+    scores = step.kind in ("add", "sub") and before_softmax(case, step)
     for k, name in enumerate(step.inputs):
         if len(step.inputs) > 1:
             alone = Step(step.name, "identity", {}, {}, (name,), None)
             left = " and ".join(other for j, other in enumerate(step.inputs) if j != k)
             what = f"the {case.doer} leaves {left} out of {step.name}"
             cause = case.lacks("residual") if step.kind in ("add", "average") else case.lacks("block")
-            yield from try_chain(case, step, (alone,), cause, what, 2.0)
+            fix = ""
+            if scores:
+                cause, what = "attention-mask", f"{what}: it is not added to the scores"
+                fix = f"add {left} to the scores" if not case.turned_round else f"do not add {left} to the scores"
+            yield from try_chain(case, step, (alone,), cause, what, 2.0, fix=fix)
     if len(step.inputs) == 1 and ("operand" in step.settings or "operand" in step.weights):
         alone = Step(step.name, "identity", {}, {}, step.inputs, None)
         what = f"the {case.doer} does not {step.kind} anything in {step.name}"
@@ -181,6 +189,19 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
             yield Edit(cause, what, change, step.name, twin(case, step), cost=4.0)
             if left <= case.bar:
                 return
+
+
+@suggests()
+def joined_within(case: Case, step: Step) -> Iterator[Edit]:
+    """A tensor that the program reads, added to what a step on the way gives."""
+    if is_last(case, step) or step.kind in kinds.LAYOUT_ONLY or len(case.program.steps) > _SHORT:
+        return
+    found = value(case, step)
+    for name, tensor in case.tensors.items():
+        if tensor.shape == found.shape and tensor.dtype.kind == "f":
+            chain = behind(case, step, Step("", "add", {}, {}, (name,)))
+            what = f"the {case.doer} adds {name} to what {step.name} gives"
+            yield from try_chain(case, step, chain, case.has("residual"), what, 3.5)
 
 
 def _fits(step: Step, tensor: Array, place: int, at: object) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tracer import kinds
-from tracer.causes import naming, relations
+from tracer import kinds, relations
+from tracer.causes import naming
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import behind, is_last, made, snapped, try_chain, try_weights, value

@@ -22,8 +22,8 @@ all of these            ``activation`` (a kind) and ``activation_settings``: wha
 ``adaptive_*_pool``     ``output_size``, ``axes``
 ``batchnorm``           ``epsilon``, ``channels``, ``mode`` (eval, train), ``momentum`` (of the old value); ``gamma``,
                         ``beta``, ``running_mean``, ``running_var``
-``layernorm``,          ``epsilon``, ``axes`` (normalised over), ``ddof``; ``gamma``, ``beta`` of these axes' shape
-``rmsnorm``
+``layernorm``,          ``epsilon``, ``axes`` (normalised over), ``ddof``, ``form`` (divide by root: √(var + eps);
+``rmsnorm``             deviation: √var + eps; variance: var + eps); ``gamma``, ``beta`` of these axes' shape
 ``groupnorm``           ``epsilon``, ``groups``, ``channels``, ``ddof``; ``gamma``, ``beta``
 ``instancenorm``        ``epsilon``, ``channels``, ``batch`` (its axis, -1 for none), ``mode`` (eval: with the
                         statistics that were tracked); ``gamma``, ``beta``

@@ -46,14 +46,21 @@ def _layernorm(step: Step, inputs: Sequence[Array]) -> Array:
     x, axes = inputs[0], _axes(step, inputs[0])
     mean = x.mean(axis=axes, keepdims=True)
     var = x.var(axis=axes, keepdims=True, ddof=int(step.settings.get("ddof", 0)))
-    return _shaped(step, (x - mean) / np.sqrt(var + float(step.settings["epsilon"])), axes)
+    return _shaped(step, (x - mean) / _divisor(step, var), axes)
 
 
 @operation("rmsnorm")
 def _rmsnorm(step: Step, inputs: Sequence[Array]) -> Array:
     x, axes = inputs[0], _axes(step, inputs[0])
     square = np.square(x).mean(axis=axes, keepdims=True)
-    return _shaped(step, x / np.sqrt(square + float(step.settings["epsilon"])), axes)
+    return _shaped(step, x / _divisor(step, square), axes)
+
+
+def _divisor(step: Step, var: Array) -> Array:
+    epsilon, form = float(step.settings["epsilon"]), step.settings.get("form", "root")
+    if form == "variance":
+        return np.asarray(var + epsilon)
+    return np.asarray(np.sqrt(var) + epsilon if form == "deviation" else np.sqrt(var + epsilon))
 
 
 def _axes(step: Step, x: Array) -> tuple[int, ...]:

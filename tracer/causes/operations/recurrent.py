@@ -20,9 +20,9 @@ Settings: ``gates``; ``activation`` (of candidate and output; of the output alon
 on the state); ``layers``; ``bidirectional`` and ``merge_mode`` (concat, sum, ave, mul); ``reverse`` (runs from the
 last step to the first) and ``realign`` (what it gives then stands at the steps that it read, not in the order in
 which it ran); ``time`` (axis of the steps, 0 or 1); ``return_sequences``; ``forget_bias``; ``clip``; ``mask`` (batch,
-steps: where it is False the state stays). ``result`` is ``output``, or ``h`` or ``c`` for the last states: of all
-layers and directions (layers · directions, batch, units), or of one where ``of`` says which. ``form`` is ``onnx``
-where the directions of the output have an axis behind that of the steps.
+steps: where it is False the state stays, and with ``hidden`` zeros these come out there). ``result`` is ``output``, or
+``h`` or ``c`` for the last states: of all layers and directions (layers · directions, batch, units), or of one where
+``of`` says which. ``form`` is ``onnx`` where the directions of the output have an axis behind that of the steps.
 
 Inputs: the sequence, then initial states where there are any: ``h`` (and ``c``) with an axis of layers · directions,
 or of one direction after the other without.
@@ -199,6 +199,8 @@ def recurrent(step: Step, inputs: Sequence[Array]) -> Array:
             turned = values[::-1] if backward else values
             order = None if mask is None else mask[::-1] if backward else mask
             outputs, h, c = _scan(cell, turned, *initial[layer * len(ways) + number], order)
+            if order is not None and own.get("hidden") == "zeros":
+                outputs = np.where(order[:, :, None], outputs, 0.0)
             found.append(outputs[::-1] if backward and (both or own.get("realign")) else outputs)
             states.append((h, c))
         values = _merged(own, found, layer == layers - 1)

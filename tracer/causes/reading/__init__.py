@@ -36,11 +36,13 @@ class Read:
         recording: that it belongs to.
         node: itself.
         given: other shapes of its inputs than the recorded ones.
+        seen: with them, shapes that the other model's tensors have there, the likeliest first.
     """
 
     recording: Recording
     node: Node
     given: tuple[tuple[int, ...], ...] | None = None
+    seen: tuple[tuple[int, ...], ...] = ()
 
     @property
     def framework(self) -> str:
@@ -185,8 +187,14 @@ def _whole(recording: Recording, node: Node) -> Node:
     return node if len(seen) == 1 else replace(node, parents=tuple(outer))
 
 
-def read(recording: Recording, name: str, shapes: Sequence[tuple[int, ...]] | None = None) -> Step:
-    """A recorded node as a step, for inputs of other ``shapes`` than it had if they are given.
+def read(
+    recording: Recording,
+    name: str,
+    shapes: Sequence[tuple[int, ...]] | None = None,
+    seen: Sequence[tuple[int, ...]] = (),
+) -> Step:
+    """A recorded node as a step, for inputs of other ``shapes`` than it had if they are given; ``seen`` are shapes that
+    the other model's tensors have there.
 
     Raises Unknown where its settings or weights do not say what it computes.
     """
@@ -198,7 +206,7 @@ def read(recording: Recording, name: str, shapes: Sequence[tuple[int, ...]] | No
         raise Unknown(f"{node.label} is not known")
     try:
         with np.errstate(all="ignore"):
-            found = function(Read(recording, node, None if shapes is None else tuple(shapes)))
+            found = function(Read(recording, node, None if shapes is None else tuple(shapes), tuple(seen)))
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise Unknown(f"the settings of {node.label} do not say what it computes ({error})") from error
     if isinstance(found, Step):

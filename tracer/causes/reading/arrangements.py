@@ -11,6 +11,7 @@ import numpy as np
 
 from tracer.causes.reading import Read, inferring, reader
 from tracer.causes.reading.arithmetic import constant, weights_of
+from tracer.causes.reading.reshaping import followed
 from tracer.causes.step import Array, Step, Unknown, numbers
 
 _Found = tuple[dict[str, Any], dict[str, Array]]
@@ -35,6 +36,10 @@ def reshape(node: Read) -> Step:
     if not node.node.parents:
         return constant(node)
     before, after = node.source(), node.shape
+    recorded = node.recording.structure.by_name[node.node.parents[0]].shape
+    if node.given is not None and recorded is not None and recorded != before:
+        found = followed(recorded, after, before, node.seen)
+        after = after if found is None else found
     free = bool(before and after and before[0] == after[0]) and math.prod(after[1:]) > 0
     step = inferring.step_of(node, (node.node.parents[0],), shape=(-1, *after[1:]) if free else after)
     if node.config.get("data_format") == "channels_first" and len(before) > 2:

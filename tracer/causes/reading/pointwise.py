@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds
-from tracer.causes.reading import Read, reader
+from tracer.causes.reading import Read, inferring, reader
 from tracer.causes.reading.arithmetic import constant
 from tracer.causes.reading.deducing import Option, borrowed, deduce, step_of
 from tracer.causes.step import Array, Step, Unknown
@@ -216,7 +216,14 @@ def _same(read: Read) -> tuple[Settings, Weights] | Step:
         option: Option = {"dtype": node.dtype}, {}
         # Masks are seen through: what is cast may be a comparison of what the recording names.
         whole = str(node.dtype).startswith(("int", "uint", "bool"))
-        return deduce(read, [option], "what it reads") if whole else option
+        if whole or _of_ids(read):
+            try:
+                return deduce(read, [option], "what it reads")
+            except Unknown:
+                if _of_ids(read):
+                    return constant(read)
+                raise
+        return option
     training = read.config.get("training", read.recording.attributes.get("mode") == "train")
     if node.kind == "dropout" and training and read.config.get("rate") != 0:
         try:  # a layer may be left out of training
@@ -226,8 +233,22 @@ def _same(read: Read) -> tuple[Settings, Weights] | Step:
     return {}, {}
 
 
+def _of_ids(read: Read) -> bool:
+    """Whether it reads the ids that the model is given: a comparison of them, which the recording does not show."""
+    known = read.recording.structure.by_name
+    above = [known[name] for name in read.node.parents if name in known]
+    return any(node.role == "input" and str(node.dtype).startswith(("int", "uint")) for node in above)
+
+
 @reader(*kinds.REDUCTIONS)
-def _reduced(read: Read) -> tuple[Settings, Weights]:
+def _reduced(read: Read) -> tuple[Settings, Weights] | Step:
+    found = _reduction(read)
+    if _of_ids(read) and not inferring.reproduces(read, inferring.step_of(read, **found[0])):
+        return constant(read)
+    return found
+
+
+def _reduction(read: Read) -> tuple[Settings, Weights]:
     config, source, made = read.config, read.source(), read.shape
     given = config.get("axis", config.get("axes"))
     settings: Settings = {"keepdims": len(made) == len(source)}

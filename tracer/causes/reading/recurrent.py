@@ -147,6 +147,8 @@ def _keras(node: Read) -> Step:
     mask = steps_that_count(node)
     if mask is not None:
         settings["mask"] = mask
+        if both and sequences:  # Keras lets nothing of one direction stand where the other has not begun
+            settings["hidden"] = "zeros"
     return inferring.step_of(node, **settings).weigh(**found)
 
 
