@@ -248,7 +248,7 @@ def outputs(keras_model: Any, module: Any, x: np.ndarray, given: np.ndarray) -> 
     import torch
 
     with torch.inference_mode():
-        data = torch.from_numpy(given)
+        data = torch.from_numpy(np.array(given))
         theirs = first(module(data)).numpy()
         module.double()
         exact = first(module(data.double() if data.is_floating_point() else data)).numpy()

@@ -210,6 +210,7 @@ def test_a_refused_model_is_described(suffix: str, tmp_path: Path) -> None:
         def call(self, x: Any) -> Any:
             return x
 
+    keras.utils.clear_session()  # names in the file begin with whatever scope an earlier test was torn from
     marker = tmp_path / "marker"
     touch = eval(f"lambda t: (__import__('pathlib').Path({str(marker)!r}).touch(), t)[1]")
     x = keras.Input((4,))

@@ -483,8 +483,9 @@ def test_the_command_fills_keras(tmp_path: Path) -> None:
     assert "8 carried" in shown
     assert "wrote net.weights.h5 (" in shown
     loaded = keras.Sequential(
-        [keras.layers.Input((6,)), keras.layers.Dense(8), keras.layers.BatchNormalization(), keras.layers.ReLU(),
-         keras.layers.Dense(3)]
+        [keras.layers.Input((6,)), keras.layers.Dense(8, name="dense"),
+         keras.layers.BatchNormalization(name="batch_normalization"), keras.layers.ReLU(),
+         keras.layers.Dense(3, name="dense_1")]
     )  # fmt: skip
     loaded.load_weights(tmp_path / "net.weights.h5")
     stored = Trace.open(tmp_path / "trace.zarr").recording("pt")

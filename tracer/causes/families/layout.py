@@ -48,7 +48,8 @@ def flattened(case: Case, step: Step) -> Iterator[Edit]:
     if is_last(case, step) and not _same_values(case, step):
         return
     cause = "flatten-order" if step.kind == "flatten" or value(case, step).ndim < x.ndim else "reshape-order"
-    if abs(value(case, step).ndim - x.ndim) == 1 and naming.about_heads(case.ours.recording.structure, step):
+    ranks = value(case, step).ndim, x.ndim
+    if min(ranks) >= 3 and abs(ranks[0] - ranks[1]) == 1 and naming.about_heads(case.ours.recording.structure, step):
         cause = "head-layout"
     beside = cause if cause == "head-layout" else "reshape-order"
     now = step.settings.get("permutation") or tuple(range(x.ndim))
