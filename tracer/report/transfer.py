@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console
 from rich.text import Text
 
+from tracer.alignment.owned import Key
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.names import display
 from tracer.report import causes, text, words
-from tracer.weights.transfer import Key, Transferred, agrees, shown
+from tracer.weights.transfer import Transferred, agrees, shown
 
 _MOST = 6
 """Names that are listed of many."""

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from tracer import dtypes
 from tracer.alignment import relayout
-from tracer.alignment.owned import WHOLE, Key
+from tracer.alignment.owned import Key
 from tracer.alignment.relayout import Steps
-from tracer.errors import InputError
 from tracer.names import display
 from tracer.store import Recording
+from tracer.weights.fitting import cast
 from tracer.weights.plan import Absorb, Copy, Fill, Norm, Plan
 
 Array = NDArray[Any]
@@ -91,7 +91,7 @@ def run(
         if key in missing:
             continue
         wanted = (types or {}).get(key, target(key).dtype.name)
-        values[key] = _cast(found, wanted, key)
+        values[key] = cast(found, wanted, display(".".join(filter(None, key))))
         if values[key].dtype.kind not in "biu" and dtypes.epsilon(wanted) > work.epsilon.get(key, 1.0):
             rounded.append(key)
     made = {key: ", ".join(dict.fromkeys(words)) for key, words in work.words.items() if key in values}
@@ -125,15 +125,11 @@ class _Work:
             self._copy(operation)
 
     def _absorb(self, operation: Absorb) -> None:
-        into = self.values[operation.into]
-        taken = _wide(self._source(operation.source)).reshape(into.shape)
-        if operation.epsilon is None:
-            into -= taken
-        elif np.all(taken > 0):
-            into[...] = (into + operation.epsilon) / taken**2 - operation.epsilon
-        else:
+        into, taken = self.values[operation.into], self._source(operation.source)
+        if operation.epsilon is not None and not np.all(taken > 0):
             self.refused[operation.source] = "its BatchNorm's twin has none, and not all of it is positive"
             return
+        into[...] = absorbed(into, operation, taken)
         self._use((operation.source,), ())
         self.words[operation.into].append(operation.words)
 
@@ -211,6 +207,12 @@ def affine(norm: Norm, read: Read) -> tuple[Array, Array]:
     return scale, beta - mean * scale
 
 
+def absorbed(statistic: Array, held: Absorb, taken: Array) -> Array:
+    """A mean or a variance, in double precision, with what the other side's layer has no place for in it."""
+    values, wide = _wide(statistic), _wide(taken).reshape(statistic.shape)
+    return np.asarray(values - wide if held.epsilon is None else (values + held.epsilon) / wide**2 - held.epsilon)
+
+
 def _summed(steps: Steps) -> bool:
     return any(step[0] in ("sum", "fold") for step in steps)
 
@@ -218,15 +220,3 @@ def _summed(steps: Steps) -> bool:
 def _wide(values: Array) -> Array:
     """Floating values in double precision, so that nothing is rounded twice; others as they are."""
     return values if values.dtype.kind in "biuc" else values.astype(np.float64)
-
-
-def _cast(values: Array, wanted: str, key: Key) -> Array:
-    """Raises InputError where a finite value would become infinite."""
-    dtype = dtypes.by_name(wanted)
-    if values.dtype == dtype:
-        return values
-    with np.errstate(over="ignore"):
-        cast = values.astype(dtype)
-    if wanted not in WHOLE and not np.array_equal(np.isfinite(cast.astype(np.float64)), np.isfinite(values)):
-        raise InputError(f"{display('.'.join(key))} is {wanted} in the target, which cannot hold all of its values")
-    return cast

@@ -31,7 +31,7 @@ class Expression:
     def of(cls, text: str, shape: Sequence[int]) -> Expression:
         return cls(text, tuple(shape), list(range(len(shape))), tuple(shape))
 
-    def then(self, step: Step, before: Shape | None = None) -> None:
+    def then(self, step: Step) -> None:
         """Apply a step of :mod:`tracer.alignment.relayout` that works on one array."""
         name, numbers = step[0], [int(n) for n in step[1:]]
         if name == "move":
@@ -124,32 +124,27 @@ class Expression:
         self.written = tuple(self.written[axis] for axis in moves)
 
 
-def inverse(steps: Steps, shape: Shape) -> list[tuple[Step, Shape]]:
-    """The steps that undo ``steps`` on an array of ``shape``, last first, each with the shape that it gives.
+def inverse(steps: Steps, shape: Shape) -> list[Step]:
+    """The steps that undo ``steps`` on an array of ``shape``, last first.
 
-    A ``part`` is left out: what undoes it is a concatenation, which needs the other parts. Raises ValueError for
-    steps that cannot be undone (``sum``, ``fold``).
+    Raises ValueError for steps that cannot be undone: ``sum`` and ``fold``, and ``part``, which needs the other parts.
     """
-    found: list[tuple[Step, Shape]] = []
+    found: list[Step] = []
     for step in steps:
         name, numbers = step[0], [int(n) for n in step[1:]]
         if name == "move":
-            found.append((("move", *map(int, np.argsort(numbers))), shape))
+            found.append(("move", *map(int, np.argsort(numbers))))
             shape = tuple(shape[axis] for axis in numbers)
         elif name == "shape":
-            found.append((("shape", *shape), shape))
+            found.append(("shape", *shape))
             shape = tuple(numbers)
-        elif name == "part":
-            shape = _parted(shape, numbers[0], numbers[2])
-            found.clear()  # parts are put together first, see `parts`
         elif name == "blocks":
             axis, *order = numbers
-            found.append((("blocks", axis, *map(int, np.argsort(order))), shape))
+            found.append(("blocks", axis, *map(int, np.argsort(order))))
         elif name == "runs":
             axis, count, *rest = numbers
             lengths, order = rest[:count], rest[count:]
-            back = (*(lengths[i] for i in order), *map(int, np.argsort(order)))
-            found.append((("runs", axis, count, *back), shape))
+            found.append(("runs", axis, count, *(lengths[i] for i in order), *map(int, np.argsort(order))))
         else:
             raise ValueError(f"{name!r} cannot be undone")
     return found[::-1]

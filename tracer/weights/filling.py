@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tracer import adapter as adapters
 from tracer import dtypes, recording
 from tracer.adapter import LoadedModel, LoadRequest
+from tracer.alignment.owned import Key
 from tracer.batches import WHOLE, split
 from tracer.errors import InputError, TraceError, TracerError
 from tracer.names import display
@@ -26,7 +27,6 @@ from tracer.worker import protocol
 if TYPE_CHECKING:
     from tracer.worker.protocol import Event, Job
 
-Key = tuple[str, str]
 Array = NDArray[Any]
 
 

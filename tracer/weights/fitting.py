@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer import dtypes
+from tracer.alignment.owned import Key
 from tracer.errors import InputError
 from tracer.graph import Param
 from tracer.names import display
 
-Key = tuple[str, str]
 Array = NDArray[Any]
 
 
@@ -29,22 +29,23 @@ def fitted(values: Mapping[Key, Array], params: Mapping[Key, Param]) -> dict[Key
             raise InputError(f"the model has no parameter {shown}")
         if value.shape != param.shape:
             raise InputError(f"{shown} has shape {list(param.shape)}, and was given {list(value.shape)}")
-        found[key] = _cast(value, param.dtype, shown)
+        found[key] = cast(value, param.dtype, shown)
     return found
 
 
-def _cast(values: Array, name: str, shown: str) -> Array:
+def cast(values: Array, name: str, shown: str) -> Array:
+    """``values`` of the parameter ``shown`` in the type ``name``. Raises InputError where it cannot hold them."""
     dtype = dtypes.by_name(name)
     if values.dtype == dtype:
         return values
     if values.dtype.kind == "c" and dtype.kind != "c":
         raise InputError(f"{shown} is {name}, which cannot hold complex numbers")
     with np.errstate(over="ignore", invalid="ignore"):
-        cast = values.astype(dtype)
-    same = np.array_equal(cast, values) if dtype.kind in "biu" else np.array_equal(_finite(cast), _finite(values))
+        found = values.astype(dtype)
+    same = np.array_equal(found, values) if dtype.kind in "biu" else np.array_equal(_finite(found), _finite(values))
     if not same:
         raise InputError(f"{shown} is {name}, which cannot hold all of its values")
-    return cast
+    return found
 
 
 def _finite(values: Array) -> NDArray[np.bool_]:

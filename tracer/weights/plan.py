@@ -65,7 +65,6 @@ class Copy:
     target_steps: Steps
     words: str
     confidence: float = 1.0
-    role: str = ""
     folded: Norm | None = None
     shifts: bool = False
 
@@ -254,7 +253,6 @@ class _Planner:
             words = pair.relation
             made = Copy(
                 piece.reference, piece.reference_steps, piece.candidate, piece.candidate_steps, words, pair.confidence,
-                pair.role,
             )  # fmt: skip
             if norm is not None and word == FOLDED:
                 made = replace(made, folded=norm, shifts=pair.role == "bias", words=f"scaled by {display(norm.owner)}")

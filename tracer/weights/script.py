@@ -91,9 +91,6 @@ class _Model:
         """What the script calls it: a layer's path, or the parameter's own name where it is found by that."""
         return key[0] if self.glue.by_layer else self.glue.join.join(filter(None, key))
 
-    def group(self, key: Key) -> str:
-        return key[0]
-
     def own(self, owner: str) -> bool:
         """Whether layers below this one have weights of their own."""
         return any(other.startswith(f"{owner}/" if owner else "") and other != owner for other in self.by_owner)
@@ -198,29 +195,28 @@ class _Writer:
         first = made[0]
         shape = self.target.shapes[key]
         steps = tuple(step for step in first.target_steps if step[0] != "sum")
-        folds = any(step[0] == "fold" for step in steps)
-        if folds:
+        if any(step[0] == "fold" for step in steps):
             raise InputError("a script cannot write two biases of one array of which only the sum is known")
         cut = next((at for at, step in enumerate(steps) if step[0] == "part"), None)
         if cut is None:
             found = self._joined(first, key, scope)
-            for step, after in inverse(steps, shape):
-                found.then(step, after)
+            for step in inverse(steps, shape):
+                found.then(step)
             return found.result(shape)
         axis = int(steps[cut][1])
         whole = _shape_after(steps[:cut], shape)
         parts: dict[int, str] = {}
         for one in made:
             own = tuple(step for step in one.target_steps if step[0] != "sum")
-            _, _, index, count = (int(n) if str(n).lstrip("-").isdigit() else 0 for n in own[cut])
+            index, count = (int(n) for n in own[cut][2:])
             part = self._joined(one, key, scope)
             size = (*whole[:axis], whole[axis] // count, *whole[axis + 1 :])
-            for step, after in inverse(own[cut + 1 :], size):
-                part.then(step, after)
+            for step in inverse(own[cut + 1 :], size):
+                part.then(step)
             parts[index] = part.result(size)
         joined = Expression.of(f"np.concatenate([{', '.join(parts[index] for index in sorted(parts))}], {axis})", whole)
-        for step, after in inverse(steps[:cut], shape):
-            joined.then(step, after)
+        for step in inverse(steps[:cut], shape):
+            joined.then(step)
         return joined.result(shape)
 
     def _joined(self, made: Copy, key: Key, scope: _Scope) -> Expression:

@@ -27,7 +27,7 @@ from tracer.graph import Node
 from tracer.names import display
 from tracer.relations import Array
 from tracer.store import Recording
-from tracer.weights.carrying import affine
+from tracer.weights.carrying import absorbed, affine
 from tracer.weights.figures import Figures, coarser
 from tracer.weights.figures import figures as measured
 from tracer.weights.likeness import Likeness, Look, attends, likeness
@@ -292,7 +292,7 @@ class _Comparing:
                 values = relayout.read(steps, [read(key) for key in keys])
                 for twin in sides[1 - side][0]:
                     if (held := self.absorbed.get((side, twin))) is not None:
-                        values = [_absorbed(v, held, read) for v in values]
+                        values = [absorbed(v, held, read(held.source)) for v in values]
             else:
                 scale, shift = affine(norm, read)
                 if set(keys) & set(norm.keys):  # the layer has no bias: the shift is all
@@ -489,13 +489,6 @@ def _as_many(mine: list[Array], its: list[Array]) -> tuple[list[Array], list[Arr
     if len(mine) == len(its) or 1 not in (len(mine), len(its)):
         return mine, its
     return ([np.stack(mine)], its) if len(its) == 1 else (mine, [np.stack(its)])
-
-
-def _absorbed(statistic: Array, held: Absorb, read: Callable[[Key], Array]) -> Array:
-    """A mean or a variance with what the other side has in it."""
-    values, taken = dtypes.as_float64(statistic), dtypes.as_float64(read(held.source)).reshape(statistic.shape)
-    found: Array = values - taken if held.epsilon is None else (values + held.epsilon) / taken**2 - held.epsilon
-    return found
 
 
 def _listing(recording: Recording) -> dict[Key, Node]:

@@ -15,6 +15,7 @@ from tracer import adapter as adapters
 from tracer.alignment import align
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.outputs import chain
+from tracer.alignment.owned import Key
 from tracer.causes.explain import Explained
 from tracer.causes.finding import Finding
 from tracer.causes.kept import explained, told
@@ -32,7 +33,6 @@ from tracer.weights.script import script
 from tracer.worker import janitor
 
 SCHEMA = "tracer-transfer/1"
-Key = tuple[str, str]
 _PROVES = 0.1
 """Relative L2 error of an output up to which rounding may be what is left: other weights make it about one."""
 _SECONDS = 10.0

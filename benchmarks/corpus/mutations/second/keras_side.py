@@ -6,7 +6,6 @@ A Keras model is rebuilt layer by layer, with other arguments, another call or o
 from __future__ import annotations
 
 import json
-import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,12 +15,10 @@ from typing import Any
 
 import numpy as np
 
-import tracer
 from benchmarks.corpus.mutations.second.registry import PLANS, RIGHT, VAGUE
 from benchmarks.corpus.mutations.subject import LEAST_CHANGE
 from benchmarks.corpus.record import home
-from benchmarks.defects import Bench, Stale, _layout
-from tracer.store import Trace
+from benchmarks.defects import Bench, Stale
 
 VERSION = 1
 _MOST_SITES = 6
@@ -112,7 +109,7 @@ class KerasBench(Bench):
             found = planted(kind, model, fed)
             if found is not None:
                 wrong, names = found
-                self._write(kind, wrong, built)
+                self._record(kind, wrong, built)
                 old = self.correct.structure
                 what = {
                     "where": [n.name for n in old if {n.owner.split("/")[-1], n.name.split("/")[0]} & names],
@@ -122,18 +119,6 @@ class KerasBench(Bench):
                     "latent": False,
                 }
             (self.folder / f"{kind}.json").write_text(json.dumps(what))
-
-    def _write(self, kind: str, model: Any, built: Any) -> None:
-        place = self.folder / f"{kind}.zarr"
-        shutil.rmtree(place, ignore_errors=True)
-        correct = self.correct
-        stored = self.pair.trace.inputs(correct.input_id)
-        inputs = {name: values for name, (values, _) in stored.items()}
-        trace = Trace.at(place)
-        trace.make()
-        trace.save_inputs(correct.input_id, inputs, {name: dict(own) for name, (_, own) in stored.items()})
-        options = dict(built.record[0 if self.swapped else 1]) | {"layout": _layout(correct)}
-        tracer.record(model, inputs, trace=place, name="defect", **options)
 
 
 def planted(kind: str, model: Any, fed: list[Any]) -> tuple[Any, set[str]] | None:
