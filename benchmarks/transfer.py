@@ -323,8 +323,8 @@ def arrays(name: str, back: bool) -> Row:
     from benchmarks.corpus import ports as corpus
     from benchmarks.corpus.record import kept, record
     from tracer.alignment import align
-    from tracer.weights.carrying import carry
-    from tracer.weights.plan import plan
+    from tracer.weighing.carrying import carry
+    from tracer.weighing.plan import plan
 
     port = corpus()[name]
     trace = (kept(port) or record(port)).trace

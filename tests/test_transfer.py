@@ -34,8 +34,8 @@ from tracer.adapter import get as adapter
 from tracer.compare.verdict import Verdict
 from tracer.errors import InputError, ReplayError, TraceError, TransferError
 from tracer.store import Trace
-from tracer.weights import filling, writing
-from tracer.weights.transfer import Asked, agrees, transfer
+from tracer.weighing import filling, writing
+from tracer.weighing.transfer import Asked, agrees, transfer
 from tracer.worker.failure import WorkerError
 from tracer.worker.results import parse_transfer
 

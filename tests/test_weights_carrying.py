@@ -25,9 +25,9 @@ from tests.parameter_models import randomise
 from tracer.alignment import align
 from tracer.errors import InputError
 from tracer.store import Recording
-from tracer.weights.carrying import Carried, carry
-from tracer.weights.plan import Plan, plan
-from tracer.weights.script import script
+from tracer.weighing.carrying import Carried, carry
+from tracer.weighing.plan import Plan, plan
+from tracer.weighing.script import script
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 12, 12, 3)).astype(np.float32)
 SHAPED = np.random.default_rng(0).standard_normal((5, models.HEIGHT, models.WIDTH, 3)).astype(np.float32)

@@ -25,9 +25,9 @@ from tracer.alignment import declared
 from tracer.alignment.declared import LayerWeights
 from tracer.errors import InputError
 from tracer.store import Recording
-from tracer.weights.carrying import carry
-from tracer.weights.plan import plan
-from tracer.weights.table import Status, WeightTable
+from tracer.weighing.carrying import carry
+from tracer.weighing.plan import plan
+from tracer.weighing.table import Status, WeightTable
 
 X = np.random.default_rng(0).standard_normal((3, 3, 8, 10)).astype(np.float32)
 

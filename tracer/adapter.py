@@ -215,7 +215,7 @@ class LoadedModel(ABC):
         """Put ``values`` into parameters and buffers, by owner and name as :meth:`parameters` gives them; others stay.
 
         Each is cast to the parameter's own type. A parameter that several layers share has one key and is changed for
-        all of them. Everything is checked before anything is changed (:func:`tracer.weights.fitting.fitted` does it):
+        all of them. Everything is checked before anything is changed (:func:`tracer.weighing.fitting.fitted` does it):
         raises InputError, in one line, for a key that :meth:`parameters` does not give, another shape, or values that
         the parameter's type cannot hold; ReplayError where the model's weights cannot be changed. The model is then as
         it was.

@@ -19,8 +19,8 @@ from tracer.store import Recording, Trace
 if TYPE_CHECKING:
     from tracer.causes.explain import Explained
     from tracer.rerun.grafted import Explanation, Graft
-    from tracer.weights.table import WeightTable
-    from tracer.weights.transfer import Transferred
+    from tracer.weighing.table import WeightTable
+    from tracer.weighing.transfer import Transferred
 
 
 def open(path: str | os.PathLike[str] = "trace.zarr") -> Trace:
@@ -263,7 +263,7 @@ def transfer(
         TraceError: the trace or the disk fails.
     """
     from tracer.alignment.mapping import load
-    from tracer.weights.transfer import Asked, into
+    from tracer.weighing.transfer import Asked, into
 
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
     asked = Asked.of(
@@ -302,7 +302,7 @@ def weights(
     weights.
     """
     from tracer.alignment.mapping import load
-    from tracer.weights.table import chosen, compare
+    from tracer.weighing.table import chosen, compare
 
     mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
     return chosen(compare(reference, candidate, mapping=mapping), _patterns(only))

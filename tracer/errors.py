@@ -72,7 +72,7 @@ class ModelError(TracerError, RuntimeError):
 class TransferError(TracerError):
     """Weights that were not written, for they would not make the target compute what the source does.
 
-    ``transferred`` (:class:`tracer.weights.transfer.Transferred`) says all that is known.
+    ``transferred`` (:class:`tracer.weighing.transfer.Transferred`) says all that is known.
     """
 
     exit_code = ExitCode.DIVERGED

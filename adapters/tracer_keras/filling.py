@@ -15,7 +15,7 @@ from tracer.adapter import Array, LoadRequest
 from tracer.errors import InputError
 from tracer.names import display
 from tracer.text import first_line
-from tracer.weights.fitting import fitted
+from tracer.weighing.fitting import fitted
 from tracer_keras.describe import weights
 from tracer_keras.flavour import Flavour
 from tracer_keras.tree import Paths

@@ -14,7 +14,7 @@ from tracer.adapter import Array
 from tracer.errors import InputError, ReplayError
 from tracer.names import display
 from tracer.text import described
-from tracer.weights.fitting import fitted
+from tracer.weighing.fitting import fitted
 from tracer_torch import layers, quantized
 from tracer_torch.tensors import from_array, unfit
 

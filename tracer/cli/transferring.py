@@ -20,9 +20,9 @@ from tracer.report import words
 from tracer.rerun import loading
 from tracer.selection import choose
 from tracer.store import Recording, Trace
-from tracer.weights import filling, writing
-from tracer.weights.carrying import Carried
-from tracer.weights.transfer import Asked, Transferred, account, check, transfer
+from tracer.weighing import filling, writing
+from tracer.weighing.carrying import Carried
+from tracer.weighing.transfer import Asked, Transferred, account, check, transfer
 from tracer.worker import janitor
 from tracer.worker.results import parse_transfer
 
@@ -87,7 +87,7 @@ def run(
 def to_file(source: Recording, target: Recording, out: Path, asked: Asked, again: Again) -> Transferred:
     """Fill the target's model, loaded as it was recorded, in a worker, and write its weights to ``out``.
 
-    Raises as :func:`tracer.weights.transfer.transfer`, and InputError where ``out`` cannot be written.
+    Raises as :func:`tracer.weighing.transfer.transfer`, and InputError where ``out`` cannot be written.
     """
     check(source, target, asked)
     writing.check(out, asked.force)

@@ -13,8 +13,8 @@ from tracer.names import display
 from tracer.report.weights import Listing, Sort
 from tracer.selection import choose
 from tracer.store import Trace
-from tracer.weights.exporting import Export, Which, export
-from tracer.weights.table import chosen, compare
+from tracer.weighing.exporting import Export, Which, export
+from tracer.weighing.table import chosen, compare
 
 
 @dataclass(frozen=True)

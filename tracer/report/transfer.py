@@ -12,7 +12,7 @@ from tracer.alignment.owned import Key
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.names import display
 from tracer.report import causes, text, words
-from tracer.weights.transfer import Transferred, agrees, shown
+from tracer.weighing.transfer import Transferred, agrees, shown
 
 _MOST = 6
 """Names that are listed of many."""

@@ -16,8 +16,8 @@ from tracer.names import display
 from tracer.report.outline import columns
 from tracer.report.text import to_ascii
 from tracer.report.words import bytes_text, number, shape_text
-from tracer.weights.parameters import Parameter, Summary, percent
-from tracer.weights.table import FAULTS, Row, Status, WeightTable
+from tracer.weighing.parameters import Parameter, Summary, percent
+from tracer.weighing.table import FAULTS, Row, Status, WeightTable
 
 Sort = Literal["order", "name", "diff"]
 

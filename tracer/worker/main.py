@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "graft": "tracer.rerun.graft:run_graft",
     "verify": "tracer.rerun.verifying:run_verify",
     "probe": "tracer.rerun.probing:run_probe",
-    "transfer": "tracer.weights.filling:run_transfer",
+    "transfer": "tracer.weighing.filling:run_transfer",
 }
 """Where each command is: ``module:function``, imported inside the sandbox, called with job and emitter."""
 

@@ -311,7 +311,7 @@ def parse_graft(task: str, value: object, outputs: int, joints: int, groups: int
 
 
 class TransferResult(_Strict):
-    """What :func:`tracer.weights.filling.run_transfer` returns; the file lies in the job's folder."""
+    """What :func:`tracer.weighing.filling.run_transfer` returns; the file lies in the job's folder."""
 
     recorded: RecordResult
 

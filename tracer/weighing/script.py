@@ -13,11 +13,11 @@ from tracer.alignment.relayout import Steps
 from tracer.errors import InputError
 from tracer.names import display
 from tracer.store import Recording
-from tracer.weights.carrying import Carried
-from tracer.weights.expressions import Expression, inverse
-from tracer.weights.loops import loops
-from tracer.weights.plan import Absorb, Copy, Fill, Norm, Plan
-from tracer.weights.scripts import Glue, glue
+from tracer.weighing.carrying import Carried
+from tracer.weighing.expressions import Expression, inverse
+from tracer.weighing.loops import loops
+from tracer.weighing.plan import Absorb, Copy, Fill, Norm, Plan
+from tracer.weighing.scripts import Glue, glue
 
 _HELPERS = {
     "blocks": """

@@ -26,10 +26,10 @@ from tracer.errors import InputError, TraceError
 from tracer.names import display
 from tracer.store import Recording, Trace
 from tracer.store.moving import rename
-from tracer.weights import filling, writing
-from tracer.weights.carrying import Carried, carry
-from tracer.weights.plan import Plan, plan
-from tracer.weights.script import script
+from tracer.weighing import filling, writing
+from tracer.weighing.carrying import Carried, carry
+from tracer.weighing.plan import Plan, plan
+from tracer.weighing.script import script
 from tracer.worker import janitor
 
 SCHEMA = "tracer-transfer/1"

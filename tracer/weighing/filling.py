@@ -21,7 +21,7 @@ from tracer.options import Options
 from tracer.rerun import loading
 from tracer.store import Recording, Trace
 from tracer.text import described
-from tracer.weights.carrying import Carried
+from tracer.weighing.carrying import Carried
 from tracer.worker import protocol
 
 if TYPE_CHECKING:

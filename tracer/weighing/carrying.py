@@ -15,8 +15,8 @@ from tracer.alignment.owned import Key
 from tracer.alignment.relayout import Steps
 from tracer.names import display
 from tracer.store import Recording
-from tracer.weights.fitting import cast
-from tracer.weights.plan import Absorb, Copy, Fill, Norm, Plan
+from tracer.weighing.fitting import cast
+from tracer.weighing.plan import Absorb, Copy, Fill, Norm, Plan
 
 Array = NDArray[Any]
 Read = Callable[[Key], Array]

@@ -19,8 +19,8 @@ from tracer.errors import InputError
 from tracer.names import display
 from tracer.relations import Array
 from tracer.store import Recording
-from tracer.weights import writing
-from tracer.weights.parameters import summarised
+from tracer.weighing import writing
+from tracer.weighing.parameters import summarised
 
 Which = Literal["reference", "candidate"]
 

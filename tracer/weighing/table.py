@@ -27,12 +27,12 @@ from tracer.graph import Node
 from tracer.names import display
 from tracer.relations import Array
 from tracer.store import Recording
-from tracer.weights.carrying import absorbed, affine
-from tracer.weights.figures import Figures, coarser
-from tracer.weights.figures import figures as measured
-from tracer.weights.likeness import Likeness, Look, attends, likeness
-from tracer.weights.parameters import Parameter, Summary, difference, named, summarised, tied
-from tracer.weights.plan import Absorb, Copy, Fill, Norm, plan
+from tracer.weighing.carrying import absorbed, affine
+from tracer.weighing.figures import Figures, coarser
+from tracer.weighing.figures import figures as measured
+from tracer.weighing.likeness import Likeness, Look, attends, likeness
+from tracer.weighing.parameters import Parameter, Summary, difference, named, summarised, tied
+from tracer.weighing.plan import Absorb, Copy, Fill, Norm, plan
 
 SCHEMA = "tracer-weights/1"
 

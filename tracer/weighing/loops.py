@@ -18,7 +18,7 @@ _FEWEST = 3
 
 
 class Statements(Protocol):
-    """Lines with places for names, as :class:`tracer.weights.script.Block` has them."""
+    """Lines with places for names, as :class:`tracer.weighing.script.Block` has them."""
 
     @property
     def lines(self) -> tuple[str, ...]: ...

@@ -1,0 +1,1 @@
+"""Weights of one framework's model for another's: compared, and carried over."""
