@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--new", action="store_true", help="the defects that the engine was not made with")
     parser.add_argument("--second", action="store_true", help="the second set of these, by another hand")
+    parser.add_argument("--third", action="store_true", help="the third set, in small networks of its own")
     parser.add_argument("--record", action="store_true", help="make the recordings that are missing")
     parser.add_argument("--held-out", action="store_true", help="the ports kept aside as well: for reports only")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for one pair")

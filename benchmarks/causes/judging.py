@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import cProfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.causes.names import LATENT_KINDS, RIGHT, VAGUE
 from benchmarks.causes.runs import Run
-from benchmarks.planted import explaining
+from benchmarks.planted import Planted, explaining
 from tracer.causes.explain import Explained, explain
 from tracer.causes.finding import Finding
 from tracer.compare.diff import diff
@@ -59,7 +59,15 @@ def judged(run: Run, twins: Mapping[str, str], seconds: float, profile: cProfile
     false, latent, parts = [], 0, 0
     for finding in explained.findings:
         places = [by(pairs[name]) for name in finding.pairs or (finding.pair,)]
-        at = [i for i in range(count) if any(place[i] is not None for place in places)]
+        names = {(c.reference, c.candidate) for c in finding.causes}
+        # Rows in the order of another flatten and a flatten in another order are one thing, said above the kernel.
+        above = [c.candidate for c in finding.causes if c.id == "flatten-order"]
+        names |= {("", child) for name in above for child in run.candidate.structure.children.get(name, ())}
+        at = [
+            i
+            for i in range(count)
+            if any(place[i] is not None for place in places) or named(run.planted, i, names, twins)
+        ]
         if finding.status == "latent":
             latent += 1
             at = [i for i in at if run.kinds[i] in LATENT_KINDS]
@@ -73,6 +81,13 @@ def judged(run: Run, twins: Mapping[str, str], seconds: float, profile: cProfile
     outcomes = [_outcome(kind, found_, sharing) for kind, found_ in zip(run.kinds, said, strict=True)]
     proven = [any(one.status in (*SAID, "latent") for one in found_) for found_ in said]
     return Judged(outcomes, proven, said, false, latent, explained, took, parts)
+
+
+def named(planted: Planted, which: int, names: Iterable[tuple[str, str]], twins: Mapping[str, str]) -> bool:
+    """Whether a finding speaks of a node that a defect changed, or of its twin: it may be told further down."""
+    place = planted.places[which]
+    ours = {twins.get(planted.was.get(name) or "") for name in place} | {twins.get(n) for n in planted.gone[which]}
+    return any(theirs in place or (not theirs and mine in ours) for mine, theirs in names)
 
 
 def _outcome(kind: str, said: Sequence[Finding], sharing: Mapping[int, set[str]]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-LATENT_KINDS = frozenset({"bn-momentum"})
+LATENT_KINDS = {"bn-momentum"}
+"""Kinds of which nothing is to be seen but in training."""
 
 RIGHT: dict[str, frozenset[str]] = {
     kind: frozenset(names.split())

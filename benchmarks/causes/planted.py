@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any
 
-from benchmarks.causes.judging import Judged, judged, line, shown
-from benchmarks.causes.names import RIGHT, VAGUE
+from benchmarks.causes.judging import SAID, Judged, judged, line, shown
+from benchmarks.causes.names import LATENT_KINDS, RIGHT, VAGUE
 from benchmarks.causes.results import keep, table
 from benchmarks.causes.runs import Run, at_once, record_at_once, singles
 from benchmarks.corpus import ports
@@ -23,8 +23,11 @@ from benchmarks.planted import twins_of
 from tracer.errors import TracerError
 
 
-def _planned(options: argparse.Namespace) -> Iterator[tuple[Bench, list[str]]]:
+def _planned(options: argparse.Namespace) -> Iterator[tuple[Any, list[str]]]:
     """The ports to take, each with the kinds to look for in it."""
+    if options.third:
+        yield from _third(options)
+        return
     if options.second:
         yield from _second(options)
         return
@@ -63,6 +66,21 @@ def _second(options: argparse.Namespace) -> Iterator[tuple[Bench, list[str]]]:
                 yield cls(pair), kinds
 
 
+def _third(options: argparse.Namespace) -> Iterator[tuple[Any, list[str]]]:
+    """The networks of the third set, each with its defects and its correct ports."""
+    from benchmarks.causes.third import ThirdBench
+    from benchmarks.corpus.mutations import third
+
+    for name, one in third.DEFECTS.items():
+        RIGHT[name], VAGUE[name] = one.right, one.vague
+        if one.latent:
+            LATENT_KINDS.add(name)
+    for network in third.NETWORKS:
+        bench = ThirdBench(network)
+        if not options.names or _among(bench.pair.port.name, options.names):
+            yield bench, [name for name in bench.names if _among(name, options.kinds)]
+
+
 def _take(kinds: ModuleType) -> None:
     """Let a set of defects be known with the others."""
     KINDS.update(kinds.KINDS)
@@ -76,6 +94,7 @@ def _among(name: str, patterns: Sequence[str]) -> bool:
 
 def run_defects(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
+    correct: list[Judged] = []
     failed = 0
     profile = cProfile.Profile() if options.profile else None
     for bench, kinds in _planned(options):
@@ -84,8 +103,9 @@ def run_defects(options: argparse.Namespace) -> None:
             _record(bench, kinds, options)
         twins: dict[str, str] | None = None
         for run in _runs(bench, kinds, options):
-            twins = twins if twins is not None else twins_of(bench.reference, bench.correct)
-            title = "+".join(run.kinds)
+            if twins is None:
+                twins = bench.twins if options.third else twins_of(bench.reference, bench.correct)
+            title = "+".join(run.kinds) or run.name
             try:
                 result = judged(run, twins, options.seconds, profile)
             except Exception as error:  # an engine that fails on one is shown on the others all the same
@@ -95,6 +115,8 @@ def run_defects(options: argparse.Namespace) -> None:
                     traceback.print_exc()
                 continue
             rows += _rows(run, result, told=not options.second)
+            if not run.kinds:
+                correct.append(result)
             marks = " ".join(result.outcomes)
             print(f"{port.name:26} {title:26} {marks:8} {len(result.false)} false {result.latent} latent  "
                   f"{result.seconds:5.1f} s of {result.explained.looked} pairs", flush=True)  # fmt: skip
@@ -103,9 +125,19 @@ def run_defects(options: argparse.Namespace) -> None:
     if rows:
         table("KIND", rows, "kind")
         table("PORT", rows, "port")
-        if options.second:
+        if options.second or options.third:
             table("SET", rows, "set")
-        names = (("second", options.second), ("new", options.new), ("stacks", options.stacks), ("defects", True))
+        if correct:
+            said = [one.status for result in correct for one in result.false]
+            print(f"{len(correct)} correct ports: {sum(status in SAID for status in said)} names said, "
+                  f"{said.count('unknown')} unknown")  # fmt: skip
+        names = (
+            ("third", options.third),
+            ("second", options.second),
+            ("new", options.new),
+            ("stacks", options.stacks),
+            ("defects", True),
+        )
         keep(next(name for name, chosen in names if chosen), rows, options)
     if profile is not None:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
@@ -113,7 +145,7 @@ def run_defects(options: argparse.Namespace) -> None:
         raise SystemExit(f"{failed} explanations failed")
 
 
-def _record(bench: Bench, kinds: Sequence[str], options: argparse.Namespace) -> None:
+def _record(bench: Any, kinds: Sequence[str], options: argparse.Namespace) -> None:
     try:
         if options.stacks:
             planted = [kind for kind in kinds if not KINDS[kind].latent]
@@ -124,7 +156,10 @@ def _record(bench: Bench, kinds: Sequence[str], options: argparse.Namespace) -> 
         print(f"{bench.pair.port.name}: {error}")
 
 
-def _runs(bench: Bench, kinds: Sequence[str], options: argparse.Namespace) -> Iterator[Run]:
+def _runs(bench: Any, kinds: Sequence[str], options: argparse.Namespace) -> Iterator[Run]:
+    if options.third:
+        yield from bench.runs(kinds)
+        return
     if not options.stacks:
         yield from singles(bench, kinds)
     for count in options.stacks:
@@ -152,7 +187,8 @@ def _rows(run: Run, result: Judged, *, told: bool) -> Iterator[dict[str, Any]]:
             "held_out": run.bench.pair.port.held_out,
             "kind": kind,
             "kinds": run.kinds,
-            "set": "two in one layer" if run.one_layer else "on the Keras side" if on_keras else "on the PyTorch side",
+            "set": run.label
+            or ("two in one layer" if run.one_layer else "on the Keras side" if on_keras else "on the PyTorch side"),
             "outcome": result.outcomes[i],
             "proven": result.proven[i],
             "together": run.one_layer or any(one in other for other in others for one in result.said[i]),

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.defects import Bench
 from benchmarks.planted import AT_ONCE, Planted, defective, stacked, within
@@ -34,12 +35,19 @@ def planted_of(bench: Bench, kind: str) -> Planted:
 
 @dataclass(frozen=True)
 class Run:
-    """One defective candidate; ``one_layer`` where all its defects were built into the same one."""
+    """One defective candidate.
 
-    bench: Bench
+    Attributes:
+        one_layer: whether all its defects were built into the same one.
+        label: what it is counted under where its side does not say it; ``name``: its own where it has no defects.
+    """
+
+    bench: Any
     planted: Planted
     candidate: Recording
     one_layer: bool = False
+    label: str = ""
+    name: str = ""
 
     @property
     def kinds(self) -> list[str]:
