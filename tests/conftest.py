@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +18,15 @@ hypothesis.settings.load_profile("tracer")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+_RECORD_ECG = """
+import sys
+import tracer
+from tests.zoo.ecg_generic import PAIRS
+keras, torch = PAIRS[0].defective("flatten-order")
+tracer.record(keras(), PAIRS[0].inputs(), name="tf", trace=sys.argv[1])
+tracer.record(torch(), None, name="pt", trace=sys.argv[1])
+"""
 
 
 @pytest.fixture
@@ -33,3 +44,24 @@ def _same_weights_every_time() -> None:
     for name in ("keras", "tf_keras"):
         if (keras := sys.modules.get(name)) is not None:
             keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Keras model and a port that flattens in another order, recorded by the project itself."""
+    if find_spec("keras") is None or find_spec("torch") is None:
+        pytest.skip("needs keras and torch")
+    path = tmp_path_factory.mktemp("real") / "trace.zarr"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", _RECORD_ECG, str(path)], cwd=root, env=environment, check=True, timeout=300)
+    return path
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A trace of three pairs, the last of which differs."""
+    from tests.tui_driving import two, values
+
+    ours = {"x": values(1, 4), "one": values(1, 8, 8, 3, seed=1), "two": values(1, 6, 5, seed=2)}
+    return two(tmp_path / "trace.zarr", ours, {**ours, "two": ours["two"] + 0.5})

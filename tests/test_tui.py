@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import html
-import os
 import re
 import shutil
 import subprocess
 import sys
 import unicodedata
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,148 +17,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from textual.pilot import Pilot
 from textual.widgets import Input
 
+from tests.tui_driving import HOSTILE, SIZES, layers, opened, press, record, settled, shown, two, values
 from tracer.alignment import Alignment
 from tracer.compare import Diff, Tolerance, Verdict, diff
 from tracer.compare.stats import compare
-from tracer.graph import Node, Structure
-from tracer.store import RecordingWriter, Trace
+from tracer.store import Trace
 from tracer_tui import actions, query, tensors
-from tracer_tui.app import TracerApp
 from tracer_tui.look import Look
+from tracer_tui.screens.blocks import BlocksScreen
 from tracer_tui.screens.layer import LayerScreen
 from tracer_tui.screens.layers import LayersScreen
 from tracer_tui.screens.runs import RunsScreen
-from tracer_tui.session import Session
 from tracer_tui.widgets.diagnosis import Diagnosis
 from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.heatmap import Heatmap
 from tracer_tui.widgets.lines import Lines
 from tracer_tui.widgets.profile import Profile
-
-SIZES = [(80, 24), (120, 40), (200, 60)]
-HOSTILE = [
-    "x[/]y",
-    "[@click=app.bell]z[/]",
-    "\x1b]52;c;aGk=\x1b\\\x1b[31mred",
-    "n" * 300,
-    "blocks[a].x",
-    "\u202eevil\u200b",
-    "宽" * 60,
-    "$text-error",
-    "line\nbreak\ttab",
-    "\udcff",
-]
-CLOCK = 2_000_000_000.0
-
-_RECORD = """
-import sys
-import tracer
-from tests.zoo.ecg_generic import PAIRS
-keras, torch = PAIRS[0].defective("flatten-order")
-tracer.record(keras(), PAIRS[0].inputs(), name="tf", trace=sys.argv[1])
-tracer.record(torch(), None, name="pt", trace=sys.argv[1])
-"""
-
-
-@pytest.fixture(scope="session")
-def real_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Keras model and a port that flattens in another order, recorded by the project itself."""
-    if find_spec("keras") is None or find_spec("torch") is None:
-        pytest.skip("needs keras and torch")
-    path = tmp_path_factory.mktemp("real") / "trace.zarr"
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parent.parent
-    subprocess.run([sys.executable, "-c", _RECORD, str(path)], cwd=root, env=environment, check=True, timeout=300)
-    return path
-
-
-def record(
-    path: Path,
-    name: str,
-    tensors: Mapping[str, np.ndarray],
-    *,
-    framework: str = "pytorch",
-    input_id: str = "one",
-    fails: bool = False,
-) -> Trace:
-    """A recording of a chain of layers with these values."""
-    trace = Trace.create(path)
-    nodes: list[Node] = []
-    for place, (node, values) in enumerate(tensors.items()):
-        parents = (nodes[-1].name,) if nodes else ()
-        kind, role = ("input", "input") if not place else ("other:" + node.rstrip("'"), "layer")
-        nodes.append(
-            Node(node, kind, kind, role=role, parents=parents, shape=values.shape, dtype=values.dtype.name)  # type: ignore[arg-type]
-        )
-    attributes = {"framework": framework, "input": input_id, "model": {"name": "net"}, "versions": {"torch": "2.9"}}
-    structure = Structure(tuple(nodes), (nodes[-1].name,) if nodes else ())
-    try:
-        with RecordingWriter(trace, name, structure, attributes, {n: n for n in tensors}) as sink:
-            for node, values in tensors.items():
-                if fails and node == list(tensors)[-1]:
-                    raise RuntimeError("the model raised")
-                sink(node, values)
-    except RuntimeError:
-        assert fails
-    return trace
-
-
-def values(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def two(path: Path, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> Path:
-    record(path, "a", ours, framework="tensorflow")
-    record(path, "b", theirs)
-    return path
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """Three pairs, the last of which differs."""
-    ours = {"x": values(1, 4), "one": values(1, 8, 8, 3, seed=1), "two": values(1, 6, 5, seed=2)}
-    return two(tmp_path / "trace.zarr", ours, {**ours, "two": ours["two"] + np.float32(0.5)})
-
-
-@asynccontextmanager
-async def opened(
-    path: Path, size: tuple[int, int] = (120, 40), *, ascii_only: bool = False, theme: str = "textual-dark"
-) -> AsyncIterator[tuple[TracerApp, Pilot[Any]]]:
-    session = Session(Trace.open(path), None, Tolerance(), ascii_only=ascii_only, now=lambda: CLOCK)
-    app = TracerApp(session)
-    app.theme = theme
-    async with app.run_test(size=size, notifications=True) as pilot:
-        await settled(pilot)
-        yield app, pilot
-
-
-async def settled(pilot: Pilot[Any]) -> None:
-    for _ in range(2):
-        await pilot.pause()
-        await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
-
-
-async def press(pilot: Pilot[Any], *keys: str) -> None:
-    for key in keys:
-        await pilot.press(key)
-        await settled(pilot)
-
-
-def shown(app: TracerApp) -> str:
-    """The text on the screen."""
-    svg = app.export_screenshot()
-    texts = re.findall(r"<text[^>]*>(.*?)</text>", svg, re.DOTALL)
-    return html.unescape("".join(texts)).replace("\xa0", " ")
-
-
-def layers(app: TracerApp) -> LayersScreen:
-    found = next(screen for screen in app.screen_stack if isinstance(screen, LayersScreen))
-    assert found.diff is not None
-    return found
 
 
 async def test_the_first_divergence_is_in_sight_however_far_down(tmp_path: Path) -> None:
@@ -193,10 +66,13 @@ async def test_opens_on_the_first_divergence(real_trace: Path, size: tuple[int, 
             assert part in text
 
 
-@pytest.mark.parametrize("area", actions.AREAS)
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+WAYS = {"runs": "q", "blocks": "b", "layer": ["enter"], "weights": "w", "weight": ["w", "enter"], "mapping": "m"}
+"""The keys that lead from the Layers screen to the others."""
+
+
+@pytest.mark.parametrize(("area", "size"), zip(actions.AREAS, cycle([(80, 24), (120, 40)]), strict=False))
 async def test_every_key_of_every_screen_is_harmless(real_trace: Path, area: str, size: tuple[int, int]) -> None:
-    way = {"runs": ["q"], "layers": [], "layer": ["enter"]}[area]
+    way = WAYS.get(area, [])
     async with opened(real_trace, size) as (app, pilot):
         await press(pilot, *way)
         home, depth = app.screen, len(app.screen_stack)
@@ -220,9 +96,14 @@ async def test_every_key_of_every_screen_is_harmless(real_trace: Path, area: str
 
 def test_registry_is_whole() -> None:
     from tracer_tui.screens.base import TracerScreen
+    from tracer_tui.screens.mapping import MappingScreen
+    from tracer_tui.screens.weight import WeightScreen
+    from tracer_tui.screens.weights import WeightsScreen
 
-    screens: dict[str, type[TracerScreen]] = {"runs": RunsScreen, "layers": LayersScreen, "layer": LayerScreen}
-    for area, screen in screens.items():
+    kinds: list[type[TracerScreen]] = [RunsScreen, LayersScreen, BlocksScreen, LayerScreen]
+    kinds += [WeightsScreen, WeightScreen, MappingScreen]
+    assert [screen.AREA for screen in kinds] == list(actions.AREAS)
+    for area, screen in zip(actions.AREAS, kinds, strict=True):
         keys = [key for action in actions.of(area) for key in action.keys]
         assert len(keys) == len(set(keys))
         assert not {"ctrl+h", "ctrl+i", "ctrl+j", "ctrl+m"} & set(keys)

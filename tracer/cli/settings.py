@@ -87,7 +87,7 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
     def show(done: int, total: int) -> None:
         nonlocal started
-        bar.update(task, completed=done, total=total)
+        bar.update(task, completed=done, total=total or None)
         if not started and time.monotonic() - began > 1.0:
             bar.start()
             started = True

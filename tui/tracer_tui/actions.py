@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from textual.binding import Binding, BindingType
 
-AREAS = ("runs", "layers", "layer")
+AREAS = ("runs", "layers", "blocks", "layer", "weights", "weight", "mapping")
+TENSORS = ("layer", "weight")
+"""The screens that show two tensors."""
+Keymap = Mapping[str, tuple[str, ...]]
+"""Keys instead of those in the list, by ``area.action``."""
 _SHOWN = {
     "slash": "/",
     "question_mark": "?",
@@ -20,6 +24,7 @@ _SHOWN = {
     "escape": "esc",
     "pagedown": "pgdn",
     "pageup": "pgup",
+    "shift+tab": "S-tab",
 }
 
 
@@ -67,26 +72,78 @@ _MOVES = (
 ACTIONS: tuple[Action, ...] = (
     Action("mark", ("space",), "Mark", "Mark the reference, then the candidate", ("runs",), 1),
     Action("open", ("enter",), "Compare", "Compare the marked recordings", ("runs",), 2),
-    Action("refresh_runs", ("r",), "Refresh", "Read the trace again", ("runs",), 3),
+    Action("refresh_runs", ("r",), "Refresh", "Read the trace again", ("runs",)),
+    Action("follow", ("f",), "Follow", "Keep the cursor on what was recorded last", ("runs",), 3),
+    Action("pause", ("p",), "Pause", "Stop showing what happens in the trace, or go on", ("runs",), 4),
     Action("open", ("enter",), "Open", "Open the layer: heatmaps, statistics, worst elements", ("layers",), 1),
     Action("next_divergence", ("n",), "Next ✗", "Go to the next divergence", ("layers",), 2),
     Action("previous_divergence", ("N",), "Previous ✗", "Go to the previous divergence", ("layers",)),
     Action("filter", ("slash",), "Filter", "Filter as you type: text, is:diverged, op:conv*, err>1e-4", ("layers",), 3),
-    Action("sort", ("s",), "Sort", "Sort by the next of order, error, name", ("layers",), 4),
+    Action("sort", ("s",), "Sort", "Sort by the next of order, error, name", ("layers",)),
     Action("sort_back", ("S",), "Sort back", "Sort by the previous of order, error, name", ("layers",)),
     Action("tolerance", ("t",), "Tolerance", "Set the tolerance: atol, then rtol if it changes too", ("layers",), 5),
     Action("looser", ("plus", "equals_sign"), "Looser", "Ten times the tolerance", ("layers", "layer")),
     Action("tighter", ("minus",), "Tighter", "A tenth of the tolerance", ("layers", "layer")),
-    Action("copy", ("y",), "Copy", "Copy what is known about the pair", ("layers", "layer"), 6),
+    Action("copy", ("y",), "Copy", "Copy what is known about the pair", ("layers",), 6),
+    Action("copy", ("y",), "Copy", "Copy what is known about the pair", ("layer",)),
+    Action("blocks", ("b",), "Blocks", "Both models as a tree, folded where all matches", ("layers",)),
+    Action("follow", ("f",), "Follow", "Keep the cursor on what was recorded last", ("layers",)),
+    Action("pause", ("space", "p"), "Pause", "Stop showing what happens in the trace, or go on", ("layers",)),
+    Action("open", ("enter",), "Open", "Fold or unfold the scope, open the layer", ("blocks",), 1),
+    Action("fold", ("h", "left"), "Fold", "Fold the scope, or go to the one around it", ("blocks",), 2),
+    Action("unfold", ("l", "right"), "Unfold", "Unfold the scope", ("blocks",), 3),
+    Action("fold_all", ("z",), "All", "Unfold everything, or fold again what matches", ("blocks",), 4),
+    Action("next_divergence", ("n",), "Next ✗", "Go to the next divergence", ("blocks",), 5),
+    Action("previous_divergence", ("N",), "Previous ✗", "Go to the previous divergence", ("blocks",)),
+    Action("source", ("o",), "Source", "Open the line of the source in $EDITOR", ("layers", "layer")),
+    Action("save", ("e",), "Save .npy", "Save the tensors of the pair", ("layers", "layer")),
+    Action("weights", ("w",), "Weights", "Compare the weights, from those of this layer on", ("layers",), 7),
+    Action("weights", ("w",), "Weights", "Compare the weights, from those of this layer on", ("layer",)),
+    Action("open", ("enter",), "Open", "Open the parameter: pictures, distributions, numbers", ("weights",), 1),
+    Action("next_divergence", ("n",), "Next ✗", "Go to the next that is not equal", ("weights",), 2),
+    Action("previous_divergence", ("N",), "Previous ✗", "Go to the previous that is not equal", ("weights",)),
+    Action("filter", ("slash",), "Filter", "Filter as you type: text, is:differs, op:bias, err>1e-4", ("weights",), 3),
+    Action("sort", ("s",), "Sort", "Sort by the next of order, error, name", ("weights",), 4),
+    Action("sort_back", ("S",), "Sort back", "Sort by the previous of order, error, name", ("weights",)),
+    Action("save", ("e",), "Save .npy", "Save the values of either side, in either's layout", ("weights",), 5),
+    Action("save", ("e",), "Save .npy", "Save the values of either side, in either's layout", ("weight",)),
+    Action("part", ("p",), "Part", "Show the next parameter of a row of several", ("weights", "weight")),
+    Action("numbers", ("v",), "Values", "Show numbers in place of colours", ("weights",), 7),
+    Action("copy", ("y",), "Copy", "Copy what is known about the weights", ("weights",), 6),
+    Action("copy", ("y",), "Copy", "Copy what is known about the weights", ("weight",)),
+    Action("previous_weight", ("left_square_bracket",), "Previous", "Go to the previous parameter", ("weight",), 1),
+    Action("next_weight", ("right_square_bracket",), "Next", "Go to the next parameter", ("weight",), 2),
+    Action("mapping", ("m",), "Mapping", "Decide which layers are pairs", ("layers",), 7),
+    Action("mapping", ("m",), "Mapping", "Decide which layers are pairs", ("layer",)),
+    Action("accept", ("a",), "Accept", "Accept the pair, or pair what was picked", ("mapping",), 1),
+    Action("reject", ("r",), "Reject", "These are no pair; a rejected one may be one again", ("mapping",), 2),
+    Action("accept_all", ("A",), "All", "Accept all from a confidence on", ("mapping",), 3),
+    Action("pick", ("space",), "Pick", "Pick a node; several of a side are paired as a group", ("mapping",), 4),
+    Action("open", ("enter",), "Pair", "Pair what was picked on both sides", ("mapping",)),
+    Action("ignore", ("x",), "Ignore", "Leave the node out of the pairs, or let it in again", ("mapping",), 5),
+    Action("undo", ("u",), "Undo", "Take the last decision back", ("mapping",), 6),
+    Action("redo", ("ctrl+r",), "Redo", "Make the decision that was taken back", ("mapping",)),
+    Action("save", ("ctrl+s",), "Save", "Save the mapping file", ("mapping",), 7),
+    Action("other", ("c",), "Candidate", "Propose the next candidate of a node that is left open", ("mapping",)),
+    Action("pane", ("tab", "l", "right"), "Next list", "Go to the list on the right", ("mapping",)),
+    Action("pane_back", ("shift+tab", "h", "left"), "Last list", "Go to the list on the left", ("mapping",)),
+    Action("next_divergence", ("n",), "Next ?", "Go to the next pair to review", ("mapping",)),
+    Action("previous_divergence", ("N",), "Previous ?", "Go to the previous pair to review", ("mapping",)),
+    Action("filter", ("slash",), "Filter", "Filter as you type: text, is:doubtful, is:unpaired", ("mapping",)),
+    Action("sort", ("s",), "Sort", "Sort by the next of doubt, order, name", ("mapping",)),
+    Action("sort_back", ("S",), "Sort back", "Sort by the previous of doubt, order, name", ("mapping",)),
     Action("previous_layer", ("left_square_bracket",), "Previous", "Go to the previous layer", ("layer",), 1),
     Action("next_layer", ("right_square_bracket",), "Next", "Go to the next layer", ("layer",), 2),
-    Action("step_back", ("h", "left"), "Slice −", "Step back along the chosen axis", ("layer",), 3),
-    Action("step", ("l", "right"), "Slice +", "Step forward along the chosen axis", ("layer",), 4),
-    Action("axis_back", ("H",), "Axis −", "Choose the previous axis to step along", ("layer",)),
-    Action("axis", ("L",), "Axis +", "Choose the next axis to step along", ("layer",)),
-    Action("turn", ("a",), "Axes", "Show another two axes", ("layer",), 5),
-    Action("numbers", ("v",), "Values", "Show numbers in place of colours", ("layer",), 7),
-    Action("open", ("enter",), "Show element", "Show the slice that holds the chosen element", ("layer",)),
+    Action("step_back", ("h", "left"), "Slice −", "Step back along the chosen axis", TENSORS, 3),
+    Action("step", ("l", "right"), "Slice +", "Step forward along the chosen axis", TENSORS, 4),
+    Action("axis_back", ("H",), "Axis −", "Choose the previous axis to step along", TENSORS),
+    Action("axis", ("L",), "Axis +", "Choose the next axis to step along", TENSORS),
+    Action("go_to", ("i",), "Index", "Go to an index: 0,3,12 or channel 3", TENSORS),
+    Action("turn", ("a",), "Axes", "Show other axes", TENSORS),
+    Action("curves", ("c",), "Curves", "Curves of both sides over each other along an axis, or pictures", TENSORS, 5),
+    Action("details", ("d",), "Details", "The distribution, or the error at every index of an axis", TENSORS, 6),
+    Action("numbers", ("v",), "Values", "Show numbers in place of colours and curves", TENSORS, 7),
+    Action("open", ("enter",), "Show element", "Show the slice that holds the chosen element", TENSORS),
     *_MOVES,
     Action("palette", ("colon", "ctrl+p"), "Palette", "Find any action by its name", AREAS),
     Action("help", ("question_mark", "f1"), "Help", "Show all keys", AREAS, 8),
@@ -94,13 +151,21 @@ ACTIONS: tuple[Action, ...] = (
 )
 
 
-def of(area: str) -> Iterator[Action]:
-    """The actions of a screen, in the order of the list."""
-    return (action for action in ACTIONS if area in action.areas)
+def of(area: str, keymap: Keymap | None = None) -> Iterator[Action]:
+    """The actions of a screen, in the order of the list, with the keys that ``keymap`` gives them."""
+    for action in ACTIONS:
+        if area in action.areas:
+            own = (keymap or {}).get(f"{area}.{action.name}")
+            yield replace(action, keys=own) if own else action
 
 
-def footer(area: str) -> list[Action]:
-    return sorted((action for action in of(area) if action.footer), key=lambda action: action.footer)
+def footer(area: str, keymap: Keymap | None = None) -> list[Action]:
+    return sorted((action for action in of(area, keymap) if action.footer), key=lambda action: action.footer)
+
+
+def key(area: str, name: str, keymap: Keymap | None = None) -> str:
+    """The key of an action as people write it."""
+    return next(action.key for action in of(area, keymap) if action.name == name)
 
 
 def bindings(area: str) -> list[BindingType]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, cast
 
+from textual import on, work
 from textual.app import App, SystemCommand
+from textual.message import Message
 from textual.screen import Screen
 from textual.scrollbar import ScrollBar, ScrollBarRender
+from textual.theme import Theme
 
 from tracer.store import Recording
 from tracer_tui import actions
@@ -17,6 +22,9 @@ from tracer_tui.screens.base import TracerScreen
 from tracer_tui.screens.layers import LayersScreen
 from tracer_tui.screens.runs import RunsScreen
 from tracer_tui.session import Session
+from tracer_tui.watching import PERIOD, Snapshot, Watch
+
+_SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 5}
 
 
 class _PlainScrollBar(ScrollBarRender):
@@ -36,12 +44,26 @@ class TracerApp(App[int]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (150, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-medium"), (45, "-tall")]  # noqa: RUF012
 
+    class Changed(Message):
+        """Something has happened in the trace."""
+
+        def __init__(self, snapshot: Snapshot) -> None:
+            super().__init__()
+            self.snapshot = snapshot
+
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
+        self.snapshot: Snapshot | None = None
+        self._watch = Watch(session.trace.root)
+        self._watching = False
+        self._started_by = os.getppid()
         self._look: Look | None = None
+        self.set_keymap({name: ",".join(keys) for name, keys in session.keymap.items()})
         if session.ascii_only:
             self.add_class("-ascii")
+        if session.place.theme in self.available_themes:
+            self.theme = session.place.theme
 
     @property
     def look(self) -> Look:
@@ -61,10 +83,62 @@ class TracerApp(App[int]):
         chosen = self.session.chosen()
         if chosen is not None:
             self.compare(*chosen)
+        self.theme_changed_signal.subscribe(self, self._note_theme)
+        self.look_again()
+        self.set_interval(PERIOD, self._tick)
+
+    def _note_theme(self, theme: Theme) -> None:
+        self.session.place.theme = theme.name
+
+    def _tick(self) -> None:
+        if self.is_web and os.getppid() != self._started_by:
+            self.exit(0)  # the server was killed: nobody sees this any more
+        if not self.session.paused:
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Find out what has happened in the trace; the screens are told when something has."""
+        if not self._watching:
+            self._watching = True
+            self._see()
+
+    @work(thread=True, group="watch", exit_on_error=False)
+    def _see(self) -> None:
+        before = self.snapshot
+        snapshot = self._watch.look()
+        self._watching = False
+        if before is None or not snapshot.same(before):
+            self.post_message(self.Changed(snapshot))
+
+    @on(Changed)
+    def _changed(self, event: Changed) -> None:
+        self.snapshot = event.snapshot
+        for screen in self.screen_stack:
+            if isinstance(screen, TracerScreen) and screen.is_mounted:
+                screen.trace_changed(event.snapshot)
+
+    def pause(self, on: bool) -> None:
+        """Stop following the trace, or catch up with it."""
+        self.session.paused = on
+        if not on:
+            self.look_again()
 
     def compare(self, reference: Recording, candidate: Recording) -> None:
         """Open the comparison of two recordings."""
         self.push_screen(LayersScreen(reference, candidate))
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy through the terminal; tmux takes no such request from a program, but a command."""
+        super().copy_to_clipboard(text)
+        if os.environ.get("TMUX") and not self.is_headless and not self.is_web:
+            self._copy_to_tmux(text)
+
+    @work(thread=True, group="copy", exit_on_error=False)
+    def _copy_to_tmux(self, text: str) -> None:
+        for option in (["-w"], []):  # -w hands it on to the terminal; older ones do not know it
+            done = subprocess.run(["tmux", "load-buffer", *option, "-"], input=text.encode(), check=False, **_SILENT)
+            if done.returncode == 0:
+                return
 
     def action_command_palette(self) -> None:
         from textual.command import CommandPalette
@@ -75,7 +149,7 @@ class TracerApp(App[int]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         if isinstance(screen, TracerScreen):
-            for action in actions.of(screen.AREA):
+            for action in actions.of(screen.AREA, self.session.keymap):
                 if action.name != "palette":
                     yield SystemCommand(
                         f"{self.look.plain(action.label)} ({action.key})",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from tracer_tui.look import Look
+from tracer_tui.look import Keep, Look
 from tracer_tui.widgets.grid import GAP, Column
 
 _MEASURED = 400
@@ -23,6 +23,7 @@ class Field:
         content: a row's text in full length.
         least: it may be cut down to this width before any column goes; 0 for one that is never cut.
         width: fixed, where the content need not be measured.
+        keep: of what is too long: the ``ends``, the ``tail`` (of paths), or the ``head`` (of sentences).
     """
 
     title: str | Text
@@ -31,6 +32,7 @@ class Field:
     right: bool = False
     least: int = 0
     width: int = 0
+    keep: Keep = "ends"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Fitted:
     look: Look
 
     def cell(self, row: int) -> Text:
-        return _cut(self.field.content(row), self.width, self.look)
+        return _cut(self.field.content(row), self.width, self.look, keep=self.field.keep)
 
 
 def fit(fields: Sequence[Field], rows: int, width: int, look: Look) -> tuple[list[Column], list[Fitted]]:
@@ -83,7 +85,7 @@ def _title(field: Field, width: int, look: Look) -> Text:
     return Text(" " * (width - cut.cell_len)) + cut if field.right else cut
 
 
-def _cut(text: Text, width: int, look: Look) -> Text:
+def _cut(text: Text, width: int, look: Look, *, keep: Keep = "ends") -> Text:
     if text.cell_len <= width:
         return text
-    return Text(look.shorten(text.plain, width), text.spans[0].style if text.spans else text.style)
+    return Text(look.shorten(text.plain, width, keep), text.spans[0].style if text.spans else text.style)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
 from rich.style import Style
@@ -22,10 +22,10 @@ from tracer.report.text import to_ascii
 
 _BARS = {"up": " ▁▂▃▄▅▆▇█", "right": " ▏▎▍▌▋▊▉█"}
 _ASCII_BARS = {"up": "  ...:::#", "right": "    ...=#"}
-_OWN_ASCII = str.maketrans(
-    {"┄": "-", "▲": "^", "●": "*", "○": "o", "■": "#", "Δ": "d", "√": "v", "−": "-", "±": "+-", "✗": "X", "–": "-"}
-)
+_OWN_ASCII = str.maketrans("┄▲▸▾●○◆■Δ√−✗–", "-^+-*o+#dv-X-") | {ord("±"): "+-"}
 _STEPS = 24
+Keep = Literal["ends", "tail", "head"]
+"""What of a text stays when it is cut."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,18 @@ class Look:
         shown = self.plain(text)
         return Text(shown if width is None else self.shorten(shown, width), self.styles[style], no_wrap=True)
 
-    def shorten(self, shown: str, width: int) -> str:
-        """Cut the middle out of text that :meth:`plain` made, counting screen cells."""
+    def shorten(self, shown: str, width: int, keep: Keep = "ends") -> str:
+        """Cut text that :meth:`plain` made, counting screen cells: its middle, or all but its tail or head."""
         if cell_len(shown) <= width:
             return shown
         dots = "~" if self.ascii_only else "…"
         if width <= 1:
             return dots[:width]
-        head = (width - 1) // 2
-        tail = width - 1 - head
+        head = {"ends": (width - 1) // 2, "tail": 0, "head": width - 1}[keep]
+        left = width - 1 - head
         end = shown
-        while end and cell_len(end) > tail:
-            end = end[max(1, len(end) - tail) if len(end) > 2 * tail + 2 else 1 :]
+        while end and cell_len(end) > left:
+            end = end[max(1, len(end) - left) if len(end) > 2 * left + 2 else 1 :]
         return set_cell_size(shown, head) + dots + end
 
     def join(self, *parts: str | Text | tuple[str, str]) -> Text:

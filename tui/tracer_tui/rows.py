@@ -30,11 +30,25 @@ class Row:
     candidate: str
     verdict: Verdict
     reason: str
+    pending: bool = False
+    """Whether a side has yet to be recorded."""
 
     @property
     def key(self) -> tuple[str, str]:
         """Identifies the row across another judgement of the same comparison."""
         return self.reference, self.candidate
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.reference, self.candidate
+
+    @property
+    def ops(self) -> tuple[str, str, str]:
+        return self.op, self.node.kind, self.node.label
+
+    @property
+    def state(self) -> Verdict:
+        return self.verdict
 
     @property
     def op(self) -> str:
@@ -91,7 +105,8 @@ def rows_of(diff: Diff) -> list[Row]:
         names = " + ".join(pair.pair.reference), " + ".join(pair.pair.candidate)
         place = float(ours.get(pair.node.name, number))
         anchors.append((theirs.get(pair.candidate_node.name, 0), place))
-        found.append(((place, 0, 0), Row(0, number, pair, pair.node, True, *names, pair.verdict, pair.reason)))
+        row = Row(0, number, pair, pair.node, True, *names, pair.verdict, pair.reason, _pending(diff, pair))
+        found.append(((place, 0, 0), row))
     anchors.sort()
     for name, reason in diff.alignment.unmatched_reference.items():
         node = diff.reference.structure.by_name[name]
@@ -104,6 +119,13 @@ def rows_of(diff: Diff) -> list[Row]:
         found.append(((before[-1] if before else -1.0, 1, theirs[name]), row))
     found.sort(key=lambda item: item[0])
     return [_placed(row, place) for place, (_, row) in enumerate(found)]
+
+
+def _pending(diff: Diff, pair: PairDiff) -> bool:
+    if pair.saved or pair.stats is not None:
+        return False
+    sides = ((diff.reference, pair.node.name), (diff.candidate, pair.candidate_node.name))
+    return any(side.state == "recording" and side.stored(name) is None for side, name in sides)
 
 
 def _placed(row: Row, place: int) -> Row:

@@ -14,6 +14,7 @@ from tracer_tui import tensors
 from tracer_tui.look import Look
 from tracer_tui.rows import Row
 from tracer_tui.tensors import Where
+from tracer_tui.weights import STYLES, WeightRow
 
 _LABEL = 9
 
@@ -44,6 +45,24 @@ def statistics(
     beside = 2 if width >= 2 * (_LABEL + 11) else 1
     lines += [_beside(look, *measures[at : at + beside]) for at in range(0, len(measures), beside)]
     return _joined([*lines, Text(), *moments])
+
+
+def weight_statistics(
+    look: Look, row: WeightRow, where: Where | None, names: Sequence[str], *, width: int
+) -> list[Text]:
+    """How far two parameters are apart and where they differ, a line each; nothing where they were not compared."""
+    found = row.row.figures
+    if found is None:
+        return []
+    style = "" if found.equal else STYLES[row.status]
+    lines = [_line(look, "max|Δ|", words.number(found.max_abs), style)]
+    if found.nonfinite:
+        lines.append(_line(look, "NaN, inf", f"{found.nonfinite} numbers on one side only", "diverged"))
+    measures = [("mean|Δ|", words.number(found.mean_abs)), ("rel L2", words.number(found.rel_l2))]
+    lines += [_beside(look, *measures)] if width >= 2 * (_LABEL + 11) else [_beside(look, one) for one in measures]
+    if where is None:
+        return [*lines, _line(look, "where", "looking …", "dim")]
+    return [*lines, *_place(look, where, names, width)]
 
 
 def _line(look: Look, label: str, text: str, style: str = "") -> Text:

@@ -61,6 +61,27 @@ def axis_names(node: Node, pair: PairDiff | None, rank: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Tensors:
+    """Both sides in one order of axes, memory-mapped; None with a reason for one that cannot be shown."""
+
+    reference: Array | None
+    candidate: Array | None
+    reasons: tuple[str, str]
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        some = self.reference if self.reference is not None else self.candidate
+        return None if some is None else some.shape
+
+    @property
+    def why(self) -> tuple[str, str, str]:
+        """What stands in the place of either side's picture, and of the difference's."""
+        ours, theirs = self.reasons
+        empty = "empty: no elements" if self.shape is not None else ""
+        return ours or empty, theirs or empty, (empty if not (ours or theirs) else "needs both sides")
+
+
+@dataclass(frozen=True)
 class View:
     """A plane through a tensor: the axis drawn downwards (None for a line), the one drawn across, the other indices.
 
@@ -89,23 +110,37 @@ class View:
         return cls(shape, longest[0], longest[1], index)
 
     @property
+    def is_line(self) -> bool:
+        """Whether there is but one row to draw, and more than one element in it."""
+        long = self.across is not None and self.shape[self.across] > 1
+        return long and (self.down is None or self.shape[self.down] == 1)
+
+    @property
     def others(self) -> tuple[int, ...]:
         """The axes that are not shown, longer than one."""
         shown = (self.down, self.across)
         return tuple(axis for axis, length in enumerate(self.shape) if axis not in shown and length > 1)
 
     def turned(self) -> View:
-        """The next two axes, in all orders that differ."""
+        """The next two axes, in all orders that differ; of a line the next axis."""
         rank = len(self.shape)
         if rank < 2:
             return self
         long = [axis for axis in range(rank) if self.shape[axis] > 1]
+        if self.down is None:
+            around = long or list(range(rank))
+            place = around.index(self.across) if self.across in around else -1
+            return View(self.shape, None, around[(place + 1) % len(around)], self.index)
         usable = long if len(long) > 1 else list(range(rank))
         planes = [(a, b) for a in usable for b in usable if a != b]
         current = (self.down, self.across)
         place = planes.index(current) if current in planes else -1
         down, across = planes[(place + 1) % len(planes)]
         return View(self.shape, down, across, self.index)
+
+    def lined(self) -> View:
+        """The line through the element of interest along the axis that is drawn across."""
+        return View(self.shape, None, self.across, self.index)
 
     def stepped(self, axis: int, by: int) -> View:
         index = list(self.index)
@@ -154,6 +189,14 @@ class Planes:
         if not known:
             return 0.0, 0.0
         return min(float(p.min()) for p in known), max(float(p.max()) for p in known)
+
+    def nearest(self, focus: tuple[int, int]) -> tuple[int, int]:
+        """Where a row and a column of the plane stand among those that were read."""
+        row, column = (
+            max(0, min(int(np.searchsorted(kept, wanted)), len(kept) - 1))
+            for kept, wanted in zip((self.rows, self.columns), focus, strict=True)
+        )
+        return row, column
 
     @property
     def greatest(self) -> float:
@@ -370,3 +413,35 @@ def spans(hit: Array) -> str:
     runs = [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)]
     listed = ", ".join(runs[:3]) + (" …" if len(runs) > 3 else "")
     return f"{listed} ({len(places)} of {len(hit)})"
+
+
+def index_of(text: str, view: View, names: Sequence[str], axis: int | None) -> tuple[int, ...]:
+    """The index a person means by ``0,3,12``, ``channel 3``, or ``3`` along ``axis``; negative ones count from the end.
+
+    Raises ValueError with what is expected.
+    """
+    words = text.replace(",", " ").replace("=", " ").split()
+    index, rank = list(view.index), len(view.shape)
+    try:
+        if len(words) == rank and all(_whole(word) for word in words):
+            places = list(enumerate(map(int, words)))
+        elif len(words) == 1:
+            if axis is None:
+                raise ValueError
+            places = [(axis, int(words[0]))]
+        else:
+            *found, number = words
+            wanted = " ".join(found).casefold()
+            places = [(next(a for a, name in enumerate(names) if name.casefold() == wanted), int(number))]
+    except (ValueError, StopIteration):
+        example = ",".join(map(str, view.index))
+        raise ValueError(f"{example} or {names[-1] if names else 'axis'} 0") from None
+    for at, place in places:
+        if not -view.shape[at] <= place < view.shape[at]:
+            raise ValueError(f"{names[at]} ends at {view.shape[at] - 1}")
+        index[at] = place % view.shape[at]
+    return tuple(index)
+
+
+def _whole(word: str) -> bool:
+    return word.removeprefix("-").isdecimal()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+from textual.app import SuspendNotSupported
 from textual.screen import Screen
 
+from tracer_tui import actions, sources
 from tracer_tui.look import Look
 from tracer_tui.session import Session
+from tracer_tui.watching import Snapshot
 from tracer_tui.widgets.grid import Grid
 
 if TYPE_CHECKING:
@@ -43,12 +49,48 @@ class TracerScreen(Screen[None]):
         if self.is_mounted:
             self.redraw()
 
+    def trace_changed(self, snapshot: Snapshot) -> None:
+        """Something has happened in the trace."""
+
+    def compared(self) -> None:
+        """A comparison further down was made again, or could not be."""
+
+    def action_pause(self) -> None:
+        paused = not self.session.paused
+        self.own_app.pause(paused)
+        self.say("Paused: what happens in the trace is not shown" if paused else "Following the trace again")
+        self.redraw()
+
     def redraw(self) -> None:
         """Make every text anew: the theme or the size has changed."""
+
+    def key(self, name: str) -> str:
+        """The key of an action of this screen, as people write it."""
+        return actions.key(self.AREA, name, self.session.keymap)
 
     def say(self, text: str, severity: Literal["information", "warning", "error"] = "information") -> None:
         """A notice; its text is never markup."""
         self.notify(self.look.plain(text), severity=severity, markup=False, timeout=8 if severity == "error" else 4)
+
+    def open_source(self, source: str) -> None:
+        """Open ``file:line`` in the user's editor; one of the terminal has the screen until it ends."""
+        if not source:
+            self.say("The recording does not know where this was called")
+            return
+        root = self.session.trace.root.resolve()
+        try:
+            file, line = sources.find(source, (Path.cwd(), root.parent))
+            call = sources.call(file, line, os.environ)
+            if call.beside:
+                sources.start(call)
+            else:
+                with self.app.suspend():
+                    subprocess.call(call.arguments)
+                self.app.refresh()
+        except SuspendNotSupported:
+            self.say(f"There is no terminal to edit in: {source}", "warning")
+        except (OSError, ValueError) as error:
+            self.say(str(error), "warning")
 
     def action_cursor_down(self) -> None:
         self.grid.move(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
@@ -16,6 +17,7 @@ from tracer_tui import actions
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
+    from tracer_tui.look import Look
 
 _MEANING = {
     Verdict.MATCH: "within the tolerance",
@@ -25,6 +27,26 @@ _MEANING = {
     Verdict.UNMATCHED: "has no twin in the other model",
     Verdict.NOT_COMPARABLE: "could not be compared",
 }
+
+
+def _legend(area: str, look: Look) -> Iterator[tuple[Text, str, str]]:
+    """The glyphs of a screen, what they are called and what they mean."""
+    if area in ("weights", "weight"):
+        from tracer.report.weights import ASCII_GLYPHS, GLYPHS
+        from tracer_tui import weights
+
+        for status, meaning in weights.MEANING.items():
+            glyph = (ASCII_GLYPHS if look.ascii_only else GLYPHS)[status]
+            yield look.text(glyph, weights.STYLES[status]), status, meaning
+    elif area == "mapping":
+        from tracer_tui import pairing
+
+        for state, meaning in pairing.MEANING.items():
+            glyph, plain, style = pairing.GLYPHS[state]
+            yield look.text(plain if look.ascii_only else glyph, style), state, meaning
+    else:
+        for verdict, meaning in _MEANING.items():
+            yield look.mark(verdict), verdict, meaning
 
 
 class HelpScreen(ModalScreen[None]):
@@ -63,18 +85,18 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
     def _content(self) -> Text:
-        look = cast("TracerApp", self.app).look
-        out = Text()
-        for action in actions.of(self._area):
+        app = cast("TracerApp", self.app)
+        look, out = app.look, Text()
+        for action in actions.of(self._area, app.session.keymap):
             keys = " ".join(actions.shown(key) for key in action.keys)
             out.append_text(look.text(keys.rjust(11), "key")).append("  ")
             out.append_text(look.text(action.help)).append("\n")
         out.append_text(look.text("^q".rjust(11), "key")).append_text(Text("  Leave at once\n"))
         if self._area != "runs":
             out.append("\n")
-            for verdict, meaning in _MEANING.items():
-                out.append(" " * 10).append_text(look.mark(verdict))
-                out.append_text(look.text(f"  {str(verdict).replace('-', ' ')}: {meaning}")).append("\n")
+            for mark, word, meaning in _legend(self._area, look):
+                out.append(" " * 10).append_text(mark)
+                out.append_text(look.text(f"  {word.replace('-', ' ')}: {meaning}")).append("\n")
         if self._area == "layers":
             out.append("\n").append_text(
                 look.text(

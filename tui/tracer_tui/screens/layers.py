@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
-from textual import events, on, work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
-from textual.worker import get_current_worker
+from textual.worker import Worker, get_current_worker
 
-from tracer.causes.kept import told
-from tracer.compare import Diff, Tolerance, Verdict, diff
+from tracer.compare import Diff, PairDiff, Tolerance, Verdict, diff
+from tracer.compare.tensors import Kept
+from tracer.errors import TracerError
 from tracer.report import words
 from tracer.store import Recording
 from tracer_tui import actions, query
 from tracer_tui.columns import Field, fit
 from tracer_tui.rows import SORTS, Row, ordered, rows_of
-from tracer_tui.screens.base import TracerScreen
+from tracer_tui.screens.live import LiveScreen
 from tracer_tui.session import explain
-from tracer_tui.widgets.diagnosis import Diagnosis, copied
+from tracer_tui.widgets.diagnosis import Diagnosis, copied, source_of
 from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.lines import KeyBar, Lines, Prompt
 from tracer_tui.widgets.profile import Bar, Profile
 
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping
+    from tracer.weighing.table import WeightTable
+
 _BAR = 8
+_QUIET = 0.15
+"""Seconds without another edit of the mapping after which the pairs are sought anew."""
 
 
 class _Cancelled(Exception):
     """The comparison is not wanted any more."""
 
 
-class LayersScreen(TracerScreen):
+class LayersScreen(LiveScreen[Row]):
     """A comparison. It computes in a thread; the keys work meanwhile."""
 
     AREA = "layers"
+    SORTS = SORTS
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings("layers")
 
     class Progress(Message):
@@ -48,9 +60,12 @@ class LayersScreen(TracerScreen):
             self.total = total
 
     class Ready(Message):
-        def __init__(self, diff: Diff) -> None:
+        """A comparison; one that is not ``checked`` pairs the layers as they were paired last."""
+
+        def __init__(self, diff: Diff, *, checked: bool = True) -> None:
             super().__init__()
             self.diff = diff
+            self.checked = checked
 
     class Told(Message):
         """Why pairs part, as far as it was found."""
@@ -65,16 +80,18 @@ class LayersScreen(TracerScreen):
             self.reason = reason
 
     def __init__(self, reference: Recording, candidate: Recording) -> None:
-        super().__init__()
-        self.reference, self.candidate = reference, candidate
+        super().__init__(reference, candidate)
         self.diff: Diff | None = None
-        self.everything: list[Row] = []
-        self.listed: list[Row] = []
-        self.sort = SORTS[0]
-        self.filter = ""
         self.looking = True
         self._status = "pairing the layers …"
         self._failed = False
+        self.weights: WeightTable | None = None
+        """The comparison of the weights, once it was asked for."""
+        self._under_way: set[Worker[None]] = set()
+        """Threads that compare: a cancelled one ends at its next step."""
+        self._asked = 0
+        self._kept: Kept | None = None
+        self._unchecked = False
 
     def compose(self) -> ComposeResult:
         yield Lines(id="title")
@@ -91,27 +108,107 @@ class LayersScreen(TracerScreen):
 
     @work(thread=True, exclusive=True, group="diff", exit_on_error=False)
     def _compare(self) -> None:
-        worker = get_current_worker()
+        self._under_way.add(worker := get_current_worker())
+        try:
+            self._work(worker)
+        finally:
+            self._under_way.discard(worker)
+
+    def _work(self, worker: Worker[None]) -> None:
         last = 0.0
 
         def progress(done: int, total: int) -> None:
             nonlocal last
             if worker.is_cancelled:
                 raise _Cancelled
-            if time.monotonic() - last > 0.1:
+            if total and time.monotonic() - last > 0.1:
                 last = time.monotonic()
                 self.post_message(self.Progress(done, total))
 
-        session = self.session
+        session, ours, theirs = self.session, self.reference, self.candidate
+        kept = self._kept = self._kept or Kept(ours, theirs, "values")
+        compared = partial(diff, ours, theirs, session.tolerance, mapping=self.mapping, progress=progress, kept=kept)
         try:
-            found = diff(self.reference, self.candidate, session.tolerance, mapping=session.mapping, progress=progress)
+            if self.diff is None:
+                self._as_last_time(compared, kept)
+            found = compared()
         except _Cancelled:
             return
         except Exception as error:
             self.post_message(self.Failed(explain(error)))
             return
+        if worker.is_cancelled:
+            return
         self.post_message(self.Ready(found))
-        self.post_message(self.Told(told(found, more=True, progress=progress)))
+        if self.growing:
+            return
+        from tracer.causes.kept import told  # imports what only this needs
+
+        try:
+            self.post_message(self.Told(told(found, more=True, progress=progress)))
+        except _Cancelled:
+            return
+
+    def _as_last_time(self, compared: Callable[..., Diff], kept: Kept) -> None:
+        """Show the pairs of the last time meanwhile: pairing the layers of a large model takes seconds."""
+        alignment = kept.last_alignment(self.mapping)
+        if alignment is None or not alignment.pairs:
+            return
+        try:
+            self.post_message(self.Ready(compared(alignment=alignment), checked=False))
+        except _Cancelled:
+            raise
+        except Exception:  # what was kept does not fit, or the comparison fails: that is found out, and said, next
+            return
+
+    def compute(self, *, anew: bool) -> None:
+        if anew:
+            self._kept = None
+        self._failed, self.looking = False, True
+        self._compare()
+
+    def pair_anew(self) -> None:
+        """The mapping was changed: compare by it. What is under way is given up first, so that one at a time works."""
+        self.workers.cancel_group(self, "diff")
+        self._failed = False
+        self._asked += 1
+        self.set_timer(_QUIET, partial(self._when_free, self._asked))
+
+    def _when_free(self, asked: int) -> None:
+        if asked != self._asked or not self.is_mounted:
+            return
+        if self._under_way:
+            self.set_timer(0.03, partial(self._when_free, asked))
+        else:
+            self.compute(anew=False)
+
+    @property
+    def settled(self) -> Diff | None:
+        """The comparison, once it is more than a guess from the last time."""
+        return None if self._unchecked else self.diff
+
+    @property
+    def status(self) -> str:
+        """What is under way, or went wrong, where there is no comparison."""
+        return self._status
+
+    @property
+    def pairing_anew(self) -> bool:
+        """Whether the comparison is not yet by the mapping as it stands."""
+        return self.diff is not None and self.diff.mapping is not self.mapping and not self._failed
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether other pairs are about to be known."""
+        return self._unchecked or self.pairing_anew
+
+    @property
+    def busy(self) -> bool:
+        return any(worker.group == "diff" and worker.node is self and worker.is_running for worker in self.workers)
+
+    def newest(self) -> object:
+        there = [row for row in self.listed if row.pair is not None and not row.pending]
+        return max(there, key=lambda row: row.place).key if there else None
 
     @on(Progress)
     def _progress(self, event: Progress) -> None:
@@ -126,15 +223,42 @@ class LayersScreen(TracerScreen):
         self._status, self._failed = event.reason, True
         self.say(event.reason, "error")
         self.redraw()
+        self.done()
 
     @on(Ready)
     def _ready(self, event: Ready) -> None:
         found = event.diff
+        if found.mapping is not self.mapping:
+            return  # it was changed meanwhile
         if found.tolerance != self.session.tolerance:
             found = found.at(self.session.tolerance)
         self._status = "" if found.pairs else "these recordings have no layer in common"
+        before, key = self.diff, self._key()
+        untouched = before is None or (self._unchecked and key == self._names(before.first))
+        self._unchecked = not event.checked
         self._take(found)
-        self._restore(next((row.key for row in self.everything if row.pair is found.first is not None), None))
+        if untouched:
+            key = (self._remembered() if before is None else None) or self._names(found.first)
+        self._restore(key)
+        if event.checked:
+            self.done()
+
+    def _names(self, pair: PairDiff | None) -> tuple[str, str] | None:
+        """The key of a pair's row."""
+        return next((row.key for row in self.everything if pair is not None and row.pair is pair), None)
+
+    def _remembered(self) -> tuple[str, str] | None:
+        """Where the user left this very comparison, if that is still there; its filter and sort are taken up."""
+        place = self.session.place
+        if not place.is_of(self.reference, self.candidate):
+            return None
+        if place.sort in self.SORTS:
+            self.sort = place.sort
+        with contextlib.suppress(query.QueryError):
+            test = query.parse(place.filter, self.STATES)
+            if any(test(row) for row in self.everything):
+                self.filter = place.filter
+        return place.layer if any(row.key == place.layer for row in self.everything) else None
 
     @on(Told)
     def _why(self, event: Told) -> None:
@@ -150,7 +274,11 @@ class LayersScreen(TracerScreen):
     def _take(self, found: Diff) -> None:
         self.diff = found
         self.everything = rows_of(found)
-        bars = [Bar(row.verdict, row.error) for row in self.everything if row.pair is not None]
+        bars = [
+            Bar(Verdict.MATCH if row.pending else row.verdict, row.error)
+            for row in self.everything
+            if row.pair is not None
+        ]
         self.query_one(Profile).show(bars, found.tolerance.atol)
         self._show_title()
 
@@ -163,34 +291,18 @@ class LayersScreen(TracerScreen):
             self.grid.say(self.look.text(self._status, "diverged" if self._failed else "dim"))
             self.query_one(Diagnosis).show(None, None)
 
-    def on_resize(self, _: events.Resize) -> None:
-        self.call_after_refresh(self.redraw)
-
     def on_screen_resume(self) -> None:
         if self.diff is not None and self.diff.tolerance != self.session.tolerance:
             self._judge()
 
-    def _key(self) -> tuple[str, str] | None:
-        return self.current.key if self.current is not None else None
+    def ordered(self, rows: Sequence[Row], sort: str) -> list[Row]:
+        return ordered(rows, sort)
 
-    @property
-    def current(self) -> Row | None:
-        """The row under the cursor."""
-        place = self.grid.cursor
-        return self.listed[place] if 0 <= place < len(self.listed) else None
+    def is_wrong(self, row: Row) -> bool:
+        return row.verdict is Verdict.DIVERGED
 
-    def _restore(self, key: tuple[str, str] | None) -> None:
-        """Fill the table anew and put the cursor on ``key``, or where it was."""
-        try:
-            test = query.parse(self.filter)
-            self.query_one(Prompt).hint("")
-        except query.QueryError as error:
-            self.query_one(Prompt).hint(self.look.plain(f"{error} "))
-            return
-        self.listed = [row for row in ordered(self.everything, self.sort) if test(row)]
-        cursor = next((place for place, row in enumerate(self.listed) if row.key == key), None)
-        self._fill(self.grid.cursor if cursor is None else cursor)
-        self._follow()
+    def _nothing_wrong(self) -> str:
+        return "Nothing diverged here" if self.diff is not None else self._status
 
     def _fill(self, cursor: int) -> None:
         look, rows = self.look, self.listed
@@ -199,7 +311,10 @@ class LayersScreen(TracerScreen):
         spread = max(math.log10(max(known)) - low, 1e-9) if known else 1.0
 
         def styled(row: Row) -> str:
-            return "" if row.verdict is Verdict.MATCH else str(row.verdict)
+            return "dim" if row.pending else "" if row.verdict is Verdict.MATCH else str(row.verdict)
+
+        def mark(row: Row) -> Text:
+            return look.text("·", "dim") if row.pending else look.mark(row.verdict)
 
         def bar(row: Row) -> str:
             error = row.error
@@ -215,7 +330,7 @@ class LayersScreen(TracerScreen):
             return look.text(text, "dim" if rows[i].pair is None else "")
 
         fields = [
-            Field("", 0, lambda i: look.mark(rows[i].verdict), width=1),
+            Field("", 0, lambda i: mark(rows[i]), width=1),
             Field("#", 2, lambda i: look.text(_number(rows[i]), "dim"), right=True),
             Field(self._heading(self.reference), 0, lambda i: name(rows[i].reference, rows[i]), least=20),
             Field(self._heading(self.candidate), 0, lambda i: name(rows[i].candidate, rows[i]), least=20),
@@ -255,7 +370,9 @@ class LayersScreen(TracerScreen):
         look, found = self.look, self.diff
         title = self.query_one("#title", Lines)
         ours, theirs = self.reference, self.candidate
-        shapes = ", ".join(words.shape_text(node.shape) for node in ours.structure.inputs)
+        shapes = ""
+        with contextlib.suppress(TracerError):  # it may have been replaced by a damaged one
+            shapes = ", ".join(words.shape_text(node.shape) for node in ours.structure.inputs)
         first = look.join(
             ("tracer", "key"),
             "  ",
@@ -273,21 +390,21 @@ class LayersScreen(TracerScreen):
             second.append_text(look.text(f"{len(found.pairs)} pairs"))
             for verdict in Verdict:
                 count = found.unmatched if verdict is Verdict.UNMATCHED else found.counts[verdict]
+                if verdict is Verdict.NOT_COMPARABLE:
+                    count -= sum(row.pending for row in self.everything)
                 if count or verdict is not Verdict.NOT_COMPARABLE:
                     second.append("  ").append_text(look.mark(verdict)).append_text(look.text(f" {count}"))
             second.append_text(look.text(self._mode(), "dim"))
+            if self._unchecked:
+                second.append_text(look.text("   paired as last time, pairing again …", "dim"))
+        second.append_text(look.text(self.live_text(), "key"))
         title.show(first, second)
-
-    def _mode(self) -> str:
-        """How the table is sorted and filtered, where that is not as at the beginning."""
-        out = f"   by {self.sort}" if self.sort != SORTS[0] else ""
-        return out + (f"   filter {self.filter} ({len(self.listed)})" if self.filter else "")
-
-    def on_grid_highlighted(self, _: Grid.Highlighted) -> None:
-        self._follow()
 
     def _follow(self) -> None:
         row = self.current
+        if self.diff is not None:
+            key = row.key if row is not None else None
+            self.session.place.note(self.reference, self.candidate, self.sort, self.filter, key)
         self.query_one(Profile).point(None if row is None else row.number)
         self.query_one(Diagnosis).show(row, self.diff, looking=self.looking)
 
@@ -305,16 +422,31 @@ class LayersScreen(TracerScreen):
         if self.current is not None:
             self.app.push_screen(LayerScreen(self))
 
-    def action_back(self) -> None:
-        prompt = self.query_one(Prompt)
-        if prompt.is_open:
-            self._leave_prompt()
-            if prompt.purpose == "filter":
-                self._filter_by("")
-        elif self.filter:
+    @property
+    def mapping(self) -> Mapping | None:
+        """What a person said about the pairs, as it stands now."""
+        return self.session.edits(self.reference.name, self.candidate.name).mapping
+
+    def go_to(self, key: tuple[str, str]) -> None:
+        """Put the cursor on a row; a filter that hides it goes."""
+        if all(row.key != key for row in self.listed):
             self._filter_by("")
-        else:
-            self.app.pop_screen()
+        self._restore(key)
+
+    def action_blocks(self) -> None:
+        from tracer_tui.screens.blocks import BlocksScreen
+
+        self.app.push_screen(BlocksScreen(self))
+
+    def action_weights(self) -> None:
+        from tracer_tui.screens.weights import WeightsScreen
+
+        self.app.push_screen(WeightsScreen(self, [self.current.node.owner] if self.current is not None else ()))
+
+    def action_mapping(self) -> None:
+        from tracer_tui.screens.mapping import MappingScreen
+
+        self.app.push_screen(MappingScreen(self))
 
     def action_next_divergence(self) -> None:
         self._jump(1)
@@ -322,59 +454,18 @@ class LayersScreen(TracerScreen):
     def action_previous_divergence(self) -> None:
         self._jump(-1)
 
-    def _jump(self, way: int) -> None:
-        count = len(self.listed)
-        for step in range(1, count + 1):
-            place = (self.grid.cursor + way * step) % count
-            if self.listed[place].verdict is Verdict.DIVERGED:
-                if place == self.grid.cursor:
-                    self.say("This is the only divergence")
-                self.grid.cursor = place
-                return
-        self.say("Nothing diverged here" if self.diff is not None else self._status)
-
-    def action_filter(self) -> None:
-        self.query_one(Prompt).open("filter", "/", self.filter)
-
     def action_tolerance(self) -> None:
         now = self.session.tolerance
         self.query_one(Prompt).open("tolerance", "atol [rtol]", f"{now.atol:g} {now.rtol:g}")
 
-    @on(Prompt.Typed)
-    def _typed(self, event: Prompt.Typed) -> None:
-        prompt = self.query_one(Prompt)
-        if event.purpose == "filter":
-            self._filter_by(event.text.strip())
-        elif event.done:
-            try:
-                self.session.tolerance = parse_tolerance(event.text, self.session.tolerance)
-            except ValueError as error:
-                prompt.hint(self.look.plain(f"{error} "))
-                return
-            self._judge()
-        if event.done:
-            self._leave_prompt()
-
-    def _leave_prompt(self) -> None:
-        self.query_one(Prompt).close()
-        self.set_focus(self.grid)
-
-    def _filter_by(self, text: str) -> None:
-        key = self._key()
-        self.filter = text
-        self._restore(key)
-        self._show_title()
-
-    def action_sort(self) -> None:
-        self._sort_by(1)
-
-    def action_sort_back(self) -> None:
-        self._sort_by(-1)
-
-    def _sort_by(self, way: int) -> None:
-        self.sort = SORTS[(SORTS.index(self.sort) + way) % len(SORTS)]
-        self._restore(self._key())
-        self._show_title()
+    def prompted(self, purpose: str, text: str) -> bool:
+        try:
+            self.session.tolerance = parse_tolerance(text, self.session.tolerance)
+        except ValueError as error:
+            self.query_one(Prompt).hint(self.look.plain(f"{error} "))
+            return False
+        self._judge()
+        return True
 
     def action_looser(self) -> None:
         self.scale(10.0)
@@ -397,6 +488,29 @@ class LayersScreen(TracerScreen):
             self._restore(key)
         else:
             self._show_title()
+
+    def action_source(self) -> None:
+        if self.current is not None:
+            self.open_source(source_of(self.current))
+
+    def action_save(self) -> None:
+        if self.current is not None:
+            self.save(self.current)
+
+    def save(self, row: Row) -> None:
+        """Ask what of a pair is to be written, and where."""
+        from tracer_tui import pairs
+        from tracer_tui.screens.saving import SaveScreen
+
+        found = pairs.choices(row, (self.reference, self.candidate))
+        if found:
+            self.app.push_screen(SaveScreen(f"save {row.sides}", found), self._saved)
+        else:
+            self.say("Nothing of this row was recorded", "warning")
+
+    def _saved(self, files: tuple[Path, ...] | None) -> None:
+        if files:
+            self.say(f"Saved {', '.join(map(str, files))}")
 
     def action_copy(self) -> None:
         if self.current is None or self.diff is None:

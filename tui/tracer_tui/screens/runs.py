@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from typing import ClassVar
 
 from rich.text import Text
-from textual import events, on, work
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
-from textual.message import Message
 from textual.widgets import Static
 
+from tracer.errors import TracerError
 from tracer.report import words
-from tracer.store import Recording, Trace
+from tracer.store import Recording
 from tracer_tui import actions
 from tracer_tui.columns import Field, fit
 from tracer_tui.screens.base import TracerScreen
-from tracer_tui.session import explain
+from tracer_tui.watching import Snapshot
 from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.lines import KeyBar, Lines
 
@@ -29,18 +30,12 @@ class RunsScreen(TracerScreen):
     AREA = "runs"
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings("runs")
 
-    class Loaded(Message):
-        """The trace was read; ``error`` says what was wrong."""
-
-        def __init__(self, recordings: list[Recording], error: str) -> None:
-            super().__init__()
-            self.recordings = recordings
-            self.error = error
-
     def __init__(self) -> None:
         super().__init__()
         self.recordings: list[Recording] = []
         self.marked: list[str] = []
+        self._warned = False
+        self.following = False
         self._error = ""
 
     def compose(self) -> ComposeResult:
@@ -53,33 +48,50 @@ class RunsScreen(TracerScreen):
     def on_mount(self) -> None:
         super().on_mount()
         self.redraw()
-        self._read()
+        if self.own_app.snapshot is not None:
+            self.trace_changed(self.own_app.snapshot)
 
     def on_screen_resume(self) -> None:
         if self.recordings:
-            self._read()
+            self.own_app.look_again()
 
     def action_refresh_runs(self) -> None:
-        self._read()
+        self.own_app.look_again()
 
-    @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
-    def _read(self) -> None:
-        try:
-            found = Trace.open(self.session.trace.root).recordings()
-            for recording in found:
-                assert recording.structure is not None  # read here, off the screen's thread
-        except Exception as error:
-            self.post_message(self.Loaded([], explain(error)))
-        else:
-            self.post_message(self.Loaded(found, ""))
-
-    @on(Loaded)
-    def _loaded(self, event: Loaded) -> None:
-        self.recordings, self._error = event.recordings, event.error
-        names = {recording.name for recording in self.recordings}
+    def trace_changed(self, snapshot: Snapshot) -> None:
+        here = self._here
+        before = {recording.name: recording for recording in self.recordings}
+        self.recordings = list(snapshot.recordings)
+        names = [recording.name for recording in self.recordings]
         self.marked = [name for name in self.marked if name in names]
-        if event.error:
-            self.say(event.error, "error")
+        if snapshot.error and snapshot.error != self._error:
+            self.say(snapshot.error, "error")
+        self._error = snapshot.error
+        newest = names[-1] if names else None
+        wanted = newest if self.following else here
+        self.redraw(names.index(wanted) if wanted in names else None)
+        if self.is_current and before:
+            for recording in self.recordings:
+                self._announce(before.get(recording.name), recording)
+
+    def _announce(self, before: Recording | None, now: Recording) -> None:
+        """Say what has become of a recording that was under way."""
+        if before is None or before.created != now.created:
+            self.say(f"'{now.name}' is being recorded" if now.state == "recording" else f"'{now.name}' was recorded")
+        elif before.state == "recording" and now.state != before.state:
+            bad = now.state != "complete"
+            self.say(f"'{now.name}' is {now.state}: {saved_text(now)} saved", "warning" if bad else "information")
+
+    @property
+    def _here(self) -> str | None:
+        """The recording under the cursor."""
+        place = self.grid.cursor
+        return self.recordings[place].name if 0 <= place < len(self.recordings) else None
+
+    def action_follow(self) -> None:
+        self.following = not self.following
+        if self.following:
+            self.grid.cursor = len(self.recordings) - 1
         self.redraw()
 
     def on_resize(self, _: events.Resize) -> None:
@@ -110,26 +122,37 @@ class RunsScreen(TracerScreen):
         elif not names and len(self.recordings) == 2:
             names = [recording.name for recording in self.recordings]
         if len(names) < 2:
-            self.say("Mark the reference with space, then the candidate")
+            self.say(f"Mark the reference with {self.key('mark')}, then the candidate")
             return
         by_name = {recording.name: recording for recording in self.recordings}
         chosen = by_name[names[0]], by_name[names[1]]
         for recording in chosen:
-            if not recording.summaries:
+            if fault := _fault(recording):
+                self.say(fault, "warning")
+                return
+            if not recording.summaries and recording.state != "recording":
                 self.say(f"'{recording.name}' holds no activations ({recording.state}): record it again", "warning")
                 return
         self.own_app.compare(*chosen)
 
     def action_back(self) -> None:
+        unsaved = [] if self._warned else self.session.unsaved
+        if unsaved:
+            self._warned = True
+            names = ", ".join(" ⇄ ".join(one) for one in unsaved)
+            self.say(f"The pairs of {names} were edited and not saved: compare them, m, ^s; q again leaves", "warning")
+            return
         self.app.exit(0)
 
-    def redraw(self) -> None:
+    def redraw(self, cursor: int | None = None) -> None:
         look, root = self.look, str(self.session.trace.root)
         total = sum(_size(recording) for recording in self.recordings)
         count = len(self.recordings)
         what = f"{count} recording{'s' * (count != 1)}, {words.bytes_text(total)}" if count else "no recordings"
         self.query_one("#title", Lines).show(
-            look.join(("tracer", "key"), "  recordings in ", (root, "bold"), "   ", (what, "dim"))
+            look.join(
+                ("tracer", "key"), "  recordings in ", (root, "bold"), "   ", (what, "dim"), (self._mode(), "key")
+            )
         )
         fields = [
             Field("", 0, lambda row: self._mark_of(row)),
@@ -144,8 +167,16 @@ class RunsScreen(TracerScreen):
         ]
         columns, shown = fit(fields, count, self.grid.size.width or self.size.width, look)
         self.grid.empty = look.text(self._error or "nothing recorded yet", "dim")
-        self.grid.show(columns, count, lambda row: [field.cell(row) for field in shown], cursor=self.grid.cursor)
+        self.grid.show(
+            columns,
+            count,
+            lambda row: [field.cell(row) for field in shown],
+            cursor=self.grid.cursor if cursor is None else cursor,
+        )
         self._advise()
+
+    def _mode(self) -> str:
+        return ("   following" if self.following else "") + ("   paused" if self.session.paused else "")
 
     def _mark_of(self, row: int) -> Text:
         name = self.recordings[row].name
@@ -156,8 +187,9 @@ class RunsScreen(TracerScreen):
 
     def _saved(self, row: int) -> Text:
         recording = self.recordings[row]
-        saved, planned = _activations(recording), recording.planned
-        return self.look.text(f"{saved}/{planned}", "" if saved == planned else "noise")
+        text = saved_text(recording)
+        saved, _, planned = text.partition("/")
+        return self.look.text(text, "" if saved == planned else "noise")
 
     def _input(self, row: int) -> Text:
         """The input's identity; the ones that equal the reference's (or the first recording's) read "same"."""
@@ -190,16 +222,22 @@ class RunsScreen(TracerScreen):
             option = _option(str(self.session.trace.root))
             for kind in kinds:
                 out.append_text(look.text(f"  tracer record {kind} MODEL{option}", "bold")).append("\n")
-            out.append_text(look.join("then ", ("r", "key"), " here."))
+            out.append_text(look.text("What is recorded appears here by itself.", "dim"))
         elif len(self.marked) == 2:
             out = look.join((self.marked[0], "reference"), " is the reference, ", (self.marked[1], "candidate"))
-            out.append_text(look.join(" the candidate. ", ("enter", "key"), " compares them."))
+            out.append_text(look.join(" the candidate. ", (self.key("open"), "key"), " compares them."))
         elif self.marked:
             out = look.join((self.marked[0], "reference"), " is the reference. Move to the candidate; ")
-            out.append_text(look.join(("enter", "key"), " compares."))
+            out.append_text(look.join((self.key("open"), "key"), " compares."))
+        elif len(self.recordings) == 2:
+            names = [recording.name for recording in self.recordings]
+            out = look.join((self.key("open"), "key"), " compares ", (names[1], "candidate"), " with ")
+            out.append_text(look.join((names[0], "reference"), ", the reference; ", (self.key("mark"), "key")))
+            out.append_text(look.join(" on ", (names[1], "candidate"), " makes that the reference."))
         else:
-            out = look.join(("space", "key"), " marks the reference, ", ("space", "key"), " again the candidate; ")
-            out.append_text(look.join(("enter", "key"), " compares."))
+            mark = self.key("mark")
+            out = look.join((mark, "key"), " marks the reference, ", (mark, "key"), " again the candidate; ")
+            out.append_text(look.join((self.key("open"), "key"), " compares."))
         out.no_wrap = False
         self.query_one("#next Static", Static).update(out)
 
@@ -215,17 +253,33 @@ def _framework(recording: Recording) -> str:
     return f"{recording.framework} {version}" if version else recording.framework
 
 
+def _fault(recording: Recording) -> str:
+    """What of a recording cannot be read; empty where all can."""
+    try:
+        _ = recording.structure, recording.summaries
+    except (TracerError, OSError) as error:
+        return f"'{recording.name}': {error}"
+    return ""
+
+
 def _activations(recording: Recording) -> int:
     try:
         return len(recording.summaries)
-    except OSError:
+    except (TracerError, OSError):
         return 0
+
+
+def saved_text(recording: Recording) -> str:
+    """How many of the activations were saved: ``12/34``."""
+    with contextlib.suppress(TracerError):
+        return f"{_activations(recording)}/{recording.planned}"
+    return "?"
 
 
 def _size(recording: Recording) -> int:
     try:
         return recording.nbytes
-    except (OSError, ValueError):
+    except (TracerError, OSError, ValueError):
         return 0
 
 

@@ -27,6 +27,8 @@ _UNBROKEN = 10_000
 def headline(row: Row, diff: Diff) -> str:
     if row.pair is None:
         return "No twin in the candidate" if row.on_reference else "No twin in the reference"
+    if row.pending:
+        return "Yet to be recorded"
     if diff.first is row.pair:
         return "First divergence"
     return str(row.verdict).replace("-", " ").capitalize()
@@ -84,8 +86,8 @@ class Diagnosis(VerticalScroll, can_focus=False):
         look = app.look
         out = Text()
         if row is not None and diff is not None:
-            style = str(row.verdict)
-            out.append_text(look.mark(row.verdict)).append(" ")
+            style = "dim" if row.pending else str(row.verdict)
+            out.append_text(look.text("·", "dim") if row.pending else look.mark(row.verdict)).append(" ")
             out.append_text(look.join((f"{headline(row, diff)}: {row.sides}", style), f"   {row.op}, {row.shape}"))
             if row.pair is not None:
                 confidence = f"   confidence {row.pair.pair.confidence:.2f}"

@@ -66,10 +66,11 @@ class KeyBar(Widget):
         self._spans: list[tuple[int, int, str]] = []
 
     def render(self) -> RenderResult:
-        look = cast("TracerApp", self.app).look
+        app = cast("TracerApp", self.app)
+        look = app.look
         out = Text(no_wrap=True)
         self._spans = []
-        chosen = list(actions.footer(self._area))
+        chosen = actions.footer(self._area, app.session.keymap)
         while len(chosen) > 3 and sum(len(a.key) + len(a.label) + 3 for a in chosen) - 2 > self.size.width:
             del chosen[-3]  # help and the way back stay
         for action in chosen:
