@@ -204,9 +204,9 @@ def test_findings_are_kept_and_looked_for_once(tmp_path: Path, monkeypatch: pyte
     looked: list[str] = []
     real = explain.__globals__["_look"]
 
-    def look(make: Any, index: int, pair: Any, seconds: float) -> Any:
+    def look(make: Any, index: int, pair: Any, *rest: Any) -> Any:
         looked.append(pair.aligned)
-        return real(make, index, pair, seconds)
+        return real(make, index, pair, *rest)
 
     monkeypatch.setattr("tracer.causes.explain._look", look)
     again = tracer.record(build(eps=1e-5), name="b", trace=tmp_path / "trace.zarr", force=True)

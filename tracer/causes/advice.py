@@ -59,7 +59,8 @@ WORDS: Mapping[str, str] = {
     "input-normalisation": "normalise the input as the reference does before {place}",
     "residual-missing": "add the skip connection of the reference at {place}",
     "residual-extra": "take the skip connection at {place} away",
-    "residual-order": "add the skip connection at {place} where the reference does, before or after the activation",
+    "residual-order": "add the skip connection at {place} where the reference does: before or after "
+    "the norm or the activation",
     "block-missing": "add the reference's {other} before {place}",
     "block-extra": "take {node} away",
     "weights-not-loaded": "load the weights of {node} from the reference's {other}",

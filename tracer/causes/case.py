@@ -18,7 +18,7 @@ from tracer import dtypes
 from tracer.alignment.consistency import MASKED
 from tracer.causes.failing import Failure
 from tracer.causes.reading import read
-from tracer.causes.simplify import simplified
+from tracer.causes.simplify import as_attention, simplified
 from tracer.causes.step import Array, Program, Ran, Step, Unknown
 from tracer.compare.pair import PairDiff
 from tracer.errors import TraceError
@@ -282,11 +282,25 @@ def cases(
         ours = replace(ours, above={**more, **ours.above})
         more = {twin: name for name, twin in ours.above.items() if twin not in theirs.nodes}
         theirs = replace(theirs, above={**more, **theirs.above})
+        ours, theirs = _alike(ours, theirs), _alike(theirs, ours)
         return _case(index, pair, ours, theirs, made, by_reference, cut, False), _case(
             index, pair, theirs, ours, made, by_reference, cut, True
         )
 
     return make
+
+
+def _alike(side: Side, other: Side) -> Side:
+    """A side's attention that is written out as one step, where the other side calls a function for it."""
+    if side.program is None or other.program is None or _attention(side.program) or not _attention(other.program):
+        return side
+    known = side.recording.structure.by_name
+    whole = as_attention(side.program, lambda name: known[name].shape if name in known else None)
+    return side if whole is None else replace(side, program=whole)
+
+
+def _attention(program: Program) -> bool:
+    return any(step.kind == "attention" and not step.weights for step in program.steps)
 
 
 def _usable(cut: Cut) -> bool:

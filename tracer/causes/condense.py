@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
+import numpy as np
+
 from tracer import kinds
+from tracer.causes import naming
 from tracer.causes.differences import BLOCK
 from tracer.causes.edit import Edit
 from tracer.causes.finding import Cause, Finding, plain
@@ -18,7 +22,7 @@ _WHOLE = ("residual", "activation", "block")
 
 def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...]:
     """The causes of a pair, with the operations that one side has alone as one block where there are several."""
-    if (by_hand := _by_hand(edits, causes) or _pooled(edits, causes)) is not None:
+    if (by_hand := _by_hand(edits, causes) or _pooled(edits, causes) or _scaled_elsewhere(edits, causes)) is not None:
         return by_hand
     cropped = any(cause.id == "transposed-conv-shift" for cause in causes)
     stepped = any(cause.id == "rnn-last-step" for cause in causes)
@@ -41,6 +45,7 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
         elif cause.block and (name := of_moves([edit])):
             cause = replace(cause, id=name)
         found.append(cause)
+    found = _sum_moved(found)
     for side, several in alone.items():
         moves = of_moves(steps[side]) if len(several) > 1 else ""
         if moves:
@@ -50,13 +55,12 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
             found = [cause for cause in found if cause not in several]
             found.insert(0, whole)
             continue
+        if len(several) > 1 and (found_ := _of_input(side, several, steps[side], found)) is not None:
+            found = found_
+            continue
         names = {cause.id for cause in several}
         first = several[0]
-        if names <= {"input-scale", "input-normalisation"} and len(several) > 1:
-            read = {name for edit in steps[side] for name in edit.detail["steps"][0].inputs}
-            last = next((cause for cause in several if getattr(cause, side) not in read), first)  # whose fix is of all
-            whole = replace(last, id="input-normalisation", what="; ".join(cause.what for cause in several))
-        elif len(several) >= BLOCK:
+        if len(several) >= BLOCK:
             nodes = [getattr(cause, side) for cause in several]
             scope = _scope(nodes)
             known = {name for name in names if name.startswith(_WHOLE)}
@@ -73,6 +77,43 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
     return tuple(found)
 
 
+def _of_input(
+    side: str, several: Sequence[Cause], edits: Sequence[Edit], causes: Sequence[Cause]
+) -> list[Cause] | None:
+    """What is done to the model's input by one side alone as one, beside what only moves it; None for anything else."""
+    moving = {"channel-order", "axis-permutation"}
+    rest = [(cause, edit) for cause, edit in zip(several, edits, strict=True) if cause.id not in moving]
+    taken = [step for _, edit in rest for step in edit.detail["steps"]]
+    turned = {step.name for edit in edits for step in edit.detail["steps"]}
+    begins = [node for edit in edits for node in edit.detail["begins"] if node.name not in turned]
+    if not rest or not naming.of_input(taken, begins):
+        return None
+    if len(rest) == 1:
+        return list(causes) if len(rest) < len(several) else None
+    read = {name for step in taken for name in step.inputs}
+    last = next((cause for cause, _ in rest if getattr(cause, side) not in read), rest[0][0])  # whose fix is of all
+    told = list(dict.fromkeys(cause.what for cause, _ in rest))
+    whole = replace(last, id="input-normalisation", what="; ".join(told))
+    if len(rest) >= BLOCK:
+        nodes = [getattr(cause, side) for cause, _ in rest]
+        what = f"{len(rest)} operations on the input are in the {side} only: {nodes[0]} to {nodes[-1]}"
+        whole = replace(whole, what=what, block=tuple(nodes))
+    gone = [cause for cause, _ in rest]
+    return [whole, *(cause for cause in causes if not any(cause is one for one in gone))]
+
+
+def _sum_moved(causes: Sequence[Cause]) -> list[Cause]:
+    """A skip connection that one side adds here and the other there, as one."""
+    there, here = (next((c for c in causes if c.id == f"residual-{end}"), None) for end in ("missing", "extra"))
+    if there is None or here is None:
+        return list(causes)
+    what = f"the sum {there.reference} of the reference is made at another place in the candidate: {here.candidate}"
+    fix = f"{here.source + ': ' if here.source else ''}add the skip connection where the reference does, before or "
+    fix += "after the norm or the activation"
+    one = replace(here, id="residual-order", what=what, reference=there.reference, fix=fix, changes=())
+    return [one if cause is here else cause for cause in causes if cause is not there]
+
+
 def _by_hand(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
     """An activation for which one side has arithmetic of its own that computes another."""
     kind = next((k for k, edit in enumerate(edits) if edit.key == "kind" and edit.cause == "activation-kind"), None)
@@ -84,6 +125,30 @@ def _by_hand(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...
     nodes = ", ".join(cause.reference or cause.candidate for k, cause in enumerate(causes) if k != kind)
     side = "reference" if causes[0 if kind else 1].reference else "candidate"
     return (replace(causes[kind], what=f"{causes[kind].what} and more in the {side}: {nodes}"),)
+
+
+def _scaled_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
+    """The same factor that one side applies here and the other there: scores before the softmax or behind it."""
+    if len(edits) != 2 or {cause.id for cause in causes} not in ({"attention-scale"}, {"attention-scale", "scale"}):
+        return None
+    if not all(edit.detail.get("alone") for edit in edits) or bool(causes[0].reference) == bool(causes[1].reference):
+        return None
+    factors = [_factor(edit) for edit in edits]
+    if factors[0] is None or factors[1] is None or not math.isclose(factors[0], factors[1], rel_tol=1e-4):
+        return None
+    mine, its = sorted(causes, key=lambda cause: not cause.reference)
+    what = f"the reference multiplies by {factors[0]:.6g} at {mine.reference}, the candidate at {its.candidate}"
+    fix = f"{its.source + ': ' if its.source else ''}multiply where the reference does: as at {mine.reference}"
+    return (replace(its, id="attention-scale", what=what, fix=fix, reference=mine.reference, changes=()),)
+
+
+def _factor(edit: Edit) -> float | None:
+    """What an operation of one side alone multiplies by; None for any other."""
+    (step,) = edit.detail["steps"][:1]
+    operand = np.asarray(step.settings.get("operand", ()))
+    if step.kind not in ("mul", "div") or operand.size != 1 or not operand.reshape(()):
+        return None
+    return float(operand.reshape(())) if step.kind == "mul" else 1 / float(operand.reshape(()))
 
 
 def _pooled(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
@@ -151,7 +216,7 @@ def merged(found: Sequence[Finding]) -> Iterator[Finding]:
         first = group[0]
         yield replace(
             first,
-            pairs=tuple(one.pair for one in group),
+            pairs=tuple(pair for one in group for pair in one.pairs or (one.pair,)),
             before=max((one.before for one in group if one.before is not None), default=None),
             after=max((one.after for one in group if one.after is not None), default=None),
             seconds=sum(one.seconds for one in group),

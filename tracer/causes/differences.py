@@ -14,6 +14,7 @@ from tracer.causes import naming, weighing
 from tracer.causes.case import Case, Side
 from tracer.causes.edit import Change, Edit, of_program, of_step, setting
 from tracer.causes.step import Array, Program, Step, numbers
+from tracer.graph import Structure
 
 _AXIS = ("channels", "axis")
 _AXES = ("axes",)
@@ -26,6 +27,7 @@ _LAST = 0.1
 BLOCK = 3
 """Operations of one side alone that are a block."""
 
+_RECURRENT = frozenset({"lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
 _SYMMETRIC = frozenset({"add", "mul", "maximum", "minimum", "average"})
 Names = dict[str, Step]
 
@@ -53,7 +55,7 @@ def differences(case: Case) -> Iterator[Edit]:
             continue
         instead = _instead(case, step, twins, taken, above)
         chain = _chain(case.program, step.name, instead, alone)
-        if len(chain) >= BLOCK:
+        if len(chain) >= BLOCK and not _each_at_input(case, chain):
             gone |= set(chain)
             yield _block_missing(case, chain, instead)
         else:
@@ -185,10 +187,22 @@ def _block_missing(case: Case, chain: Sequence[str], instead: str | None) -> Edi
     change = of_program(lambda program: program.without(chain[-1], instead))
     those = f"{chain[0]} to {chain[-1]}"
     fix = f"leave out {those}" if case.turned_round else f"add the reference's {those}"
+    steps = [case.program.step(name) for name in chain]
+    about = _about(case.ours, *steps)
+    cause = "input-normalisation" if naming.of_input(steps, about["begins"]) else case.lacks("block")
     return Edit(
-        case.lacks("block"), what, change, chain[-1], fix=fix, seen=True, cost=1.5,
-        detail={"block": tuple(chain), **_about(case.ours, *(case.program.step(name) for name in chain))},
+        cause, what, change, chain[-1], fix=fix, seen=True, cost=1.5, detail={"block": tuple(chain), **about}
     )  # fmt: skip
+
+
+def _each_at_input(case: Case, chain: Sequence[str]) -> bool:
+    """Whether operations on the model's input are mistakes of their own: scaled and turned."""
+    steps = [case.program.step(name) for name in chain]
+    moving = [step for step in steps if step.kind in kinds.ARRANGING]
+    others = [step for step in steps if step not in moving]
+    begins = [node for node in _about(case.ours, *steps)["begins"] if node.role == "input"]
+    plain = all(len(step.inputs) == 1 and step.kind in naming.SCALING for step in others)
+    return bool(moving and others and begins) and plain
 
 
 def _about(side: Side, *steps: Step) -> dict[str, Any]:
@@ -282,6 +296,9 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     """Two steps that do the same with other tensors."""
     read = _mapped(case, b.inputs, taken, above)
     mine = [_through(name, _passing(case.program)) for name in a.inputs]
+    if a.kind in _RECURRENT and a.kind == b.kind and len(read) != len(mine):
+        yield from _states(case, a, b, mine, read)
+        return
     if len(read) != len(mine) or read == mine or any(name in alone for name in mine):
         return
     if not all(name is not None and _ours(case, name) for name in read):
@@ -301,10 +318,28 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     )
 
 
+def _states(case: Case, a: Step, b: Step, mine: Sequence[str], read: Sequence[str | None]) -> Iterator[Edit]:
+    """A recurrent layer that begins in a state that it is given, where its twin begins with zeros."""
+    names = tuple(name for name in (read if len(read) > len(mine) else mine[: len(read)]) if name is not None)
+    if None in read or not names or names[0] != mine[0]:
+        return
+    given, other = (case.doer, case.other) if len(read) > len(mine) else (case.other, case.doer)
+    states = read[len(mine) :] if len(read) > len(mine) else mine[len(read) :]
+    what = f"{a.name} begins in a state that it is given in the {given} ({', '.join(map(str, states))}), with zeros in "
+    what += f"the {other}"
+    fix = "begin with zeros, as the reference does" if given == "candidate" else "give it the reference's initial state"
+    change = of_step(a.name, lambda step: replace(step, inputs=names))
+    yield Edit("wiring", what, change, a.name, b.name, seen=True, cost=1.5, fix=fix)
+
+
 def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) -> str:
     """What it is that a step reads other tensors."""
     structure = case.ours.recording.structure
-    if step.kind in _SYMMETRIC:
+    if (part := _other_part(structure, mine, its)) and not naming.about_heads(structure, step):
+        return part
+    if naming.makes_mask(step, case.ours):
+        return "attention-mask"
+    if step.kind in _SYMMETRIC and len(its) > 1:
         return "residual-order"
     if step.kind in ("matmul", "permute", "reshape", "attention") and naming.about_heads(structure, step):
         return "qkv-order"
@@ -315,6 +350,22 @@ def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) ->
         above = [structure.by_name[name] for name in node.parents if behind]
         terms |= {one.name for one in above if one.kind == "add"}
     return "residual-order" if terms & {*mine, *its} else "wiring"
+
+
+def _other_part(structure: Structure, mine: Sequence[str], its: Sequence[str]) -> str:
+    """``channel-order`` where other parts of what was split are read: the gate of a GLU is the other half."""
+    gone, new = [name for name in mine if name not in its], [name for name in its if name not in mine]
+
+    def source(name: str) -> str | None:
+        node = structure.by_name.get(name)
+        if node is None or not node.parents or not (node.role == "item" or node.kind in ("split", "slice")):
+            return None
+        above = structure.by_name.get(node.parents[0])
+        return above.parents[0] if above is not None and node.role == "item" and above.parents else node.parents[0]
+
+    sources = {source(name) for name in new} | {source(name) for name in gone if source(name) is not None}
+    known = [name for name in gone if source(name) is not None]
+    return "channel-order" if new and known and len(sources) == 1 and None not in sources else ""
 
 
 def _passing(program: Program) -> dict[str, str]:
@@ -381,10 +432,10 @@ def _plain(step: Step, rank: int | None) -> Step:
 
 def _between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
     source = a.inputs[0] if a.inputs else case.ours.node.name
-    given = translated(case, b, source)
+    given = _pointwise(a, translated(case, b, source))
     axes = case.axes.get(source) or case.axes.get(case.ours.node.name)
     mine_, other = (_plain(step, None if axes is None else len(axes)) for step in (a, given))
-    if a.kind != b.kind and not _same_operation(a, b):
+    if a.kind != given.kind and not _same_operation(a, given):
         cause = naming.of_kinds(a.kind, b.kind)
         if {a.kind, b.kind} == {"slice", "gather"}:  # another step of a sequence
             cause = "rnn-last-step"
@@ -457,6 +508,23 @@ def _same_operation(a: Step, b: Step) -> bool:
     if a.kind.startswith(stems) and b.kind.startswith(stems) and "transpose" not in a.kind + b.kind:
         return a.kind[-2:] == b.kind[-2:] and set(a.settings) == set(b.settings)
     return {a.kind, b.kind} <= {"resize", "upsample"} or {a.kind, b.kind} <= {"flatten", "reshape"}
+
+
+def _pointwise(ours: Step, theirs: Step) -> Step:
+    """Their dense layer as our convolution with a window of one place, or theirs as our dense layer."""
+    mine, its = ours.weights.get("kernel"), theirs.weights.get("kernel")
+    if mine is None or its is None or "dense" not in (ours.kind, theirs.kind) or ours.kind == theirs.kind:
+        return theirs
+    window = ours if theirs.kind == "dense" else theirs
+    kernel = window.weights["kernel"]
+    padded = any(map(any, window.settings.get("padding", ())))
+    plain = window.kind in ("conv1d", "conv2d", "conv3d") and window.settings.get("groups", 1) == 1 and not padded
+    if not plain or mine.size != its.size or any(length != 1 for length in kernel.shape[:-2]):
+        return theirs
+    settings = {key: value for key, value in ours.settings.items() if not key.startswith("activation")}
+    settings |= {key: value for key, value in theirs.settings.items() if key.startswith("activation")}
+    found = {**theirs.weights, "kernel": its.reshape(mine.shape)}
+    return replace(theirs, kind=ours.kind, settings=settings, weights=found)
 
 
 def _exchanged(ours: Step, theirs: Step) -> Change:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tracer.causes import fingerprints, fixes, loops, registry
+from tracer import kinds
+from tracer.causes import fingerprints, fixes, loops, registry, unloaded
 from tracer.causes.case import Case, cases
 from tracer.causes.condense import in_blocks, merged
 from tracer.causes.differences import differences, may_show
@@ -23,6 +24,7 @@ from tracer.compare import Diff, PairDiff
 from tracer.compare.verdict import Verdict
 from tracer.errors import ExitCode
 from tracer.rerun.cuts import Cut
+from tracer.store import Recording
 
 if TYPE_CHECKING:
     from tracer.rerun.verifying import Verified
@@ -113,6 +115,7 @@ class Looked:
         sort: for what it was taken: one that ``parts`` on its own, ``inherits`` its difference, or ``agrees``.
         seconds: that it was given; None where all was tried.
         failed: families that raised; what was found is not kept then.
+        undone: whether what reads the pair takes back what was found: its tensors are no step of the same.
     """
 
     finding: Finding | None
@@ -120,6 +123,7 @@ class Looked:
     sort: str = "parts"
     seconds: float | None = None
     failed: tuple[Failure, ...] = ()
+    undone: bool = False
 
     def enough(self, sort: str, seconds: float) -> bool:
         """Whether looking again could say no more."""
@@ -161,6 +165,7 @@ def explain(
     depth = {i: ("agrees", "inherits", "parts").index(_sort(pair)) for i, pair in wanted}
     wanted = [(i, pair) for i, pair in wanted if depth.get(first.get(i, -1), -1) < depth[i]]
     began, looked = time.monotonic(), 0
+    apart: set[str] = set()
     for done, (index, pair) in enumerate(wanted):
         if progress is not None:
             progress(done, len(wanted))
@@ -172,9 +177,13 @@ def explain(
                 left.append(pair.aligned)
                 continue
             given = seconds if within is None else min(seconds, within - spent)
-            one = known[key] = _look(make, index, pair, given)
-            if one.finding is not None and _structural(one.finding) and undone(by_index[index], made, diff.pairs, make):
-                one = known[key] = replace(one, finding=None)
+            one = known[key] = _look(make, index, pair, given, frozenset(apart))
+            cut, own = by_index[index], one.finding
+            taken_back = own is not None and (_structural(own) or _held(own, cut, diff.candidate))
+            if taken_back and undone(cut, made, diff.pairs, make):
+                one = known[key] = replace(one, finding=None, undone=True)
+        if one.undone:  # what reads it is computed from above it
+            apart.add(by_index[index].candidate)
         if one.unread:
             unread[pair.aligned] = one.unread
         looked += not one.unread
@@ -192,9 +201,10 @@ def explain(
         except Unknown:
             return None
 
-    structural = [one for one in found if one.status == "proven" and _structural(one)]
+    proven = [one for one in found if one.status == "proven"]
+    opens = [one.pair for one in proven if _structural(one) or _absorbs(one) or one.names == ("flatten-order",)]
     places = {_key(pair): (index, pair, by_index[index]) for index, pair in wanted}
-    for upper, lower, both in at_one(structural, places, made, look):
+    for upper, lower, both in at_one(proven, opens, places, made, look):
         found[found.index(upper)] = both
         found.remove(lower)
         known[upper.pair] = replace(known[upper.pair], finding=both)
@@ -205,7 +215,8 @@ def explain(
 
 def with_findings(told: Explained, each: Sequence[Finding]) -> Explained:
     """The same with other findings, one of each pair in running order."""
-    findings = tuple(loops.together(one, each, told.diff.candidate) for one in merged(each))
+    whole = merged(unloaded.gathered(each, told.diff))
+    findings = tuple(loops.together(one, each, told.diff.candidate) for one in whole)
     return replace(told, findings=findings, each=tuple(each))
 
 
@@ -224,6 +235,17 @@ def _sort(pair: PairDiff) -> str:
 def _structural(one: Finding) -> bool:
     """Whether other operations are all that was found: there may be two ways to one result."""
     return one.status != "latent" and all(cause.key in ("", "kind", "operand") for cause in one.causes)
+
+
+def _absorbs(one: Finding) -> bool:
+    """Whether a bias is among what was found, or statistics that may hold one of the layer above."""
+    return any("bias" in cause.key.split(", ") or "running_mean" in cause.key.split(", ") for cause in one.causes)
+
+
+def _held(one: Finding, cut: Cut, candidate: Recording) -> bool:
+    """Whether a bias is all that was found, and only norms read the pair: their statistics may hold it."""
+    kinds_read = {candidate.structure.by_name[name].kind for name in cut.readers}
+    return all(cause.key == "bias" for cause in one.causes) and kinds_read <= kinds.NORMALISATIONS
 
 
 def _cancelled(
@@ -247,14 +269,14 @@ def _cancelled(
     return gone
 
 
-def _look(make: Make, index: int, pair: PairDiff, seconds: float) -> Looked:
+def _look(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozenset[str]) -> Looked:
     began, sort, why = time.monotonic(), _sort(pair), ""
     failed: dict[str, Failure] = {}
     try:
-        case, turned = (replace(one, failed=failed) for one in make(index, pair, frozenset()))
+        case, turned = (replace(one, failed=failed) for one in make(index, pair, apart))
         one = stated(case) if sort == "agrees" else of_pair(case, turned, Budget(seconds), parts=sort == "parts")
         if one is not None and one.status == "unknown":
-            one = _further_up(make, index, pair, case, seconds) or one
+            one = _further_up(make, index, pair, case, seconds, apart) or one
     except Unknown as error:
         one, why = None, str(error)
         if sort == "parts":
@@ -265,12 +287,14 @@ def _look(make: Make, index: int, pair: PairDiff, seconds: float) -> Looked:
     return Looked(one, why, sort, seconds if over else None, tuple(failed.values()))
 
 
-def _further_up(make: Make, index: int, pair: PairDiff, case: Case, seconds: float) -> Finding | None:
+def _further_up(
+    make: Make, index: int, pair: PairDiff, case: Case, seconds: float, apart: frozenset[str]
+) -> Finding | None:
     """What is found of a pair when the tensors right above it are not relied on but computed; None where nothing is.
 
     Two of them may stand for one another though each is what the other side has too, as queries and keys.
     """
-    side, apart = case.theirs, frozenset[str]()
+    side = case.theirs
     for _ in range(_FURTHER):
         known = side.recording.structure.by_name
         apart |= {name for name in side.above if known[name].role != "input"}

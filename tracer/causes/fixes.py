@@ -43,6 +43,7 @@ _TORCH_ATTRIBUTES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rate": ("p", ("Dropout",)),
     "groups": ("num_groups", ("GroupNorm",)),
     "align_corners": ("align_corners", ("Upsample",)),
+    "time": ("batch_first", ("LSTM", "GRU", "RNN")),
 }
 """By setting: the attribute of the module, and words that the class has in its name."""
 _KERAS_ATTRIBUTES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -181,7 +182,7 @@ class _At:
         node = self.behind
         if node is None or node.role != "layer" or not node.owner or self._calls(node) > 1 or self.library is None:
             return ()
-        flat = _flat(missing)
+        flat = self._flat(missing)
         if self.library == "torch":
             return (Change("torch", "behind", node.owner, "", flat),) if missing.kind in patching.TORCH_MODULES else ()
         fits = "activation" in node.config and "." not in node.label and missing.kind in patching.KERAS_ACTIVATIONS
@@ -234,9 +235,11 @@ class _At:
         if len(alike) != 1 or value is None or not node.label.startswith("torch.nn.functional."):
             return ()
         key = self.edit.key
+        name = node.label.rpartition(".")[2]
+        if node.kind == "attention" and key == "mask" and {*self.edit.values} == {"none", "causal"}:
+            return (Change("torch", "call", node.scope, name, ("is_causal", value == "causal")),)
         if key not in _ARGUMENTS or self.edit.values[0] == self.edit.values[1]:
             return ()
-        name = node.label.rpartition(".")[2]
         value = self._axis(value) if key == "axis" else value
         return (Change("torch", "call", node.scope, name, (_CALLED.get(key, key), *_one(value))),)
 
@@ -350,6 +353,8 @@ class _At:
             value = round(1 - float(value), 12)
         if key == "axis":
             value = self._axis(value)
+        if key == "time":
+            value = bool(value)
         if key == "approximate" and value not in ("none", "tanh"):
             return ()
         if key == "align_corners" and not isinstance(value, bool):
@@ -458,6 +463,22 @@ class _At:
         found = axes[axis % len(axes)]
         return axis if found is None else found
 
+    def _flat(self, step: Step) -> tuple[Scalar, ...]:
+        """A kind of the reference's with its settings, as :class:`Change` holds them, its axis in the candidate's."""
+        settings = dict(step.settings)
+        if self.library == "torch" and isinstance(axis := settings.pop("axis", None), int):
+            settings["dim"] = self._across(axis)
+        plain = [(key, value) for key, value in settings.items() if isinstance(value, bool | int | float | str)]
+        return (step.kind, *(part for pair in plain for part in pair))
+
+    def _across(self, axis: int) -> int:
+        """An axis of the reference's result in the candidate's."""
+        axes = self.case.axes.get(self.case.ours.node.name)
+        if axes is None or (self.case.turned_round and axis % len(axes) not in axes):
+            return axis
+        found = axes.index(axis % len(axes)) if self.case.turned_round else axes[axis % len(axes)]
+        return axis if found is None else found
+
     def _exchanged(self) -> tuple[Change, ...]:
         """Another activation in the place of one that is a module, or fused into a layer of Keras."""
         wanted = self.wanted
@@ -465,10 +486,7 @@ class _At:
             return self._pool(wanted)
         if wanted is None or not (self.node.kind in kinds.ACTIVATIONS or self.node.kind in ("clip", "identity")):
             return ()
-        settings = [
-            (key, value) for key, value in wanted.settings.items() if isinstance(value, bool | int | float | str)
-        ]
-        flat: tuple[Scalar, ...] = (wanted.kind, *(part for pair in settings for part in pair))
+        flat = self._flat(wanted)
         if self.library == "torch":
             return self._change("module", "", flat) if wanted.kind in patching.TORCH_MODULES else ()
         fused = "." in self.node.label or self.node.label == "Activation"
@@ -504,6 +522,10 @@ class _At:
             function = self.node.label.replace("torch.nn.functional.", "F.").replace("torch.Tensor.", "Tensor.")
             where = f"{self.node.source}: " if self.node.source else f"in {self.node.scope or 'forward'}: "
             name = _CALLED.get(key, key)
+            if self.node.kind == "attention" and key == "mask":
+                if {*self.edit.values} != {"none", "causal"}:
+                    return ""
+                name, value = "is_causal", value == "causal"
             if key == "momentum":
                 value = round(1 - float(value), 12)
             if key == "padding":
@@ -548,12 +570,6 @@ def _what(step: Step | None) -> str:
         f"{key} {said(value)}" for key, value in step.settings.items() if isinstance(value, float | str)
     )
     return f"{step.kind} ({numbers})" if numbers else step.kind
-
-
-def _flat(step: Step) -> tuple[Scalar, ...]:
-    """A kind with its settings, as :class:`Change` holds them."""
-    settings = [(key, value) for key, value in step.settings.items() if isinstance(value, bool | int | float | str)]
-    return (step.kind, *(part for pair in settings for part in pair))
 
 
 def _plain(value: Any) -> Value:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WITHIN = 4.0
 """Seconds in all, where causes are only a part of what is shown."""
-VERSION = 2
+VERSION = 3
 """Of what is found: raised whenever the search may come to something else."""
 _CAUSES = "causes"
 """What the entry begins with, where those of statistics say what is compared."""
@@ -156,10 +156,11 @@ def _save(diff: Diff, depends: str, known: dict[str, Looked]) -> None:
 
 def _plain(one: Looked) -> dict[str, Any]:
     finding = None if one.finding is None else one.finding.to_json()
-    return {"finding": finding, "unread": one.unread, "sort": one.sort, "seconds": one.seconds}
+    return {"finding": finding, "unread": one.unread, "sort": one.sort, "seconds": one.seconds,
+            "undone": one.undone}  # fmt: skip
 
 
 def _looked(raw: Any) -> Looked:
     finding = None if raw["finding"] is None else Finding.from_json(raw["finding"])
     seconds = None if raw["seconds"] is None else float(raw["seconds"])
-    return Looked(finding, str(raw["unread"]), str(raw["sort"]), seconds)
+    return Looked(finding, str(raw["unread"]), str(raw["sort"]), seconds, undone=bool(raw["undone"]))

@@ -10,7 +10,7 @@ import numpy as np
 from tracer import kinds
 from tracer.causes.case import Side
 from tracer.causes.step import Step
-from tracer.graph import Structure
+from tracer.graph import Node, Structure
 
 SHOWING = frozenset({
     "epsilon", "momentum", "negative_slope", "alpha", "beta", "max_value", "min_value", "threshold", "approximate",
@@ -29,7 +29,7 @@ _SETTINGS = {
     "reset_after": "gru-reset-after", "activation": "rnn-activation", "recurrent_activation": "rnn-activation",
     "direction": "rnn-direction", "go_backwards": "rnn-direction", "reverse": "rnn-direction",
     "return_sequences": "rnn-last-step", "num_heads": "head-layout", "permutation": "reshape-order",
-    "rate": "dropout-mode", "merge_mode": "rnn-direction", "time": "rnn-direction", "result": "rnn-last-step",
+    "rate": "dropout-mode", "merge_mode": "rnn-direction", "time": "axis-permutation", "result": "rnn-last-step",
     "realign": "rnn-direction", "forget_bias": "rnn-bias", "output_activation": "rnn-activation",
     "heads": "head-layout", "given_as": "attention-mask", "given": "attention-mask", "zero": "attention-mask",
     "transpose_a": "axis-permutation", "transpose_b": "axis-permutation", "equation": "axis-permutation",
@@ -108,6 +108,8 @@ def of_kinds(ours: str, theirs: str) -> str:
         return "activation-kind"
     if both <= kinds.POOLS:
         return "pool-kind"
+    if both & {"upsample", "resize"} and both & kinds.REPEATING:
+        return "resize-mode"
     if both & kinds.POOLS and both & {"flatten", "reshape", "slice", "gather", *kinds.REDUCTIONS}:
         return "pool-kind"
     if both <= kinds.ACTIVATIONS | kinds.ELEMENTWISE | {"clip"}:
@@ -121,6 +123,10 @@ _FEW = 16
 """Numbers of an array that are told."""
 SCALING = frozenset({"mul", "div", "add", "sub", "rescaling", "normalization"})
 _CHANNELS = frozenset({"flip", "gather", "roll"})
+_PREPARING = (
+    SCALING | kinds.REDUCTIONS | kinds.ELEMENTWISE | kinds.UNCHANGED | {"power", "clip", "maximum", "minimum", "full"}
+) | {"expand_dims", "squeeze"}
+_FLOATING = ("float", "bfloat", "uint8")
 _PASSED = SCALING | {"where", "masked_fill", "clip", "maximum"}
 
 
@@ -143,7 +149,7 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     kind, structure = step.kind, side.recording.structure
     before = {structure.by_name[name].kind for name in step.inputs if name in structure.by_name}
     readers = [structure.by_name[name] for name in structure.children.get(step.name, ())]
-    if kind in ("softmax", "log_softmax") and side.program is not None and step is side.program.last:
+    if kind in ("softmax", "log_softmax") and step.name in map(side.recording.resolve, structure.outputs):
         return "logits", True
     operand = np.asarray(step.settings.get("operand", 2.0))
     if kind == "mul" and operand.size > 1 and np.isin(operand, (0, 1)).all():
@@ -164,6 +170,8 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         return "channel-order", True
     if kind in ("pixel_shuffle", "pixel_unshuffle"):
         return "depth-to-space-order", True
+    if kind == "permute" and makes_mask(step, side):
+        return "attention-mask", True
     if kind in ("permute", "reshape"):
         for _ in range(3):  # through what moves the axes once more
             readers += [structure.by_name[name] for one in readers if one.kind == "permute"
@@ -177,6 +185,14 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     if kind in kinds.ACTIVATIONS or kind == "clip":
         return "activation", False
     return ("residual" if kind == "add" else "block"), False
+
+
+def of_input(steps: Sequence[Step], begins: Sequence[Node]) -> bool:
+    """Whether operations are a computation on the model's input alone: its preprocessing."""
+    made = {step.name for step in steps}
+    sources = [node for node in begins if node.name not in made]
+    floating = [node.role == "input" and (node.dtype or "float").startswith(_FLOATING) for node in sources]
+    return bool(floating) and all(floating) and all(step.kind in _PREPARING for step in steps)
 
 
 def about_heads(structure: Structure, step: Step) -> bool:
@@ -229,11 +245,27 @@ def _at_input(step: Step, side: Side) -> bool:
     while names:
         for parent in map(side.recording.resolve, known[names.pop()].parents):
             if known[parent].role == "input":
-                if (known[parent].dtype or "float").startswith(("float", "bfloat", "uint8")):
+                if (known[parent].dtype or "float").startswith(_FLOATING):
                     return True
                 continue
             if known[parent].kind in SCALING or known[parent].kind in kinds.LAYOUT_ONLY:
                 names.append(parent)
+    return False
+
+
+def makes_mask(step: Step, side: Side) -> bool:
+    """Whether a step makes what masks scores: a softmax comes next, and it reads no scores itself."""
+    return masks_scores(step, side) and not _of_scores(step, side.recording.structure)
+
+
+def _of_scores(step: Step, structure: Structure) -> bool:
+    """Whether what a step reads are scores: a product is above, and nothing but what is done to scores between."""
+    names = set(step.inputs)
+    for _ in range(6):
+        above = [structure.by_name[name] for name in names if name in structure.by_name]
+        if any(node.kind in ("matmul", "dot", "softmax") for node in above):
+            return True
+        names = {parent for node in above if node.kind in _PASSED | kinds.LAYOUT_ONLY for parent in node.parents}
     return False
 
 

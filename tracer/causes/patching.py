@@ -19,7 +19,7 @@ TORCH_MODULES = {
     "silu": ("SiLU", ()), "mish": ("Mish", ()), "sigmoid": ("Sigmoid", ()), "hard_sigmoid": ("Hardsigmoid", ()),
     "hard_silu": ("Hardswish", ()), "tanh": ("Tanh", ()), "softplus": ("Softplus", ("beta", "threshold")),
     "softsign": ("Softsign", ()), "log_sigmoid": ("LogSigmoid", ()), "tanh_shrink": ("Tanhshrink", ()),
-    "identity": ("Identity", ()),
+    "identity": ("Identity", ()), "softmax": ("Softmax", ("dim",)), "log_softmax": ("LogSoftmax", ("dim",)),
 }  # fmt: skip
 """Modules that stand for an activation, with the settings that they take by name."""
 TORCH_POOLS = {
@@ -175,6 +175,8 @@ def _weight_line(change: Change, at: str) -> str:
     if torch and change.name == "bias" and not change.moves:
         return f"{at} = torch.nn.Parameter(torch.tensor(reference[{owner!r}, {name!r}])){where}"
     value = moved(f"reference[{', '.join((repr(owner), repr(name)))}]", change.moves if not long else ())
+    if long:
+        return f"load {at} from {value}, put into its own order (--patch writes which)"
     return f"{at}.data = torch.tensor({value}){where}" if torch else f"{at}.assign({value}){where}"
 
 
@@ -257,11 +259,20 @@ def _before(module, function):
 """,
     "_called": """
 def _called(module, name, **arguments):
-    # in its forward the function of this name is called with other arguments
+    # in its forward the function of this name is called with other arguments; those of functions written in C++ may
+    # have been given by their place
+    pool = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+    places = {f"avg_pool{rank}d": pool for rank in (1, 2, 3)}
+    places["scaled_dot_product_attention"] = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
     class Calls(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
-            more = arguments if getattr(function, "__name__", "") == name else {}
-            return function(*args, **{**(kwargs or {}), **more})
+            args, kwargs = list(args), dict(kwargs or {})
+            if getattr(function, "__name__", "") == name:
+                kwargs |= arguments
+                for place, argument in enumerate(places.get(name, ())[: len(args)]):
+                    args[place] = kwargs.pop(argument, args[place])
+            return function(*args, **kwargs)
 
     def forward(*args, _forward=module.forward, **kwargs):
         with Calls():

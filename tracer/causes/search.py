@@ -30,6 +30,8 @@ RIVALS = 8
 PAIRS = 12
 """Hypotheses that help on their own, of which two are tried together."""
 
+_PLAIN = 2
+"""Stated differences from which on it is asked whether the other side's program needs fewer."""
 OVER = "the time for this pair was over"
 """What the note begins with that says that more might be found."""
 AGAIN = 1.0
@@ -102,6 +104,7 @@ def search(case: Case, turned: Case, budget: Budget) -> Outcome:
     notes: list[str] = []
     outcomes: list[Outcome] = []
     problems: list[str] = []
+    plain: list[Outcome] = []
     stated: list[tuple[Case, tuple[Edit, ...]]] = []
     for one in (case, turned):
         try:
@@ -114,9 +117,14 @@ def search(case: Case, turned: Case, budget: Budget) -> Outcome:
             problems.append(f"the {one.other}: {error}")
             continue
         if found.best is not None and not (_exchanged(found.best.edits) or _many(found.best.edits)):
-            return _doubted(found, budget)
+            if len(found.best.edits) < _PLAIN:
+                return _doubted(found, budget)
+            plain.append(found)
+            continue
         outcomes.append(found)
         stated.append((one, seen))
+    if plain:  # of one side's program and the other's that which needs fewer differences
+        return _doubted(min(plain, key=lambda found: len(found.best.edits) if found.best else 0), budget)
     if not outcomes:
         raise Unknown("; ".join(dict.fromkeys(problems)))
     for one, seen in stated:
@@ -211,7 +219,15 @@ def _doubted(found: Outcome, budget: Budget) -> Outcome:
         more = _hypotheses(found.case, (), found.before, budget)
     except (Spent, Unknown):
         return found
-    return found if more.best is None else replace(found, rivals=(more.best, *more.rivals)[:RIVALS])
+    if more.best is None:
+        return found
+    stated = {step.name for edit in found.best.edits for step in edit.detail.get("steps", ())}
+    told = {(edit.cause, edit.step) for edit in found.best.edits}
+    rivals = [
+        one for one in (more.best, *more.rivals)
+        if one.edits[-1].detail.get("fed") not in stated and {(edit.cause, edit.step) for edit in one.edits} != told
+    ]  # fmt: skip
+    return replace(found, rivals=tuple(rivals[:RIVALS]))
 
 
 def deduced(case: Case, name: str) -> bool:
@@ -241,8 +257,8 @@ def _largest_that_works(case: Case, edits: tuple[Edit, ...]) -> Tried | None:
 def _hypotheses(case: Case, seen: Sequence[Edit], before: float, budget: Budget) -> Outcome:
     """Hypotheses on top of what is stated, and alone; then two at once.
 
-    One that takes the place of operations that are left out may be the same program written anew: what costs less is
-    believed. Raises Spent where nothing is found in time.
+    One on top of stated differences may hold them, or be the same program written anew: what costs less is believed.
+    Raises Spent where nothing is found in time.
     """
     bases: list[tuple[Edit, ...]] = [()]
     useful = possible(case, seen)
@@ -252,11 +268,9 @@ def _hypotheses(case: Case, seen: Sequence[Edit], before: float, budget: Budget)
     found: list[Outcome] = []
     try:
         for base in bases:
-            one = _on_top(case, base, before, budget, helped)
+            one = _on_top(case, base, before, budget, helped, min(map(_price, found), default=float("inf")))
             if one is not None:
                 found.append(one)
-                if not _rewritten(one):
-                    break
     except Spent:
         if not found:
             raise
@@ -273,19 +287,16 @@ def _hypotheses(case: Case, seen: Sequence[Edit], before: float, budget: Budget)
     return Outcome(case, None, before=before, spare=tuple(seen), nearest=nearest)
 
 
-def _rewritten(found: Outcome) -> bool:
-    """Whether operations of ours are left out, and a hypothesis puts others in."""
-    assert found.best is not None
-    return any(edit.step and not edit.twin and edit.seen for edit in found.best.edits)
-
-
 def _price(found: Outcome) -> float:
     assert found.best is not None
     return sum(edit.cost for edit in found.best.edits)
 
 
-def _on_top(case: Case, base: tuple[Edit, ...], before: float, budget: Budget, helped: list[Tried]) -> Outcome | None:
-    """The hypothesis that does with some stated differences made; those that help are put to ``helped``."""
+def _on_top(
+    case: Case, base: tuple[Edit, ...], before: float, budget: Budget, helped: list[Tried], most: float
+) -> Outcome | None:
+    """The hypothesis that does with some stated differences made, of those that cost less than ``most``; those that
+    help are put to ``helped``."""
     at = case
     if base:
         trial = case.start
@@ -296,7 +307,7 @@ def _on_top(case: Case, base: tuple[Edit, ...], before: float, budget: Budget, h
     if left <= case.bar:
         return None
     good: list[Tried] = []
-    cost = float("inf")
+    cost = most
     for edit in _suggested(at, budget):
         if edit.cost > cost or (good and budget.gone(1.0)):
             break

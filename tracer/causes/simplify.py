@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from tracer.causes.step import Program, Step, numbers, pairs_of
+import numpy as np
+
+from tracer import kinds
+from tracer.causes.step import Array, Program, Step, numbers, pairs_of
 
 _LOWEST = -1e4
-"""A number of padding that no maximum ever is."""
+"""A number of padding that no maximum ever is; of a score, that it is masked."""
+_NOTHING = 1e-6
+"""What is added to scores, at most, where nothing is."""
 
 
 def simplified(program: Program) -> Program:
-    """The program with padding that a layer of its own does as part of the convolution or pooling that reads it."""
+    """The program with padding that a layer of its own does as part of the convolution or pooling that reads it, and
+    hard sigmoids that are written out as such."""
+    program = _hardened(program)
     for step in program.steps:
         if step.kind != "pad":
             continue
@@ -22,6 +30,31 @@ def simplified(program: Program) -> Program:
         if whole is not None:
             kept = (whole if other is readers[0] else other for other in program.steps if other is not step)
             program = Program(tuple(kept))
+    return program
+
+
+def _hardened(program: Program) -> Program:
+    steps = {step.name: step for step in program.steps}
+    for last in program.steps:
+        capped = steps.get(last.inputs[0]) if last.inputs else None
+        raised = steps.get(capped.inputs[0]) if capped is not None and capped.inputs else None
+        factor = _factor(last)
+        if capped is None or raised is None or factor is None or abs(factor * 6 - 1) > _NOTHING:
+            continue
+        least, most = capped.settings.get("min_value", 0.0), capped.settings.get("max_value")
+        if capped.kind not in ("relu6", "relu", "clip", "hard_tanh") or least or most != 6:
+            continue
+        offset = np.asarray(raised.settings.get("operand", ()))
+        if raised.kind != "add" or len(raised.inputs) != 1 or offset.size != 1 or float(offset.reshape(())) != 3:
+            continue
+        if any(sum(one.name in step.inputs for step in program.steps) != 1 for one in (capped, raised)):
+            continue
+        whole = Step(
+            last.name, "hard_sigmoid", {"slope": 1 / 6, "offset": 0.5}, {}, raised.inputs, last.shape, last.source
+        )
+        gone = {capped.name, raised.name}
+        kept = (whole if step is last else step for step in program.steps if step.name not in gone)
+        program = Program(tuple(kept))
     return program
 
 
@@ -57,3 +90,111 @@ def _padded(pad: Step, step: Step) -> Step | None:
     together = tuple((a + c, b + d) for (a, b), (c, d) in zip(spatial, own, strict=True))
     mode = "zeros" if zeros else mode
     return replace(step, inputs=pad.inputs, settings={**settings, "padding": together, "padding_mode": mode})
+
+
+def as_attention(program: Program, shape: Callable[[str], tuple[int, ...] | None]) -> Program | None:
+    """The program with products of queries and keys, their softmax and the product with the values as one step, as the
+    function that a framework has for it; None where there are none. ``shape`` knows the shapes of tensors.
+
+    Heads stand before steps and features; what is added to the scores is taken for their mask.
+    """
+    steps = {step.name: step for step in program.steps}
+    for last in program.steps:
+        if last.kind == "matmul" and len(last.inputs) == 2 and not last.settings.get("equation"):
+            chain = _to_scores(steps, last)
+            whole = None if chain is None else _attending(steps, last, chain, shape)
+            if whole is not None:
+                return _without_idle(Program(tuple(whole if step is last else step for step in program.steps)))
+    return None
+
+
+def _to_scores(steps: dict[str, Step], last: Step) -> list[Step] | None:
+    """From the product with the values back to that of queries and keys, which comes last; None where there is none."""
+    if last.settings.get("transpose_a") or last.settings.get("transpose_b"):
+        return None
+    chain, name = [last], last.inputs[0]
+    while name in steps and len(chain) < _LONG:
+        step = steps[name]
+        chain.append(step)
+        if step.kind == "matmul":
+            return chain if any(one.kind == "softmax" for one in chain) else None
+        if not step.inputs:
+            return None
+        name = step.inputs[0]
+    return None
+
+
+_LONG = 12
+
+
+def _attending(
+    steps: dict[str, Step], last: Step, chain: list[Step], shape: Callable[[str], tuple[int, ...] | None]
+) -> Step | None:
+    product = chain[-1]
+    if len(product.inputs) != 2 or product.settings.get("transpose_a") or product.settings.get("equation"):
+        return None
+    query, key = product.inputs
+    if not product.settings.get("transpose_b"):
+        turned = steps.get(key)
+        if turned is None or turned.kind != "permute":
+            return None
+        order = tuple(turned.settings["permutation"])
+        if order != (*range(len(order) - 2), len(order) - 1, len(order) - 2):
+            return None
+        key = turned.inputs[0]
+    scale, mask = 1.0, np.zeros(())
+    scaled = steps.get(query)
+    if scaled is not None and (factor := _factor(scaled)) is not None:
+        scale, query = factor, scaled.inputs[0]
+    softmax = next(place for place, step in enumerate(chain) if step.kind == "softmax")
+    for place, step in reversed(list(enumerate(chain[1:-1], 1))):
+        factor = _factor(step)
+        operand = step.settings.get("operand")
+        if step.kind in kinds.UNCHANGED:
+            continue
+        if place == softmax and step.settings.get("axis") in (-1, len(last.shape or ()) - 1):
+            continue
+        if place < softmax or len(step.inputs) != 1:
+            return None
+        if factor is not None and not np.any(mask):
+            scale *= factor
+        elif step.kind == "add" and operand is not None:
+            mask = mask + np.asarray(operand, np.float64)
+        else:
+            return None
+    width = shape(query)
+    usual = width is not None and abs(scale * np.sqrt(width[-1]) - 1) < 1e-5
+    settings = {"scale": None if usual else scale, "layout": "heads_first", "order": ("query", "key", "value")}
+    return Step(
+        last.name, "attention", {**settings, **_masking(mask)}, {}, (query, key, last.inputs[1]), last.shape,
+        last.source,
+    )  # fmt: skip
+
+
+def _masking(mask: Array) -> dict[str, object]:
+    if np.abs(mask).max(initial=0.0) < _NOTHING:
+        return {"mask": "none"}
+    if mask.ndim > 1 and mask.shape[-1] == mask.shape[-2]:
+        hidden = np.broadcast_to(~np.tri(mask.shape[-1], dtype=bool), mask.shape)
+        if np.array_equal(mask <= _LOWEST, hidden) and np.abs(mask[~hidden]).max() < _NOTHING:
+            return {"mask": "causal"}
+    return {"mask": "given", "given": mask, "given_as": "add"}
+
+
+def _factor(step: Step) -> float | None:
+    """What a step multiplies by; None where it does anything else."""
+    operand = np.asarray(step.settings.get("operand", ()))
+    if step.kind not in ("mul", "div") or len(step.inputs) != 1 or operand.size != 1 or not float(operand.reshape(())):
+        return None
+    if step.kind == "mul":
+        return float(operand.reshape(()))
+    return 1 / float(operand.reshape(())) if step.settings.get("side", "right") == "right" else None
+
+
+def _without_idle(program: Program) -> Program:
+    """Without steps that nothing reads."""
+    kept: list[Step] = []
+    for step in reversed(program.steps):
+        if step is program.last or any(step.name in other.inputs for other in kept):
+            kept.insert(0, step)
+    return Program(tuple(kept))

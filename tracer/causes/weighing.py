@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds, relations
+from tracer.causes import fused
 from tracer.causes.case import Case
 from tracer.causes.edit import Edit, weights
-from tracer.causes.operations.attention import PARTS
 from tracer.causes.operations.recurrent import GATES
 from tracer.causes.orders import Orders, brought, orders
 from tracer.causes.step import Array, Step
 from tracer.errors import TraceError
-from tracer.graph import Structure
 from tracer.relations import alike
 
 _STATISTICS = ("running_mean", "running_var")
@@ -41,16 +40,24 @@ def differences(case: Case, ours: Step, theirs: Step) -> Iterator[Edit]:
     """The weights that differ, as edits that give our step theirs, each under the name of what it looks like."""
     order = orders(case, ours, theirs)
     theirs = replace(theirs, weights={role: brought(ours, role, its, order) for role, its in theirs.weights.items()})
-    together = _together(case, ours, theirs) if ours.kind != "attention" else _projections(case, ours, theirs)
-    together = together or _directions(case, ours, theirs)
+    node = _named(case, ours, theirs)
+    together = _together(case, ours, theirs) or _directions(case, ours, theirs)
     if together is not None:
         yield together
         return
     skipped: set[str] = set()
+    if (parts := _parted(case, ours, theirs)) is not None:
+        edits = fused.projections(case, ours, theirs, parts, node)
+        skipped = set(parts.roles) if edits else set()
+        yield from edits
     if ours.kind in _RECURRENT:
+        turned, ours = fused.gates(case, ours, theirs, node)
+        if turned is not None:
+            yield turned
         skipped = {role for role in (*ours.weights, *theirs.weights) if "bias" in role}
-        yield from _biases(case, ours, theirs)
     found: dict[str, list[tuple[str, Told]]] = {}
+    for both, of_both in _biases(case, ours, theirs) if ours.kind in _RECURRENT else ():
+        found.setdefault(of_both.cause, []).extend((role, of_both) for role in both)
     for role in dict.fromkeys((*ours.weights, *theirs.weights)):
         mine, its = ours.weights.get(role), theirs.weights.get(role)
         if role in skipped:
@@ -87,6 +94,8 @@ def _alone(case: Case, ours: Step, theirs: Step, role: str, mine: Array | None, 
     have, lack = (case.other, case.doer) if mine is not None else (case.doer, case.other)
     node = _named(case, ours, theirs)
     cause = "bias-missing" if "bias" in role or role == "beta" else "weights-not-loaded"
+    if role == "operand":  # a layer scale, a bias of one's own: what a number stands for on the other side
+        cause = {"mul": "scale", "div": "scale", "add": "bias-missing", "sub": "bias-missing"}.get(ours.kind, cause)
     what = f"{_label(ours, role)} is in the {have} only"
     fix = f"give {node} the reference's {role}" if lack == "candidate" else f"leave out the {role} of {node}"
     return Told(cause, what, fix)
@@ -127,26 +136,13 @@ def _directions(case: Case, ours: Step, theirs: Step) -> Edit | None:
     )  # fmt: skip
 
 
-def _projections(case: Case, ours: Step, theirs: Step) -> Edit | None:
-    """Queries, keys and values of an attention layer that stand for one another."""
-    changed: dict[str, Array | None] = {}
-    words: list[str] = []
-    for part in PARTS:
-        mine, its = ours.weights.get(f"{part}_kernel"), theirs.weights.get(f"{part}_kernel")
-        if mine is None or its is None or alike(mine, its):
-            continue
-        other = next((o for o in PARTS if o != part and alike(ours.weights.get(f"{o}_kernel", mine), its)), None)
-        if other is None:
-            return None
-        words.append(f"{part} is the {other}")
-        changed |= {f"{part}_{role}": theirs.weights.get(f"{part}_{role}") for role in ("kernel", "bias")}
-    if not changed:
+def _parted(case: Case, ours: Step, theirs: Step) -> fused.Parts | None:
+    """Queries, keys and values that a step makes at once; None where it makes none."""
+    if ours.kind == "attention":
+        return fused.of_attention(ours, theirs)
+    if ours.kind != "dense" or theirs.kind != "dense" or not fused.attends(case.ours.recording.structure, ours.name):
         return None
-    what = f"the projections of {ours.name} stand for one another in the {case.doer}: {', '.join(words)}"
-    return Edit(
-        "qkv-order", what, weights(ours.name, **changed), ours.name, theirs.name, ", ".join(changed),
-        fix=f"reorder the projections of {_named(case, ours, theirs)}", seen=True, cost=1.2,
-    )  # fmt: skip
+    return fused.of_dense(ours, theirs)
 
 
 def _joined(step: Step, role: str, mine: Array, its: Array) -> tuple[Array, Array]:
@@ -159,8 +155,8 @@ def _joined(step: Step, role: str, mine: Array, its: Array) -> tuple[Array, Arra
     return mine.reshape(*lead, -1), its.reshape(*lead, -1)
 
 
-def _biases(case: Case, ours: Step, theirs: Step) -> Iterator[Edit]:
-    """The two biases of a recurrent layer, of which mostly the sum counts."""
+def _biases(case: Case, ours: Step, theirs: Step) -> Iterator[tuple[tuple[str, str], Told]]:
+    """The two biases of a recurrent layer, of which mostly the sum counts, and what they are of the other side's."""
     for role in dict.fromkeys(role.removeprefix("recurrent_") for role in (*ours.weights, *theirs.weights)):
         if not role.startswith("bias"):
             continue
@@ -174,31 +170,10 @@ def _biases(case: Case, ours: Step, theirs: Step) -> Iterator[Edit]:
         apart = _apart(ours)
         if _sums_alike((plain, again), (its_plain, its_again), apart):
             continue
-        changed = {role: theirs.weights.get(role), back: theirs.weights.get(back)}
-        cause, what, fix = "", "", f"give {_named(case, ours, theirs)} each bias once"
         mine, its = plain + again, its_plain + its_again
-        for wanted, words in (
-            (mine + again, "the recurrent bias counts twice"), (mine + plain, "the bias of the input counts twice"),
-            (2 * mine, "both biases count twice"), (mine + its_again, "the recurrent bias counts twice"),
-            (plain, "the recurrent bias is dropped"), (again, "the bias of the input is dropped"),
-            (none, "the biases are dropped"), (mine - its_again, "one of the biases is dropped"),
-        ):  # fmt: skip
-            if alike(wanted, its) and not alike(wanted, mine):
-                cause, what = "rnn-bias", f"{words} in {ours.name} of the {case.doer}"
-                break
-        for wanted, words in ((mine + again, "the recurrent bias"), (mine + plain, "the bias of the input")):
-            if not cause and alike(its + wanted - mine, mine) and not alike(wanted, mine):
-                cause, what = "rnn-bias", f"{words} counts twice in {ours.name} of the {case.other}"
-        its_more = (its + its_again, its + its_plain, 2 * its, its_plain, its_again)
-        if not cause and any(alike(wanted, mine) for wanted in its_more):
-            cause, what = "rnn-bias", f"a bias counts twice, or not at all, in {ours.name} of the {case.other}"
-        if not cause:
-            found = _Weighed(case, ours, theirs, role, mine, its, Orders()).told()
-            cause, what, fix = found.cause, found.what, found.fix
-        yield Edit(
-            cause, what, weights(ours.name, **changed), ours.name, theirs.name, f"{role}, {back}", fix=fix, seen=True,
-            cost=1.2,
-        )  # fmt: skip
+        what = fused.doubled(case, ours, (plain, again), (its_plain, its_again))
+        told = Told("rnn-bias", what, f"give {_named(case, ours, theirs)} each bias once")
+        yield (role, back), told if what else _Weighed(case, ours, theirs, role, mine, its, Orders()).told()
 
 
 def _apart(step: Step) -> int | None:
@@ -262,7 +237,7 @@ class _Weighed:
         tests: list[Callable[[], Told | None]] = [self._shape, self._constant, self._statistics]
         if self.mine.shape == self.its.shape and relations.same_values(self.mine, self.its):
             tests += [self._recurrent, self._axes, self._places]
-        tests += [self._rounded, self._multiple, self._shifted, self._elsewhere, self._parts]
+        tests += [self._rounded, self._multiple, self._added, self._shifted, self._elsewhere, self._parts]
         for test in tests:
             if (found := test()) is not None:
                 return found
@@ -335,6 +310,8 @@ class _Weighed:
                 return self.say("dense-transpose", "is transposed", f"transpose the kernel of {self.node}")
         elif order is not None:
             words = [*("spatial axes" for _ in range(rank)), "inputs", "outputs"]
+            if self.ours.kind in _RECURRENT:
+                words = ["inputs", "gates", "outputs"]
             moved = dict.fromkeys(words[a] for a, b in enumerate(order) if a != b)
             what = f"has its axes in another order ({' and '.join(moved)} exchanged)"
             return self.say("kernel-layout", what, f"permute the kernel of {self.node} by {order}")
@@ -416,14 +393,19 @@ class _Weighed:
     def _outputs(self, order: Array) -> Told:
         found = relations.factored(order)
         parts = relations.blocks(order)
-        if parts is not None and len(parts) == 3 and self._attends():
+        if parts is not None and len(parts) == 3 and self._projects():
             text = ", ".join("qkv"[i] for i in parts)
             what = f"has queries, keys and values in another order in the {self.case.doer}: {text}"
             return self.say("qkv-order", what, f"reorder the three parts of {self.node}")
-        if self._attends() and found is None and parts is None and (which := _within(order)):
+        if self._projects() and (words := fused.of_heads(order)) is not None:
+            fix = f"permute the outputs of {self.node} from (features, heads)"
+            if "rotary" in words:
+                fix = f"reorder the features of each head of {self.node} as its rotary embedding takes them"
+            return self.say("head-layout", f"has {words}", fix)
+        if self._projects() and found is None and parts is None and (which := _within(order)):
             what = f"has heads and features of a head the other way round in its {which}"
             return self.say("head-layout", what, f"permute the outputs of {self.node} from (features, heads)")
-        if self._attends() and (found is not None or parts is not None):
+        if self._projects() and (found is not None or parts is not None):
             shape = found[0] if found is not None else (len(parts or ()),)
             what = f"has heads and features of a head the other way round ({' × '.join(map(str, shape))})"
             return self.say("head-layout", what, f"permute the outputs of {self.node} from (features, heads)")
@@ -432,7 +414,7 @@ class _Weighed:
     def _channels(self, order: Array, which: str, found: Any) -> Told:
         stretches = relations.runs(order)
         fix = f"reorder the {which} of the {self.role} of {self.node}"
-        if self._attends() and found is not None:
+        if found is not None and (self._projects() if which == "outputs" else self._attends()):
             return self.say("head-layout", f"has its {which} by feature and head the other way round", fix)
         if np.array_equal(order, np.arange(len(order))[::-1]):
             what = "backwards: RGB against BGR" if len(order) == 3 else "backwards"
@@ -445,19 +427,10 @@ class _Weighed:
         return self.say("channel-order", f"has its {which} in another order", fix)
 
     def _attends(self) -> bool:
-        """Whether attention is about: an attention layer, or one that leads to it."""
-        if self.ours.kind == "attention":
-            return True
-        structure = self.case.ours.recording.structure
-        front = {self.ours.name}
-        for _ in range(8):
-            front = {child for name in front for child in structure.children.get(name, ())}
-            if any(structure.by_name[name].kind in ("softmax", "attention") for name in front):
-                return True
-            if any(_averages(structure, name) for name in front):
-                return True
-        words = ("query", "key", "value", "qkv", "attn", "attention")
-        return any(word in self.ours.name.lower() for word in words)
+        return fused.attends(self.case.ours.recording.structure, self.ours.name)
+
+    def _projects(self) -> bool:
+        return fused.projects(self.case.ours.recording.structure, self.ours)
 
     def _rounded(self) -> Told | None:
         for a, b, side in ((self.mine, self.its, self.case.doer), (self.its, self.mine, self.case.other)):
@@ -485,6 +458,20 @@ class _Weighed:
                 return self.say("attention-scale", what, f"scale the queries of {self.node} once")
             return self.say("scale", what, f"undo the factor in {self.node}")
         return self.say("scale", "has every output multiplied by another number: a normalisation folded in?")
+
+    def _added(self) -> Told | None:
+        """One number more everywhere: gains that one side keeps around zero, and adds one to as it runs."""
+        gap = self.its - self.mine
+        if gap.size < 3 or not np.any(self.mine != self.mine.flat[0]):
+            return None
+        number = float(gap.mean())
+        if not alike(self.mine + number, self.its):
+            return None
+        number = float(f"{number:.5g}")
+        what = f"is {abs(number):g} {'more' if number > 0 else 'less'} everywhere in the {self.case.doer}"
+        if self.role == "gamma" and abs(number) == 1:
+            what += ": gains are kept around zero on one side, which adds one as it runs"
+        return self.say("weights-perturbed", what, f"load the {self.role} of {self.node} as the reference has it")
 
     def _shifted(self) -> Told | None:
         by = relations.shifted(self.mine, self.its) if self.ours.kind == "embedding" else None
@@ -549,7 +536,7 @@ class _Weighed:
         near = relations.correlation(mine, its)
         size = float(np.linalg.norm(mine - its)) / (float(np.linalg.norm(mine)) or 1.0)
         fix = f"load the {self.role} of {self.node} again"
-        if size < 0.7 or (near > 0.5 and mine.size >= 16):
+        if size < 0.7 or (near > 0.5 and mine.size >= 16) or (near > 0.95 and mine.size >= 6):
             moved = int(np.count_nonzero(np.abs(mine - its) > relations.SAME * np.abs(mine).max(initial=0.0)))
             few = f", {moved} of {mine.size} numbers" if moved <= mine.size // 2 else ""
             what = f"differs a little: by {size:.2g} of its size{few} (correlation {near:.4f})"
@@ -560,15 +547,8 @@ class _Weighed:
             if (begins := relations.initialiser(values, fan_in, fan_out)) is not None:
                 what = f"has nothing of the reference's in the candidate: it looks as initialised ({begins})"
                 return self.say("weights-not-loaded", what, fix)
-        return self.say("weights-not-loaded", f"has nothing of the other side's (correlation {near:.2f})", fix)
-
-
-def _averages(structure: Structure, name: str) -> bool:
-    """Whether a node multiplies values by the weights of an attention."""
-    node = structure.by_name[name]
-    above = [structure.by_name[parent] for parent in node.parents if parent in structure.by_name]
-    above += [structure.by_name[one.parents[0]] for one in above if one.kind == "dropout" and one.parents]
-    return node.kind == "matmul" and len(node.parents) > 1 and any(one.kind == "softmax" for one in above)
+        told = f" (correlation {near:.2f})" if mine.size >= 16 else ""  # of a few numbers it says nothing
+        return self.say("weights-not-loaded", f"has nothing of the other side's{told}", fix)
 
 
 __all__ = ["Told", "alike", "differences"]

@@ -136,7 +136,7 @@ def _between(
         if all(_same(a.get(word), b.get(word)) for word in ("kernel_size", "strides", "dilation")):
             a, b = _with_pads(one, other, a, b, reference, candidate)
         else:  # how far the windows reach differs anyway
-            a, b = (side.but(padding=_written(node)) for node, side in ((one, a), (other, b)))
+            a, b = a.but(padding=_written(one, reference)), b.but(padding=_written(other, candidate))
     for word in a:
         if word not in b:
             continue
@@ -159,8 +159,16 @@ def _between(
         yield Difference(word, next(said), next(said), means, kept.training, (one.name, other.name))
 
 
-def _written(node: Node) -> Pairs | None:
-    return windows.given(node.config.get("padding"), windows.rank_of(node) or 0)
+def _written(node: Node, structure: Structure) -> Pairs | None:
+    """The padding as it is stated, with what a layer before it pads."""
+    own, pad = windows.given(node.config.get("padding"), windows.rank_of(node) or 0), _pad_before(node, structure)
+    if own is None or pad is None:
+        return own
+    around, places = settings(pad, structure).get("paddings"), windows.spatial(node)
+    if around is None or places is None or len(around) != len(node.shape or ()):
+        return None
+    outer = (around[axis] for axis in places)
+    return tuple((start + more, end + behind) for (start, end), (more, behind) in zip(own, outer, strict=True))
 
 
 def _moved(word: Word, value: Any, one: Node, other: Node, axes: Sequence[int | None] | None) -> Any:

@@ -17,7 +17,7 @@ UNTOLD = frozenset(
     "keepdims keepdim start_axis end_axis target_shape mode size scale_factor interpolation align_corners "
     "half_pixel_centers coordinate_transformation_mode nearest_mode cubic_coeff_a return_indices activations "
     "time_distributed shared_axes depth_multiplier output_size out sparse scale_grad_by_freq norm_type dtype pads "
-    "height width sizes projection depth_radius k transpose_a transpose_b seed equation".split()
+    "height width sizes projection depth_radius k transpose_a transpose_b seed equation weight_norm".split()
 )
 """Words of the adapters that are told in another form, in one framework only, or by shapes."""
 

@@ -21,6 +21,7 @@ _NOT_SAID = frozenset(
         "in_features",
         "dropout",
         "recurrent_dropout",
+        "weight_norm",
     }
 )
 """Configuration that differs between right ports (layout), or is shown elsewhere (activations are nodes)."""

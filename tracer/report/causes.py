@@ -69,7 +69,8 @@ def fixes(one: Finding) -> list[str]:
     """What to change, each a line."""
     count = len(one.pairs) - 1
     more = f"   (and so in the {f'{count} others' if count > 1 else 'other'})" if count > 0 else ""
-    return [display(line) + ("" if line.startswith("for ") else more) for line in one.fixes]
+    of_all = ("for ", "tracer transfer ")
+    return [display(line) + ("" if line.startswith(of_all) else more) for line in one.fixes]
 
 
 def short(one: Finding) -> str:

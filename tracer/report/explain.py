@@ -103,7 +103,7 @@ def plain(found: Explained) -> str:
 def _headline(found: Explained) -> str:
     unknown = sum(one.status == "unknown" for one in found.parting)
     known = sum(max(1, len(one.causes)) for one in found.parting if one.status != "unknown")
-    pairs = sum(len(one.pairs or (one.pair,)) for one in found.parting)
+    pairs = len({pair for one in found.parting for pair in one.pairs or (one.pair,)})
     if found.parting:
         parts = [words.count(known, "cause")] if known else []
         parts += [f"{unknown} of unknown cause"] if unknown else []

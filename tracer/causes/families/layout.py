@@ -28,6 +28,8 @@ from tracer.causes.registry import suggests
 from tracer.causes.step import Array, Step
 
 _MOST = 24
+_FEW = 6
+"""Parts that are joined, of which every order is tried."""
 
 
 def _orders(rank: int) -> list[tuple[int, ...]]:
@@ -128,7 +130,16 @@ def _picked(step: Step, axis: int, order: Array, place: int = 0) -> tuple[Step, 
 def joined(case: Case, step: Step) -> Iterator[Edit]:
     """The parts in another order, or along another axis."""
     parts = tuple(step.settings.get("order") or range(len(step.inputs)))
-    if 1 < len(parts) <= 6:
+    found = value(case, step)
+    if len(parts) > _FEW and step.kind == "concat" and is_last(case, step) and found.shape == case.target.shape:
+        axis = int(step.settings["axis"]) % found.ndim
+        perm = relations.permutation(found, case.target, axis)
+        if perm is not None:
+            chain = behind(case, step, made("gather", axis=axis, indices=perm))
+            what = f"the parts of {step.name} are in another order in the {case.doer}"
+            yield from try_chain(case, step, chain, "concat-order", what, 2.0)
+            return
+    if 1 < len(parts) <= _FEW:
         for order in itertools.islice(itertools.permutations(parts), 1, 720):
             if not _first_fits(case, step, order):
                 continue
@@ -219,13 +230,18 @@ def anywhere(case: Case, step: Step) -> Iterator[Edit]:
     found, target = value(case, step), case.target
     if found.shape != target.shape or case.before <= case.bar or not relations.same_values(found, target):
         return
+    masks = naming.makes_mask(step, case.ours)
     for order in relations.orders(found.shape):
         if tuple(found.shape[axis] for axis in order) == target.shape:
             chain = behind(case, step, made("permute", permutation=order))
             what = f"what {step.name} gives has its axes in another order in the {case.doer}: {order}"
-            yield from try_chain(case, step, chain, "axis-permutation", what, 8.0)
+            cause = "attention-mask" if masks else "axis-permutation"
+            yield from try_chain(case, step, chain, cause, what, 8.0)
     for order in itertools.islice(relations.orders(found.shape), _MOST):
-        if distance(found.transpose(order).reshape(target.shape), target) <= 4 * case.bar:
+        if (
+            found.transpose(order).shape != target.shape
+            and distance(found.transpose(order).reshape(target.shape), target) <= 4 * case.bar
+        ):
             chain = behind(case, step, made("reshape", permutation=order, shape=target.shape))
             what = f"what {step.name} gives is laid out in another order in the {case.doer}: {order}"
             yield from try_chain(case, step, chain, "reshape-order", what, 8.0)
@@ -239,6 +255,8 @@ def anywhere(case: Case, step: Step) -> Iterator[Edit]:
         if perm is not None and not np.array_equal(perm, np.arange(length)):
             chain = behind(case, step, made("gather", axis=axis, indices=perm))
             cause = "head-layout" if step.kind in ("matmul", "attention") else "channel-order"
+            if step.kind == "concat" and axis == int(step.settings["axis"]) % found.ndim:
+                cause = "concat-order"
             factors = relations.factored(perm)
             how = f": as {factors[0]} read in the order {factors[1]}" if factors else ""
             what = f"what {step.name} gives stands in another order along axis {axis} in the {case.doer}{how}"

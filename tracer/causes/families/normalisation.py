@@ -207,6 +207,15 @@ def axes(case: Case, step: Step) -> Iterator[Edit]:
         for axis in range(x.ndim):
             if axis != now and x.shape[axis] == x.shape[now]:
                 yield from try_settings(case, step, "norm-axis", 2.0, {"channels": axis})
+        rest = tuple(axis for axis in range(1, x.ndim) if axis != now)
+        for some, words in ((rest, "each sample by its own statistics (instance norm)"),
+                            ((now,), "each place over its channels (layer norm)"),
+                            (tuple(range(1, x.ndim)), "each sample as a whole (layer norm)")):  # fmt: skip
+            if not some or math.prod(x.shape[axis] for axis in some) < 2:
+                continue
+            chain = _over(case, step, x, "layernorm", {"epsilon": eps, "axes": some})
+            what = f"the {case.doer} normalises {words} in {step.name}, the {case.other} by running statistics"
+            yield from try_chain(case, step, chain, "norm-axis", what, 2.5)
         return
     own = _axes(step, x) if step.kind != "groupnorm" else ()
     for count in range(1, min(x.ndim, 4)):

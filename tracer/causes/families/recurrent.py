@@ -98,7 +98,12 @@ def gates(case: Case, step: Step) -> Iterator[Edit]:
             what = sides(case, f"the order of the gates of {step.name}", now, word)
             yield from _settings(case, step, f"{kind}-gate-order", 2.5, {"gates": word}, what)
     if kind == "lstm":
-        yield from _settings(case, step, "rnn-bias", 2.5, {"forget_bias": 1.0})
+        what = f"the {case.doer} adds one to the forget gate of {step.name} as it runs (unit_forget_bias)"
+        yield from _settings(case, step, "rnn-bias", 2.5, {"forget_bias": 1.0}, what)
+        inner = str(step.settings.get("output_activation") or step.settings.get("activation") or "tanh")
+        if inner != "linear":
+            what = sides(case, f"what the cell state of {step.name} goes through", inner, "linear")
+            yield from _settings(case, step, "rnn-activation", 2.0, {"output_activation": "linear"}, what)
 
 
 @suggests(*_LAYERS, *_CELLS)
@@ -140,7 +145,8 @@ def running(case: Case, step: Step) -> Iterator[Edit]:
         chain = ahead(step, made("flip", axes=(time,)))
         what = f"the {who} reads the sequence of {step.name} backwards"
         yield from try_chain(case, step, chain, "rnn-direction", what, 2.5)
-        yield from _settings(case, step, "rnn-direction", 2.5, {"time": 1 - time}, f"the {who} takes axis {1 - time} of what {step.name} reads for time")  # noqa: E501  # fmt: skip
+        what = f"the {who} takes axis {1 - time} of what {step.name} reads for time"
+        yield from _settings(case, step, "axis-permutation", 2.5, {"time": 1 - time}, what)
     if own.get("bidirectional"):
         for mode in ("concat", "sum", "ave", "mul"):
             if mode != own.get("merge_mode", "concat"):
@@ -148,6 +154,9 @@ def running(case: Case, step: Step) -> Iterator[Edit]:
         turned = _exchanged(step)
         what = f"the forward and backward weights of {step.name} change places in the {who}"
         yield from _weights(case, step, "rnn-direction", 3.0, what, turned)
+        if own.get("return_sequences", True) and own.get("layers", 1) == 1:
+            what = f"the {who} gives the steps of the backward half of {step.name} in the order in which it ran"
+            yield from _settings(case, step, "rnn-direction", 2.0, {"realign": not own.get("realign", True)}, what)
     else:
         back = bool(own.get("reverse"))
         words = {False: "forwards", True: "backwards"}

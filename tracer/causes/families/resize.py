@@ -7,7 +7,7 @@ from typing import Any
 
 from tracer.causes.case import Case
 from tracer.causes.edit import Edit
-from tracer.causes.families.common import ordered, try_settings
+from tracer.causes.families.common import inputs, ordered, try_chain, try_settings, value
 from tracer.causes.registry import suggests
 from tracer.causes.step import Step
 
@@ -62,3 +62,15 @@ def resized(case: Case, step: Step) -> Iterator[Edit]:
             for key, (a, b) in zip(changed, words, strict=True)
         )
         yield from try_settings(case, step, cause, 2.0 + 0.3 * (len(changed) - 1), changed, what)
+
+
+@suggests("resize", "upsample")
+def tiled(case: Case, step: Step) -> Iterator[Edit]:
+    """The whole map several times over, where each of its places is repeated."""
+    before, after = inputs(case, step)[0].shape, value(case, step).shape
+    if len(before) != len(after) or any(b % a for a, b in zip(before, after, strict=True)):
+        return
+    repeats = tuple(b // a for a, b in zip(before, after, strict=True))
+    whole = Step(step.name, "tile", {"repeats": repeats}, {}, step.inputs[:1], step.shape)
+    what = f"the {case.doer} puts the whole map {repeats} times over in {step.name}, the {case.other} each place"
+    yield from try_chain(case, step, (whole,), "resize-mode", what, 2.5)

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from tracer import kinds
+from tracer import kinds, relations
 from tracer.causes import naming
 from tracer.causes.case import Case, Trial, distance
 from tracer.causes.edit import Edit, feed
-from tracer.causes.families.attention import before_softmax
+from tracer.causes.families.attention import before_softmax, is_mask
 from tracer.causes.families.common import (
     HELPS,
     ahead,
@@ -107,9 +107,22 @@ def _weighted(case: Case, step: Step, read: tuple[Array, ...]) -> Iterator[Edit]
         yield from try_chain(case, step, ahead(step, made("mul", operand=number), k), "scale", what, 3.0)
 
 
-@suggests("relu", "relu6", "gelu", "silu", "tanh", "leaky_relu", "elu")
-def activated_sum(case: Case, step: Step) -> Iterator[Edit]:
-    """The activation of one term only, of a sum that is made in the same program."""
+_BESIDE_SUMS = (
+    "relu",
+    "relu6",
+    "gelu",
+    "silu",
+    "tanh",
+    "leaky_relu",
+    "elu",
+    "hard_silu",
+    *sorted(kinds.NORMALISATIONS),
+)
+
+
+@suggests(*_BESIDE_SUMS)
+def of_one_term(case: Case, step: Step) -> Iterator[Edit]:
+    """The activation or the norm of one term only, of a sum that is made in the same program."""
     steps = {other.name: other for other in case.program.steps}
     add = steps.get(step.inputs[0])
     if add is None or add.kind != "add" or len(add.inputs) != 2 or not is_last(case, step):
@@ -119,6 +132,23 @@ def activated_sum(case: Case, step: Step) -> Iterator[Edit]:
         reads = tuple(first.name if j == k else name for j, name in enumerate(add.inputs))
         chain = (first, replace(add, name=step.name, inputs=reads))
         what = f"the {case.doer} computes {step.kind} of {add.inputs[k]} before the addition, not after it"
+        yield from try_chain(case, step, chain, "residual-order", what, 2.5)
+
+
+@suggests("add")
+def of_the_sum(case: Case, step: Step) -> Iterator[Edit]:
+    """The activation or the norm of the whole sum, where one term has it."""
+    if not is_last(case, step) or len(step.inputs) != 2:
+        return
+    steps = {other.name: other for other in case.program.steps}
+    for k, name in enumerate(step.inputs):
+        term = steps.get(name)
+        if term is None or term.kind not in _BESIDE_SUMS:
+            continue
+        reads = tuple(term.inputs[0] if j == k else other for j, other in enumerate(step.inputs))
+        chain = (replace(step, name=f"{step.name}~0", inputs=reads),
+                 replace(term, name=step.name, inputs=(f"{step.name}~0", *term.inputs[1:])))  # fmt: skip
+        what = f"the {case.doer} computes {term.kind} after the addition {step.name}, not of {reads[k]} before it"
         yield from try_chain(case, step, chain, "residual-order", what, 2.5)
 
 
@@ -169,6 +199,12 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
     if not is_last(case, step) and step is not case.program.steps[0]:
         return
     at = view(case, step) if is_last(case, step) else None
+    if (
+        step.kind in ("concat", "stack")
+        and is_last(case, step)
+        and relations.same_values(value(case, step), case.target)
+    ):
+        return  # the parts are the same, in another order
     for name in dict.fromkeys(step.inputs):
         if name not in case.tensors:
             continue
@@ -186,7 +222,10 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
             if not left < HELPS * case.before:
                 continue
             cause, what = _read(case, step, name, other)
-            yield Edit(cause, what, change, step.name, twin(case, step), cost=4.0)
+            masks = step.kind in ("add", "where", "masked_fill") and before_softmax(case, step) and _hides(tensor, now)
+            if masks or naming.makes_mask(step, case.ours):
+                cause = "attention-mask"
+            yield Edit(cause, what, change, step.name, twin(case, step), cost=4.0, detail={"fed": other})
             if left <= case.bar:
                 return
 
@@ -250,6 +289,11 @@ def _others(case: Case, shape: tuple[int, ...], name: str = "") -> Iterator[tupl
             continue
         if moved.shape == shape:
             yield other, moved
+
+
+def _hides(*tensors: Array) -> bool:
+    """Whether one of some tensors hides scores: a mask, or what has been masked."""
+    return any(values.dtype == np.bool_ or (values.dtype.kind == "f" and is_mask(values)) for values in tensors)
 
 
 def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:

@@ -36,6 +36,8 @@ def kernel(case: Case, step: Step) -> Iterator[Edit]:
         if tuple(own.shape[axis] for axis in order) == own.shape:
             what = f"the {who} takes the axes of the kernel of {step.name} in the order {order}"
             yield from try_weights(case, step, "kernel-layout", 3.0, what, {"kernel": own.transpose(order)})
+    if own.ndim > 2:
+        yield from _standardised(case, step, own)
     groups = int(step.settings.get("groups", 1))
     if own.shape[-2] == 1 and groups > 1:
         many = own.shape[-1] // groups
@@ -45,6 +47,27 @@ def kernel(case: Case, step: Step) -> Iterator[Edit]:
             for changed in (turned, back):
                 what = f"the {who} exchanges channel and multiplier in the kernel of {step.name}"
                 yield from try_weights(case, step, "depthwise-order", 3.0, what, {"kernel": changed})
+
+
+_EPSILONS = (1e-6, 1e-5, 1e-3, 1e-8, 1e-10)
+
+
+def _standardised(case: Case, step: Step, own: Array) -> Iterator[Edit]:
+    """Each output's kernel brought to mean zero and deviation one as it is used, by the usual forms of it."""
+    axes, size = tuple(range(own.ndim - 1)), own[..., 0].size
+    middle, var = own - own.mean(axes, keepdims=True), own.var(axes, keepdims=True)
+    what = f"the {case.doer} standardises the kernel of {step.name} as it uses it"
+
+    def tried(deviation: Array, share: float) -> list[Edit]:
+        kernel = {"kernel": middle / deviation * share}
+        return list(try_weights(case, step, "weights-perturbed", 3.0, what, dict(kernel)))
+
+    for share in (1.0, size**-0.5):
+        if size < 2 or not tried(np.sqrt(var + _EPSILONS[0]), share):
+            continue
+        for eps in _EPSILONS:
+            for deviation in (np.sqrt(var + eps), np.sqrt(var) + eps, np.sqrt(var * size / (size - 1)) + eps):
+                yield from tried(deviation, share)
 
 
 @suggests(*kinds.CONVOLUTIONS, "dense", "matmul")

@@ -93,6 +93,8 @@ def _masked(step: Step, scores: Array, given: Array | None) -> Array:
         return scores
     how = step.settings.get("given_as", "keep" if np.asarray(given).dtype == np.bool_ else "add")
     mask = np.asarray(given)
+    if mask.ndim == 3 and scores.ndim == 4:  # one for all heads of a sample, or for each head of every sample
+        mask = mask[:, None] if len(mask) in (1, len(scores)) else mask.reshape(*scores.shape[:2], *mask.shape[1:])
     if how.endswith("_keys"):  # one for every key of a sample
         mask = mask.reshape(mask.shape[0], 1, 1, mask.shape[-1])
     missing = scores.shape[-1] - mask.shape[-1] if mask.ndim and mask.shape[-1] != 1 else 0

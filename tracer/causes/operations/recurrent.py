@@ -16,13 +16,14 @@ for a GRU (update, reset, candidate), ``n`` for a plain one. Readers bring weigh
 that the same weights are taken in another order.
 
 Settings: ``gates``; ``activation`` (of candidate and output; of the output alone ``output_activation``),
-``recurrent_activation`` (of the gates); ``reset_after`` (GRU: the reset gate acts on the product with the state, not
-on the state); ``layers``; ``bidirectional`` and ``merge_mode`` (concat, sum, ave, mul); ``reverse`` (runs from the
-last step to the first) and ``realign`` (what it gives then stands at the steps that it read, not in the order in
-which it ran); ``time`` (axis of the steps, 0 or 1); ``return_sequences``; ``forget_bias``; ``clip``; ``mask`` (batch,
-steps: where it is False the state stays, and with ``hidden`` zeros these come out there). ``result`` is ``output``, or
-``h`` or ``c`` for the last states: of all layers and directions (layers · directions, batch, units), or of one where
-``of`` says which. ``form`` is ``onnx`` where the directions of the output have an axis behind that of the steps.
+``recurrent_activation`` (of the gates); ``reset_after`` (GRU: the reset gate acts on the product with the state, not on
+the state); ``layers``; ``bidirectional`` and ``merge_mode`` (concat, sum, ave, mul); ``reverse`` (runs from the last
+step to the first) and ``realign`` (what it gives then stands at the steps that it read, not in the order in which it
+ran; of two directions that is so unless it is False); ``time`` (axis of the steps, 0 or 1); ``return_sequences``;
+``forget_bias``; ``clip``; ``mask`` (batch, steps: where it is False the state stays, and with ``hidden`` zeros these
+come out there). ``result`` is ``output``, or ``h`` or ``c`` for the last states: of all layers and directions (layers ·
+directions, batch, units), or of one where ``of`` says which. ``form`` is ``onnx`` where the directions of the output
+have an axis behind that of the steps.
 
 Inputs: the sequence, then initial states where there are any: ``h`` (and ``c``) with an axis of layers · directions,
 or of one direction after the other without.
@@ -201,7 +202,7 @@ def recurrent(step: Step, inputs: Sequence[Array]) -> Array:
             outputs, h, c = _scan(cell, turned, *initial[layer * len(ways) + number], order)
             if order is not None and own.get("hidden") == "zeros":
                 outputs = np.where(order[:, :, None], outputs, 0.0)
-            found.append(outputs[::-1] if backward and (both or own.get("realign")) else outputs)
+            found.append(outputs[::-1] if backward and own.get("realign", both) else outputs)
             states.append((h, c))
         values = _merged(own, found, layer == layers - 1)
     if own.get("result", "output") != "output":

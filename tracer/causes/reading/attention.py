@@ -101,7 +101,9 @@ def _called(node: Read) -> tuple[str, ...]:
     """What each of its inputs is. Raises Unknown."""
     if not node.node.parents:
         raise Unknown("what it reads was not recorded")
-    return _CALLED[min(3, len(node.node.parents))]
+    known = node.recording.structure.by_name
+    read = [name for name in node.node.parents if not (known[name].dtype or "").startswith("bool")]
+    return _CALLED[max(1, min(3, len(read)))]
 
 
 def _bare(node: Read, own: dict[str, Array]) -> Step:

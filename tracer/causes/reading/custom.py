@@ -12,12 +12,16 @@ import numpy as np
 from tracer.causes.reading import Read, arithmetic, arrangements, inferring, picking, reader, resizing
 from tracer.causes.step import Step
 
+_FILLED = frozenset({"oneslike", "zeroslike"})
+
 
 @reader("other")
 def custom(node: Read) -> Step:
     """The first of the operations that reproduces the node."""
     if not node.node.parents:
         return _without_input(node)
+    if node.node.label.rpartition(".")[2].replace("_", "").lower() in _FILLED:
+        return arithmetic.constant(node)
     why = f"{node.node.label} is not known, and no single operation does what it did"
     return inferring.first(node, _one(node) if len(node.node.parents) == 1 else _several(node), why, terms=64)
 

@@ -32,7 +32,9 @@ def recurrent(node: Read) -> Step:
     """A layer, or several in one."""
     step = _read(node)
     if step.settings.get("doubtful"):
-        return _settled(node, step)
+        step = _settled(node, step)
+    if node.framework == "tensorflow" and step.settings.get("mask") is None:
+        return inferring.likely(node, step, lambda: (step.set(mask=given) for given in masks_given(node)), terms=64)
     return step
 
 
@@ -221,6 +223,20 @@ def steps_that_count(node: Read) -> Array | None:
             return None
         name = found.parents[0] if found.parents else None
     return None
+
+
+def masks_given(node: Read) -> Iterator[Array]:
+    """What may have been given to a layer of Keras as its mask, which is recorded as none of its inputs: a boolean for
+    each step of each sample."""
+    source = node.source()
+    for other in node.recording.structure:
+        if other.name == node.node.name:
+            return
+        if other.shape == source[:2] and (other.dtype or "").startswith("bool") and other.alias_of is None:
+            try:
+                yield np.asarray(node.recorded(other.name), bool)
+            except Unknown:
+                continue
 
 
 def _onnx(node: Read) -> Step:
