@@ -197,6 +197,18 @@ def test_a_correct_port_needs_no_explanation(trace_path: Path) -> None:
     assert "the outputs agree within the tolerance as they are" in str(found)
 
 
+def test_a_defect_is_weighed_though_rounding_could_be_as_large(trace_path: Path) -> None:
+    models = (net(), net("faint"))
+    found = tracer.graft(*recorded(models, trace_path), models=models, atol=0.0, rtol=1e-7)
+    assert isinstance(found, Explanation)
+    (defect,) = found.defects
+    assert defect.pairs[0].aligned == "mul"
+    assert defect.explains == pytest.approx(1, abs=0.3)
+    assert found.enough == ()
+    assert "within the tolerance as they are" not in str(found)
+    assert "small enough to pass for rounding" in str(found)
+
+
 def test_below_the_defect_the_outputs_agree_and_above_they_do_not(trace_path: Path) -> None:
     models = (net(), net("leaky"))
     a, b = recorded(models, trace_path)

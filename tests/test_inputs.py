@@ -211,6 +211,31 @@ def test_a_fault_of_the_model_for_one_order_of_the_axes_is_no_verdict_on_the_oth
     assert tracer.open(tmp_path / "u.zarr").recording("pt").state == "failed"
 
 
+def test_a_model_that_moves_the_axes_itself_is_fed_what_it_takes(tmp_path: Path) -> None:
+    """Its first layer is a convolution over channels that come first, but it is called with channels last."""
+    import torch
+    from torch import nn
+
+    class Permuting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(8, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x.transpose(1, 2))
+
+    recording = tracer.record(Permuting(), np.ones((3, 6, 8), "f4"), trace=tmp_path / "t.zarr")
+    assert recording.structure.inputs[0].shape == (3, 6, 8)
+
+
+def test_an_input_without_elements_is_refused(tmp_path: Path) -> None:
+    """Every layer would agree about nothing."""
+    from torch import nn
+
+    with pytest.raises(InputError, match=r"no elements \(0×4\)"):
+        tracer.record(nn.Linear(4, 2), np.zeros((0, 4), "f4"), trace=tmp_path / "t.zarr")
+
+
 def test_an_input_that_cannot_be_recorded_is_named() -> None:
     with pytest.raises(InputError, match="input 'words' is of type string, which cannot be recorded"):
         generate([InputSpec("x", (None, 3)), InputSpec("words", (None,), "string")], {}, 0)

@@ -263,3 +263,69 @@ def test_rounding_is_handed_on_by_values_that_stand_in_another_shape(trace_path:
 
     assert elsewhere(values=True).verdict is Verdict.NOISE
     assert elsewhere(values=False).verdict is not Verdict.NOISE
+
+
+def test_rounding_of_what_lies_above_in_less_precision_is_handed_on(trace_path: Path) -> None:
+    class Half(nn.Module):
+        def __init__(self, dtype: torch.dtype) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head = nn.Linear(8, 8).to(dtype), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.head(self.body(x.to(self.body.weight.dtype)).float())
+
+    half, whole = Half(torch.float16), Half(torch.float32)
+    a = tracer.record(half, X, trace=trace_path)
+    diff = tracer.diff(a, tracer.record(whole, trace=trace_path))
+    assert next(p for p in diff.pairs if p.aligned == "head").verdict is Verdict.NOISE, str(diff)
+    whole.head.weight.data *= 1.02
+    assert tracer.diff(a, tracer.record(whole, name="wrong", trace=trace_path)).exit_code() == 1
+
+
+def test_a_recurrent_layer_has_the_rounding_of_its_steps(trace_path: Path) -> None:
+    """It enlarges the last bit of what it reads 33 times: more than one layer may."""
+
+    class Steps(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.scale, self.rnn = nn.Linear(1, 1, bias=False), nn.RNN(1, 1, batch_first=True)
+            for weight, value in zip((self.scale.weight, *self.rnn.parameters()), (factor, 1, 0, -1, 0), strict=True):
+                nn.init.constant_(weight, value)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(self.scale(x))[0]
+
+    def last(length: int) -> Verdict:
+        x = (1 + 0.03 * np.random.default_rng(0).normal(size=(3, length, 1))).astype("f4")
+        path = trace_path.with_name(f"{length}.zarr")
+        a = tracer.record(Steps(1.0), x, trace=path)
+        diff = tracer.diff(a, tracer.record(Steps(1 + 2**-22), trace=path), atol=0, rtol=1e-6)
+        return next(p for p in diff.pairs if p.node.kind == "rnn").verdict
+
+    assert last(36) is Verdict.NOISE
+    assert last(3) is Verdict.DIVERGED
+
+
+def test_values_below_the_tolerance_are_said_to_match_only_so(trace_path: Path) -> None:
+    model, other = Block(), Block()
+    for net, factor in ((model, 1e-9), (other, 3e-9)):
+        net.layers[0].weight.data *= factor
+        net.layers[0].bias.data.zero_()
+    diff = compared(trace_path, other, model)
+    assert diff.first is None
+    assert {pair.aligned for pair in diff.faint} == {"layers.0", "tanh"}
+    assert "match only because all values are below atol, relative L2 error up to 2.0e+00: layers.0, tanh" in str(diff)
+    stricter = diff.at(replace(diff.tolerance, atol=1e-12))
+    assert stricter.first is not None
+    assert stricter.first.aligned == "layers.0"
+    assert not stricter.faint
+
+
+def test_weights_that_were_cast_are_the_same(trace_path: Path) -> None:
+    half = Block().half()
+    a = tracer.record(Block(), X, trace=trace_path)
+    diff = tracer.diff(a, tracer.record(half, trace=trace_path))
+    assert "weights differ" not in str(diff).lower()
+    half.layers[1].weight.data *= 1.01
+    assert "kernel of layers.1: relative" in str(tracer.diff(a, tracer.record(half, name="c", trace=trace_path)))

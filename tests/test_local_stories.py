@@ -162,6 +162,55 @@ def test_cancellation_is_no_lack_of_precision(trace_path: Path) -> None:
     assert "cancellation" in named(diff, "1").reason
 
 
+def test_float64_cannot_tell_the_rounding_of_what_is_float64(trace_path: Path) -> None:
+    """Its error on the same inputs is rounding itself, which cancellation makes large."""
+
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)).double()
+        nn.init.constant_(model[0].bias, 1e5)
+        model[1].running_mean.fill_(1e5)
+        return model
+
+    def folded(model: nn.Module) -> nn.Module:
+        norm = model[1]
+
+        @functools.wraps(norm.forward)
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            return (x - norm.running_mean) * (norm.weight / (norm.running_var + norm.eps).sqrt()) + norm.bias
+
+        norm.forward = forward
+        return model
+
+    diff = again(trace_path, seeded(make), folded(seeded(make)), X.astype("f8"))
+    local = named(diff, "1").local
+    assert local is not None
+    assert local.error > 100 * local.epsilon * local.scale
+    assert diff.verdict is Verdict.MATCH
+    wrong = folded(seeded(make))
+    wrong[1].eps = 1.001e-5
+    assert diverged(again(trace_path.with_name("wrong.zarr"), seeded(make), wrong, X.astype("f8"))) == {"1"}
+
+
+def test_what_is_nan_on_one_side_only_is_no_rounding(trace_path: Path) -> None:
+    """TensorFlow's maximum passes NaN over and gives the lowest number, PyTorch's gives NaN."""
+    model = keras.Sequential(
+        [keras.Input((6, 8)), keras.layers.MaxPooling1D(2), keras.layers.Conv1D(3, 1, name="conv")]
+    )
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.conv = nn.MaxPool1d(2), nn.Conv1d(8, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.pool(x.transpose(1, 2)))
+
+    words = np.concatenate([WORDS, WORDS[:, :1]], 1)
+    words[0, 2:4] = np.nan
+    for diff in plain_and_again(trace_path, model, carried(model, Pooled(), {"conv": "conv"}), words):
+        assert [pair.node.kind for pair in diff.pairs if pair.verdict is Verdict.DIVERGED] == ["max_pool1d"]
+
+
 # --- small defects --------------------------------------------------------------------------------------------
 
 
@@ -208,6 +257,12 @@ def test_the_approximation_of_gelu_diverges(trace_path: Path) -> None:
     diff = again(trace_path, seeded(make("none")), seeded(make("tanh")), X / 30)
     assert diff.pairs[-1].verdict is Verdict.MATCH
     assert diverged(diff) == {"1"}
+    assert named(diff, "1").stats.passes(1e-5, 1e-5)  # type: ignore[union-attr]
+    known = trace_path.with_name("map.yaml")
+    known.write_text("tolerances:\n  - {match: '1', atol: 1e-3, reason: accepted in review}\n")
+    accepted = tracer.diff(diff.reference, diff.candidate, map=known)  # by what was measured
+    assert not diverged(accepted)
+    assert "let pass: tolerance of '1': accepted in review: 1" in str(accepted)
 
 
 # --- several at once, shapes, orders --------------------------------------------------------------------------

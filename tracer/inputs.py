@@ -216,8 +216,8 @@ def _candidates(values: Array, saved: Layout | None, spec: InputSpec | None, lay
     if saved == wanted and saved is not None:
         order = [same, to_first, to_last]
     if spec is not None and spec.shape is not None:
-        fitting = [axes for axes in order if _fits([values.shape[a] for a in axes], spec.shape)]
-        order = fitting or order
+        shape = spec.shape  # maybe that of the first layer, before which the model moves the axes itself
+        order.sort(key=lambda axes: not _fits([values.shape[a] for a in axes], shape))
     return list(dict.fromkeys(order))
 
 
@@ -315,6 +315,9 @@ def prepare(
         specs = tuple(given)
     if "" in saved:
         saved = {(specs[0].name if specs else "input"): saved[""], **{k: v for k, v in saved.items() if k}}
+    if saved and not any(values.size for values in saved.values()):
+        have = ", ".join("×".join(map(str, values.shape)) for values in saved.values())
+        raise InputError(f"the input has no elements ({have}): give it one sample at least")
     if samples is not None:
         cut = _first(saved, samples)
         origin = "cut" if origin == "reused" and cut is not saved else origin

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from tracer import configuration, dtypes, kinds
@@ -28,6 +28,8 @@ from tracer.store import Recording, Stored
 
 SCHEMA = "tracer-diff/1"
 AGREEING = (Verdict.MATCH, Verdict.NOISE)
+_FAINT = 1e-3
+"""Relative error of values below the absolute tolerance from which on it is said that only that lets them pass."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,26 @@ class Diff:
         return tuple(p for p in telling if p.stats is not None and p.stats.size > 1 and p.stats.blank)
 
     @property
+    def faint(self) -> tuple[PairDiff, ...]:
+        """Pairs that match only because all their values are below the absolute tolerance; by how much they differ in
+        units of themselves is then more than rounding."""
+        passed = (p for p in self.pairs if p.verdict is Verdict.MATCH and p.local is None and not p.note)
+        return tuple(
+            p for p in passed if p.stats and 0 < p.stats.reference_max <= p.tolerance.atol and p.stats.rel_l2 > _FAINT
+        )
+
+    @property
     def broken(self) -> tuple[PairDiff, ...]:
         """Pairs that could not be compared, but for those that were left out on request."""
         return tuple(p for p in self.pairs if p.verdict is Verdict.NOT_COMPARABLE and not p.left_out)
 
     @property
     def unmatched(self) -> int:
-        """Nodes without a twin on both sides, but for those that the mapping file ignores."""
+        """Nodes of both sides that do something and have no twin, but for those that the mapping file ignores."""
         sides = (self.alignment.unmatched_reference, self.alignment.unmatched_candidate)
-        return sum(reason != IGNORED for side in sides for reason in side.values())
+        lonely = zip((self.reference, self.candidate), sides, strict=True)
+        return sum(reason != IGNORED and not idle(recording, name) for recording, side in lonely
+                   for name, reason in side.items())  # fmt: skip
 
     def exit_code(self, *, strict: bool = False) -> ExitCode:
         """What the command line exits with; comparing nothing is never success."""
@@ -172,6 +185,12 @@ class Diff:
         }
 
 
+def idle(recording: Recording, name: str) -> bool:
+    """Whether a node hands on its input whatever it is, in training too: an ``nn.Identity``, a dropout of rate 0."""
+    node = recording.structure.by_name[name]
+    return node.kind == "identity" or (node.kind == "dropout" and node.config.get("rate", node.config.get("p")) == 0)
+
+
 def diff(
     reference: Recording,
     candidate: Recording,
@@ -182,12 +201,16 @@ def diff(
     progress: Callable[[int, int], None] | None = None,
     measure: Measure | None = None,
     baseline: Baseline | None = None,
+    kept: Kept | None = None,
+    alignment: Alignment | None = None,
 ) -> Diff:
     """Compare two recordings of one input: their activations, or the gradients of the loss with respect to them.
 
     Damaged or missing tensors make their pair ``not-comparable``; the others are compared. With ``measure`` both models
     are run again, and every pair is judged by what it adds itself; of gradients that is not known. What ``baseline``
-    accepts is noise until it grows.
+    accepts is noise until it grows. ``kept`` holds what an earlier comparison of the two found, and takes what this one
+    finds; without it that is what lies in the trace. ``progress`` takes how many pairs are done and how many there are,
+    0 and 0 while they are being sought; what it raises ends the comparison.
 
     Raises InputError when the recordings were made on different inputs, when ``mapping`` does not fit them, and when
     gradients are wanted that were not recorded or are of different losses; and what ``measure`` raises.
@@ -200,9 +223,13 @@ def diff(
         )
     if of == "gradients":
         _check_losses(reference, candidate)
-    alignment = align(reference, candidate, mapping)
+    check = None if progress is None else partial(progress, 0, 0)
+    kept = kept or Kept(reference, candidate, of)
+    kept.sides = reference, candidate
+    if alignment is None:
+        alignment = align(reference, candidate, mapping, check=check)
+        kept.remember_alignment(alignment, mapping)
     pairs = alignment.pairs if of == "values" else tuple(_with_gradients(alignment.pairs, reference, candidate))
-    kept = Kept(reference, candidate, of)
     measured = _measured(alignment, kept, measure) if of == "values" else Measured({})
     found = []
     for done, pair in enumerate(pairs):

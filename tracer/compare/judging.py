@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tracer import dtypes, kinds
+from tracer.alignment import labels
 from tracer.alignment.features import TRANSPARENT, Apart, pairable
 from tracer.alignment.flattened import READS_ROWS, as_computed, within_rows
 from tracer.alignment.mapping import Mapping as MappingFile
@@ -14,7 +16,7 @@ from tracer.alignment.outputs import Output
 from tracer.compare import instability
 from tracer.compare.local import DRAWS, Local
 from tracer.compare.pair import PairDiff
-from tracer.compare.stats import Stats
+from tracer.compare.stats import NonFinite, Stats
 from tracer.compare.verdict import GROWTH, Tolerance, Verdict, judge, judge_again, rounding_floor
 from tracer.graph import Node, Structure
 from tracer.names import display
@@ -99,17 +101,24 @@ class _Judge:
         self._by_reference = {name: pair for pair in own for name in pair.pair.reference}
         self._by_candidate = {name: pair for pair in own for name in pair.pair.candidate}
         self._known = {pair.aligned for pair in own if pair.saved or pair.apart is not None}
+        self._compared = [
+            {name for name, pair in paired.items() if pair.aligned in self._known}
+            for paired in (self._by_reference, self._by_candidate)
+        ]
         self._done: dict[str, PairDiff] = {}
         self._depth: dict[str, int] = {}
+        self._coarsest: dict[str, str] = {}
         self._origin: dict[str, str] = {}
 
     def judge(self, index: int, pair: PairDiff) -> PairDiff:
         above = self._above(pair)
-        steps = 1 + len(above.uncompared)
+        steps = _layers(self._ours, pair.node) + len(above.uncompared)
         depth = steps + max((self._depth.get(p.aligned, 0) for p in above.pairs), default=0)
         inherited = max((error for error in map(_error, above.pairs) if error is not None), default=None)
         own, note = tolerance_for(pair.aligned, self._tolerance, self._mapping)
-        floor = rounding_floor(pair.coarsest, depth) + pair.stored_rounding
+        types = [pair.coarsest, *(self._coarsest[p.aligned] for p in above.pairs)]
+        coarsest = self._coarsest[pair.aligned] = max(types, key=dtypes.epsilon)
+        floor = rounding_floor(coarsest, depth) + pair.stored_rounding
         waived = note if note and not _within(pair.stats, self._tolerance) and _within(pair.stats, own) else ""
         pair = replace(
             pair, inherited=inherited, floor=floor, tolerance=own, note=note, between=above.between, accepted=waived
@@ -182,6 +191,8 @@ class _Judge:
         whole = (pair.node.dtype or "").startswith(("int", "uint", "bool"))
         unstable = instability.named(pair.node.kind, whole, stats, inherited, max(sizes, default=None))
         verdict, reason = judge_again(local, stats, own, note, origin, inherited, pair.coarsest, unstable)
+        if local.diverged and verdict is Verdict.MATCH:
+            pair = replace(pair, accepted=note)  # also where the general tolerance would let it pass
         if ordered:
             said = f"the same values in another order: {pair.pair.arrangement}"
             if local.unexpected:
@@ -226,6 +237,8 @@ class _Judge:
         if pair.undone is not None or self._takes_back is None:
             return pair
         likely = pair.masked or pair.masked_once or pair.node.kind != pair.candidate_node.kind
+        nan = pair.stats.nonfinites if pair.stats is not None else NonFinite()
+        likely &= nan.nan_reference == nan.nan_candidate  # what is NaN on one side only nothing takes back
         readers = self._readers(pair)
         told = bool(readers) and all(self._agrees(r, r.stats) or r.local is not None for r in readers)
         return replace(pair, undone=likely and told and self._takes_back(index))
@@ -245,19 +258,19 @@ class _Judge:
 
     def _above(self, pair: PairDiff) -> _Above:
         forward = self._of == "values"
-        ours, lonely, missing = self._walked(self._ours, pair.pair.reference, self._by_reference, forward)
-        theirs, lonely_theirs, _ = self._walked(self._theirs, pair.pair.candidate, self._by_candidate, forward)
+        ours, lonely, missing = self._walked(0, pair.pair.reference, forward)
+        theirs, lonely_theirs, _ = self._walked(1, pair.pair.candidate, forward)
         sources = {self._by_reference[name].aligned for name in ours}
         found = tuple(self._done[name] for name in sorted(sources) if name in self._done)
         same = sources == {self._by_candidate[name].aligned for name in theirs}
         return _Above(found, (lonely, lonely_theirs), same, missing)
 
     def _walked(
-        self, structure: Structure, start: Sequence[str], paired: Mapping[str, PairDiff], forward: bool
+        self, side: int, start: Sequence[str], forward: bool
     ) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
         """The nearest compared nodes, and what was passed: without a twin, and with one that has no values."""
-        compared = {name for name, pair in paired.items() if pair.aligned in self._known}
-        found, passed = _walk(structure, start, compared, _upwards if forward else _downwards(structure))
+        structure, paired = ((self._ours, self._by_reference), (self._theirs, self._by_candidate))[side]
+        found, passed = _walk(structure, start, self._compared[side], _upwards if forward else _downwards(structure))
         missing = tuple(name for name in passed if name in paired)
         return found, tuple(name for name in passed if name not in paired), missing
 
@@ -335,7 +348,16 @@ class _Judge:
         if stats is None:
             return False
         own, _ = tolerance_for(pair.aligned, self._tolerance, self._mapping)
-        return stats.passes(own.atol, own.rtol) or stats.rel_l2 <= rounding_floor(pair.coarsest, _DEEP)
+        noise = not stats.nonfinite and stats.rel_l2 <= rounding_floor(pair.coarsest, _DEEP)
+        return noise or stats.passes(own.atol, own.rtol)
+
+
+def _layers(structure: Structure, node: Node) -> int:
+    """How many layers' rounding a node adds up: a recurrent one's is a random walk over its steps."""
+    source = structure.by_name.get(node.parents[0]) if node.parents else None
+    shape = source.shape if source is not None else None
+    time = labels.inputs(node, len(shape)).get("t") if shape is not None else None
+    return 1 if time is None or shape is None else max(1, math.isqrt(shape[time]))
 
 
 _SHARES = {

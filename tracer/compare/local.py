@@ -42,7 +42,7 @@ class Local:
         unexpected: whether what reads them wants the reference's order.
         axes: those under which the values agree, where the alignment had left them open and held others for likelier.
         sensitivity: how much it moves when its inputs are off by one roundoff; known only where one side rounds far
-            more than the other.
+            more than the other, and of errors in models that are in float64 themselves.
         coarse: whether one side rounds far more than the other and than this explains.
         why: why there are no figures; empty where there are.
     """
@@ -70,8 +70,15 @@ class Local:
     def floor(self) -> float:
         """The error that rounding explains, as measured: see :data:`SAFETY`."""
         measured = [r for r in (self.rounding_reference, self.rounding_candidate) if r is not None]
-        factor = SAFETY if self.basis in (BOTH, AS_COMPUTED, ENOUGH) else UNMEASURED
+        if self.finest and self.sensitivity is not None:
+            measured.append(self.sensitivity)
+        factor = SAFETY if self.basis in (BOTH, AS_COMPUTED, ENOUGH) and not self.finest else UNMEASURED
         return max([factor * r for r in measured] + [factor * self.epsilon * self.scale])
+
+    @property
+    def finest(self) -> bool:
+        """Whether both sides are in float64 themselves, so that their rounding is part of every error."""
+        return 0 < self.epsilon <= _FINEST
 
     @property
     def ratio(self) -> float:
@@ -148,6 +155,7 @@ of correct ports the largest ratio was .42.
 """
 UNMEASURED = 16.0
 """The same where one side's rounding is part of the error, and unknown."""
+_FINEST = math.ulp(1.0)
 
 
 COARSE = 256.0

@@ -1,14 +1,18 @@
-"""Statistics as JSON values, and back."""
+"""Statistics, and what they are of, as JSON values, and back."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tracer.alignment.result import Alignment
 from tracer.compare.stats import Stats
+
+_ABOUT_NODES = ("pairs", "unmatched_reference", "unmatched_candidate", "ambiguous", "outputs")
 
 
 def to_plain(stats: Stats) -> dict[str, Any]:
@@ -25,9 +29,22 @@ def from_plain(raw: Any) -> Stats:
     return found
 
 
+def plain_pairs(alignment: Alignment) -> dict[str, Any]:
+    """What an alignment says about nodes as JSON values; not what it says about parameters, and not why."""
+    return {name: _plain(getattr(alignment, name)) for name in _ABOUT_NODES}
+
+
+def pairs_from_plain(raw: Any) -> Alignment:
+    """The inverse of :func:`plain_pairs`. Raises TypeError, ValueError or KeyError for anything else."""
+    hints = _hints(Alignment)
+    return Alignment(**{name: _read(hints[name], raw[name]) for name in _ABOUT_NODES})
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -48,6 +65,10 @@ def _read(kind: Any, raw: Any) -> Any:
         if raw not in arguments:
             raise ValueError(f"{raw!r} is none of {arguments}")
         return raw
+    if origin is Mapping:
+        if not isinstance(raw, dict):
+            raise TypeError("a table is wanted")
+        return {key: _read(arguments[1], item) for key, item in raw.items()}
     if origin is tuple:
         if not isinstance(raw, list):
             raise TypeError("a list is wanted")

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.alignment import Pair
+from tracer.alignment import Alignment, Pair
 from tracer.alignment import axes as axes_
 from tracer.compare.judging import Of
 from tracer.compare.local import Local, Measured
-from tracer.compare.plain import from_plain, to_plain
+from tracer.compare.plain import from_plain, pairs_from_plain, plain_pairs, to_plain
 from tracer.compare.stats import Stats, compare, outside
 from tracer.compare.verdict import Tolerance
 from tracer.errors import TraceError
@@ -29,6 +29,8 @@ VERSION = 1
 """Of the statistics: raised whenever a figure changes its meaning or a new one is kept."""
 _AGAIN = "again"
 """What the entry of a measurement begins with, where the others say what is compared."""
+_PAIRED = "paired"
+"""And that of an alignment."""
 _COUNTS = 8
 """Tolerances for which the count of elements outside is kept."""
 _STEPS = 32
@@ -110,6 +112,29 @@ class Kept:
         self._raw[key] = [*key, {"found": found, "notes": list(measured.notes)}]
         self._changed = True
 
+    def last_alignment(self, mapping: object) -> Alignment | None:
+        """How these recordings were paired last under the same mapping, without what is about parameters.
+
+        The engine may pair them otherwise by now: good enough to be looked at until it has.
+        """
+        raw = self._raw.get((_PAIRED, "", "", self._depends(mapping)))
+        try:
+            return None if raw is None else pairs_from_plain(raw[4])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def remember_alignment(self, alignment: Alignment, mapping: object) -> None:
+        key = (_PAIRED, "", "", self._depends(mapping))
+        entry = [*key, plain_pairs(alignment)]
+        if self._raw.get(key) != entry:
+            self._raw = {other: raw for other, raw in self._raw.items() if other[0] != _PAIRED}
+            self._raw[key] = entry
+            self._changed = True
+
+    def _depends(self, mapping: object) -> str:
+        facts = [(side.created, side.state, len(side.activations)) for side in self.sides]
+        return hashlib.sha256(repr((facts, mapping)).encode()).hexdigest()[:32]
+
     def note(self) -> None:
         """Something was found that is not kept yet."""
         self._changed = True
@@ -124,7 +149,7 @@ class Kept:
             for key, entry in self._entries.items()
             if entry.stats
         ]
-        self._changed = not comparisons.save(*self.sides, VERSION, [*others, *own])
+        self._changed = not comparisons.save(*self.sides, VERSION, [*own, *others])
 
 
 class Tensors:

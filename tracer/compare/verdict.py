@@ -143,7 +143,9 @@ def judge_again(
     parts.append(f"{coarsest} {measured}floor {floor:.0e}")
     if local.sensitivity is not None:
         moved = local.relative(local.sensitivity)
-        parts.append(f"cancellation: the rounding of its inputs alone moves it by {moved:.0e}")
+        parts.append(
+            f"{'' if local.finest else 'cancellation: '}the rounding of its inputs alone moves it by {moved:.0e}"
+        )
     if inherited:
         growth = stats.rel_l2 / inherited
         parts.append(f"its inputs differ by {inherited:.1e}, it by {stats.rel_l2:.1e} (× {growth:.2g})")

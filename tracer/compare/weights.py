@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer import dtypes
 from tracer.alignment import owned, relayout
 from tracer.alignment.owned import Key
 from tracer.alignment.parameters import INTO_WEIGHTS, ParameterMap, ParameterPair
@@ -22,7 +23,8 @@ from tracer.names import display
 from tracer.store import Recording, Stored
 
 _CLOSE = 1e-6
-"""Relative difference under which two tensors are taken for the same: a conversion copies, it does not compute."""
+"""Relative difference under which two tensors are taken for the same: a conversion copies, it does not compute. Where
+it is one to another type it rounds as well."""
 
 
 def facts(pair: PairDiff, reference: Recording, candidate: Recording, parameters: ParameterMap) -> list[str]:
@@ -165,12 +167,14 @@ def _difference(found: ParameterPair, reference: Recording, candidate: Recording
         for piece in found.pieces
     ]
     x, y = (np.concatenate([_flat(side[i]) for side in pieces]) for i in (0, 1))
+    types = {stored.dtype for side in kept for stored in side if stored is not None}
+    close = _CLOSE if len(types) == 1 else max(_CLOSE, *map(dtypes.epsilon, types))
     error = _relative(x, y)
-    if error < _CLOSE:
+    if error < close:
         return ""
-    if x.size == y.size and _relative(np.sort(x), np.sort(y)) < _CLOSE:
+    if x.size == y.size and _relative(np.sort(x), np.sort(y)) < close:
         turned = len(found.pieces) == len(pieces[0][0]) == len(pieces[0][1]) == 1
-        moved = turned and _turned(pieces[0][0][0], pieces[0][1][0])
+        moved = turned and _turned(pieces[0][0][0], pieces[0][1][0], close)
         what = "the axes in another order" if moved else "the elements in another order"
         return f"the same values with {what} than this layer wants ({_wanted(found, kept[1])})"
     return f"relative difference {error:.1e}"
@@ -181,10 +185,10 @@ def _wanted(found: ParameterPair, kept: list[Stored | None]) -> str:
     return shapes if found.relation == "as it is" else f"{shapes}, {found.relation}"
 
 
-def _turned(a: NDArray[Any], b: NDArray[Any]) -> bool:
+def _turned(a: NDArray[Any], b: NDArray[Any], close: float) -> bool:
     """Whether some order of the axes makes the two equal."""
     orders = (o for o in permutations(range(b.ndim)) if tuple(b.shape[i] for i in o) == a.shape)
-    return b.ndim == a.ndim and any(_relative(_flat([a]), _flat([b.transpose(o)])) < _CLOSE for o in orders)
+    return b.ndim == a.ndim and any(_relative(_flat([a]), _flat([b.transpose(o)])) < close for o in orders)
 
 
 def _flat(arrays: Iterable[NDArray[Any]]) -> NDArray[np.float64]:

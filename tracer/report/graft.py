@@ -79,7 +79,7 @@ def _grafted(result: Graft) -> list[str]:
     own, other = _sides(result)
     where = _some([f"{words.together(p.reference)} ⇄ {words.together(p.candidate)}" for p in result.pairs], 3)
     if result.agreed and result.agrees:
-        verdict = "the outputs agree, as they did before"
+        verdict = f"the outputs agree{'' if result.passed else ' up to rounding'}, as they did before"
     elif result.agrees:
         verdict = "the outputs agree: what makes them differ lies there or above"
     elif result.agreed:
@@ -117,8 +117,8 @@ def _explained(result: Explanation) -> list[str]:
     count, left = len(result.defects), sum(len(d.pairs) for d in result.left_out)
     found = f"{count} {'defect' if count == 1 else 'defects'}"
     lines = []
-    if result.agreed:
-        lines.append("the outputs agree within the tolerance as they are")
+    if result.passed or (result.agreed and not count):
+        lines.append(f"the outputs agree {'within the tolerance' if result.passed else 'up to rounding'} as they are")
         if count:
             names = _some([pair.aligned for d in result.defects for pair in d.pairs], 4)
             lines.append(f"what diverges on its own does not show in them: {names}")
@@ -170,7 +170,9 @@ def _name(defect: Defect) -> str:
 def _conclusions(result: Explanation) -> list[str]:
     count = len(result.defects)
     lines = ["alone: when it is repaired as the only one; last: after all others"] if count > 1 else []
-    if result.enough is not None and len(result.enough) < count:
+    if result.enough == ():
+        lines.append("the difference is small enough to pass for rounding at this depth, though it is none")
+    elif result.enough is not None and len(result.enough) < count:
         numbers = " and ".join(str(at + 1) for at in result.enough)
         lines.append(f"repairing {numbers} is enough to bring the outputs within the tolerance")
     elif result.enough is not None and count > 1:
@@ -191,7 +193,7 @@ def _outputs(result: Graft | Explanation) -> list[list[str]]:
     after = "after" if isinstance(result, Graft) else "all repaired"
     table = [["output", "before", after, "gone"]]
     for output, before, now in list(zip(result.outputs, result.before, result.after, strict=True))[:_MOST]:
-        gone = explained([now]) if not output.agrees(before) else None
+        gone = explained([now]) if not output.passes(before) else None
         table.append([display(output.name), _off_text(before), _off_text(now), _percent(gone)])
     return table
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracer.alignment.outputs import order
-from tracer.compare.diff import AGREEING, Diff
+from tracer.compare.diff import AGREEING, Diff, idle
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.compare.weights import facts as weight_facts
@@ -84,6 +84,10 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
     if blank:
         names = _first([pair.aligned for pair in blank], 3)
         out.append(f"NaN or one value throughout, on both sides, so nothing was tested there: {names}\n", "yellow")
+    if faint := diff.faint:
+        names, worst = _first([pair.aligned for pair in faint], 3), max(p.stats.rel_l2 for p in faint if p.stats)
+        said = f"match only because all values are below atol, relative L2 error up to {words.number(worst, 1)}"
+        out.append(f"{said}: {names}; a smaller --atol judges them\n", "yellow")
     broken = diff.broken
     if diff.verdict is Verdict.NOT_COMPARABLE and (why := _nothing(diff)):
         out.append(f"{why}\n", "bold")
@@ -94,8 +98,11 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         (diff.reference, diff.alignment.unmatched_reference),
         (diff.candidate, diff.alignment.unmatched_candidate),
     ):
+        busy = [name for name in lonely if not idle(recording, name)]
+        passing = f"{len(lonely) - len(busy)} that hand on their input" if len(busy) < len(lonely) else ""
         if lonely:
-            out.append(f"unmatched in {display(recording.name)}: {_first(list(lonely))}\n", "dim")
+            parts = [part for part in (_first(busy), passing) if part]
+            out.append(f"unmatched in {display(recording.name)}: {'; '.join(parts)}\n", "dim")
     return Text(to_ascii(out.plain)) if ascii_only else out
 
 

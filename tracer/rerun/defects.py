@@ -189,7 +189,7 @@ def explain(diff: Diff, run: Run) -> Explanation:
     defects, groups = [defect for defect, _ in found[:MOST]], [nodes for _, nodes in found[:MOST]]
     left_out = tuple(defect for defect, _ in found[MOST:])
     agreed = all(output.agrees(off) for output, off in zip(outputs, before, strict=True))
-    if agreed or not defects:
+    if not defects or all(output.passes(off) for output, off in zip(outputs, before, strict=True)):
         return Explanation(
             reference, candidate, tolerance, outputs, before, before, 0, (*diff.notes, *notes), diff, tuple(defects),
             () if agreed else None, left_out,

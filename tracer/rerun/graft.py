@@ -141,11 +141,15 @@ class Output:
         unit = size * size or 1.0
         return replace(found, changed=changed, inner=inner / unit, whole=whole / unit)
 
+    def passes(self, off: Off) -> bool:
+        """Whether it is within the tolerance."""
+        return off.shape is None and math.isfinite(off.max_abs) and not off.outside
+
     def agrees(self, off: Off) -> bool:
         """Whether it is within the tolerance, or off by no more than rounding at its depth."""
         if off.shape is not None or not math.isfinite(off.max_abs):
             return False
-        return not off.outside or (off.rel_l2 <= self.floor and off.max_abs <= 4 * self.floor * off.scale)
+        return self.passes(off) or (off.rel_l2 <= self.floor and off.max_abs <= 4 * self.floor * off.scale)
 
 
 @dataclass(frozen=True)

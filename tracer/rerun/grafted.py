@@ -38,8 +38,13 @@ class _Result:
     notes: tuple[str, ...]
 
     @property
+    def passed(self) -> bool:
+        """Whether the outputs were within the tolerance as they were recorded."""
+        return all(output.passes(off) for output, off in zip(self.outputs, self.before, strict=True))
+
+    @property
     def agreed(self) -> bool:
-        """Whether the outputs agreed as they were recorded."""
+        """Whether the outputs agreed as they were recorded, within the tolerance or up to rounding."""
         return self._agree(self.before)
 
     @property
@@ -74,7 +79,7 @@ class _Result:
                 }
                 for output, before, after in rows
             ],
-            "explained": None if self.agreed else _finite(explained(self.after)),
+            "explained": None if self.passed else _finite(explained(self.after)),
             "runs": self.runs,
             "notes": list(self.notes),
         }
@@ -167,8 +172,8 @@ class Explanation(_Result):
     Attributes:
         diff: the comparison that found them, with local errors.
         defects: the largest share first.
-        enough: the smallest set found that brings the outputs within the tolerance, as positions in ``defects``; None
-            where all together do not.
+        enough: the smallest set found that brings the outputs within the tolerance or up to rounding, as positions in
+            ``defects``; None where all together do not.
         left_out: defects whose shares were not looked for, being too many; they stay in the candidate.
     """
 

@@ -240,9 +240,10 @@ def local_errors(
             found[index], error=result.error, argmax=result.argmax, rounding_reference=result.rounding, basis=basis
         )
     coarse = _less_precise(cuts, found)
-    if coarse:
-        moved = shake(alone, coarse)
-        for name in coarse:
+    finest = [name for name in alone.files if (own := found[cuts[name].index]).finest and own.ratio > 1]
+    if coarse or finest:
+        moved = shake(alone, [*coarse, *finest])
+        for name in (*coarse, *finest):
             local = replace(found[cuts[name].index], sensitivity=moved.get(name))
             found[cuts[name].index] = replace(local, coarse=local.unlike(local.sensitivity))
     for cut in cuts.values():
