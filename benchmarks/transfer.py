@@ -2,10 +2,13 @@
 
     python -m benchmarks.transfer ports [NAME …]      the zoo, text, attention and U-Net models, in both directions
     python -m benchmarks.transfer arrays [NAME …]     every port of the alignment corpus, arrays against arrays
+    python -m benchmarks.transfer vision [NAME …]     keras.applications to torchvision and timm, and back again
     python -m benchmarks.transfer loop [NAME …]       keras.applications to torchvision as both are published
 
-``ports`` and ``loop`` start from weights that have nothing to do with each other. The difference of the outputs is
-relative to the largest output; the floor beside it is what the PyTorch model itself loses by computing in float32.
+``ports``, ``vision`` and ``loop`` start from weights that have nothing to do with each other. ``vision`` takes twins
+with the same paddings and epsilons and small images, and fills a scrambled Keras model from the filled PyTorch one. The
+difference of the outputs is relative to the largest output; the floor beside it is what the PyTorch model itself loses
+by computing in float32.
 """
 
 from __future__ import annotations
@@ -194,7 +197,53 @@ def of_zoo(name: str) -> tuple[Any, Any, np.ndarray]:
     return pair.keras(), pair.torch(), pair.data(pair.input_shape)
 
 
+def of_vision(name: str) -> tuple[Any, Any, np.ndarray]:
+    """A pair of the corpus whose outputs are equal once its weights are."""
+    from benchmarks.corpus import ports as corpus
+
+    built = corpus()[name].build()
+    return built.reference, built.candidate, np.asarray(built.inputs)
+
+
+TIMM: Mapping[str, tuple[str, Mapping[str, Any], int, float | None]] = {
+    "tf_mobilenetv3_large_100": ("MobileNetV3Large", {"include_preprocessing": False}, 96, None),
+    "tf_mobilenetv3_small_100": ("MobileNetV3Small", {"include_preprocessing": False}, 96, None),
+    "tf_efficientnet_b0": ("EfficientNetB0", {}, 96, None),
+    "tf_efficientnetv2_b0": ("EfficientNetV2B0", {"include_preprocessing": False}, 96, None),
+    "mobilenetv2_100": ("MobileNetV2", {}, 97, 1e-3),
+    "convnext_tiny": ("ConvNeXtTiny", {"include_preprocessing": False}, 96, None),
+    "densenet121": ("DenseNet121", {}, 97, 1.001e-5),
+}
+"""timm's network, Keras's and its options, pixels, and the epsilon of timm's normalisations where they differ."""
+
+
+def of_timm(name: str) -> tuple[Any, Any, np.ndarray]:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from benchmarks.corpus.transfer import images, randomise
+    from benchmarks.corpus.vision_held_out import timm_model
+    from benchmarks.corpus.vision_tuned import normalising
+
+    application, options, size, epsilon = TIMM[name]
+    keras_model, module = keras_application(application, size, **options), timm_model(name)
+    randomise(keras_model, 3)
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) and epsilon is not None:
+            part.eps = epsilon
+    module = normalising(module) if application == "EfficientNetB0" else module
+    return keras_model, module.eval(), images(keras_model, 2)
+
+
 Build = Callable[[], tuple[Any, Any, np.ndarray]]
+
+
+def vision() -> dict[str, Build]:
+    from functools import partial
+
+    from benchmarks.corpus import ports as corpus
+
+    twins: dict[str, Build] = {name: partial(of_vision, name) for name in corpus() if name.startswith("vision/")}
+    return {**twins, **{f"timm/{name}": partial(of_timm, name) for name in TIMM}}
 
 
 def ports() -> dict[str, Build]:
@@ -309,6 +358,41 @@ def transferred(name: str, build: Build, back: bool, loop: bool) -> Row:
         return Row(**{**asdict(row), "floor": floor, "patched": last, "rounds": rounds, "causes": ", ".join(said)})
 
 
+def there_and_back(name: str, build: Build) -> list[Row]:
+    """Into the PyTorch model with weights of its own, and from that into the Keras model with others."""
+    import torch
+
+    import tracer
+
+    torch.set_num_threads(2)
+    keras_model, module, x = build()
+    rows = []
+    for back in (False, True):
+        scramble(keras_model, module, back)
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder) / "trace.zarr"
+            tf = tracer.record(keras_model, x, name="tf", trace=trace)
+            pt = tracer.record(module, None, name="pt", trace=trace)
+            source, target, model = (pt, tf, keras_model) if back else (tf, pt, module)
+            began = time.monotonic()
+            found = tracer.transfer(source, target, model=model, anyway=True, partial=True)
+            seconds, carried = time.monotonic() - began, found.carried
+            ours, theirs, floor = outputs(keras_model, module, x, next(iter(_inputs(pt))))
+        rows.append(Row(
+            f"{name} {'→ Keras' if back else '→ PyTorch'}", len(carried.values), len(carried.kept),
+            len(carried.missing), len(carried.left_over), off(ours, theirs), floor, seconds=seconds,
+        ))  # fmt: skip
+        if not found.agrees or carried.missing or carried.left_over:
+            rows[-1] = Row(**{**asdict(rows[-1]), "causes": _said(found)})
+    return rows
+
+
+def _said(found: Any) -> str:
+    """What keeps a transfer from being whole."""
+    lost = [f"{'.'.join(key)}: {why}" for part in (found.missing, found.left_over) for key, why in part.items()]
+    return "; ".join(lost[:2] + [f"{len(one.pairs) or 1} × {one.cause}" for one in found.staying[:4]])
+
+
 def _inputs(recording: Any) -> Iterable[np.ndarray]:
     """What a recording was fed, in its model's own axes."""
     from tracer.store import Trace
@@ -322,39 +406,47 @@ def arrays(name: str, back: bool) -> Row:
     """A port of the corpus: the arrays carried to the twin with unrelated weights against its own equal ones."""
     from benchmarks.corpus import ports as corpus
     from benchmarks.corpus.record import kept, record
-    from tracer.alignment import align
+    from tracer.alignment import align, relayout
     from tracer.weighing.carrying import carry
-    from tracer.weighing.plan import plan
+    from tracer.weighing.plan import Copy, plan
 
     port = corpus()[name]
     trace = (kept(port) or record(port)).trace
     reference, equal, unrelated = (trace.recording(one) for one in ("reference", "equal", "unrelated"))
     source, target, truth = (equal, reference, reference) if back else (reference, unrelated, equal)
     began = time.monotonic()
-    found = carry(plan(align(source, target), source, target), source, target)
+    made = plan(align(source, target), source, target)
+    found = carry(made, source, target)
     seconds = time.monotonic() - began
+    # Of a weight-normalised kernel only what its direction and its lengths make together is told.
+    normed = {op.target: op.target_steps for op in made.operations
+              if isinstance(op, Copy) and any(step[0] == "normed" for step in op.target_steps)}  # fmt: skip
+    alone = [((key,), ()) for key in found.values if not any(key in keys for keys in normed)]
     worst = 0.0
-    for key, values in found.values.items():
-        wanted = truth.read_stored(truth.weights[key]).astype(np.float64)
+    for keys, steps in (*alone, *normed.items()):
+        wanted = relayout.read(steps, [truth.read_stored(truth.weights[key]).astype(np.float64) for key in keys])[0]
+        values = relayout.read(steps, [found.values[key] for key in keys])[0]
         worst = max(worst, float(np.abs(wanted - values).max(initial=0) / max(np.abs(wanted).max(initial=0), 1e-30)))
     counts = len(found.values), len(found.kept), len(found.missing), len(found.left_over)
     return Row(f"{name} {'back' if back else 'forth'}", *counts, worst, seconds=seconds)
 
 
-def _row(what: str, name: str, back: bool) -> Row:
+def _row(what: str, name: str, back: bool) -> list[Row]:
     try:
+        if what == "vision":
+            return there_and_back(name, vision()[name])
         if what == "arrays":
-            return arrays(name, back)
+            return [arrays(name, back)]
         build = (lambda: published(name)) if what == "loop" else ports()[name]
-        return transferred(name, build, back, what == "loop")
+        return [transferred(name, build, back, what == "loop")]
     except Exception as error:
         traceback.print_exc(limit=-4)
-        return Row(f"{name} {'back' if back else 'forth'}", error=f"{type(error).__name__}: {error}"[:200])
+        return [Row(f"{name} {'back' if back else 'forth'}", error=f"{type(error).__name__}: {error}"[:200])]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("ports", "arrays", "loop"))
+    parser.add_argument("what", choices=("ports", "arrays", "vision", "loop"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -363,19 +455,20 @@ def main() -> None:
 
         known = list(corpus())
     else:
-        known = list(LOOP if asked.what == "loop" else ports())
+        known = list({"loop": LOOP, "vision": vision()}.get(asked.what) or ports())
     rows = []
     print("carried kept missing left | outputs off  floor   patched | seconds | what")
     for name in asked.names or known:
-        for back in (False,) if asked.what == "loop" else (False, True):
+        for back in (False,) if asked.what in ("loop", "vision") else (False, True):
             # A process each: models of a gigabyte, and frameworks that keep what they were given.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                row = pool.apply(_row, (asked.what, name, back))
-            rows.append(row)
-            print(
-                f"{row.carried:7} {row.kept:4} {row.missing:7} {row.left_over:4} | {row.off:11.1e} {row.floor:.1e} "
-                f"{row.patched:.1e} | {row.seconds:7.1f} | {row.name} {row.causes}{row.error}", flush=True
-            )  # fmt: skip
+                found = pool.apply(_row, (asked.what, name, back))
+            rows += found
+            for row in found:
+                print(
+                    f"{row.carried:7} {row.kept:4} {row.missing:7} {row.left_over:4} | {row.off:11.1e} {row.floor:.1e} "
+                    f"{row.patched:.1e} | {row.seconds:7.1f} | {row.name} {row.causes}{row.error}", flush=True
+                )  # fmt: skip
     whole = sum(not (row.missing or row.left_over or row.error) for row in rows)
     print(f"{whole} of {len(rows)} with nothing missing or left over")
     if asked.json:

@@ -31,6 +31,9 @@ import tracer
 from tests.cli import COMMAND, ENVIRONMENT, refused, run
 from tracer.adapter import LoadRequest, for_object
 from tracer.adapter import get as adapter
+from tracer.alignment.engine import IGNORED
+from tracer.alignment.mapping import Mapping as MappingFile
+from tracer.compare import Tolerance
 from tracer.compare.verdict import Verdict
 from tracer.errors import InputError, ReplayError, TraceError, TransferError
 from tracer.store import Trace
@@ -229,6 +232,31 @@ def test_arguments_that_cannot_be(trace_path: Path, tmp_path: Path) -> None:
     assert names(trace_path) == ["a", "b", "bare"]
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["by its names", "by what was recorded first"])
+def test_a_mapping_file_serves_in_both_directions(trace_path: Path, named: bool) -> None:
+    """It is written for the Keras model against the PyTorch one, and the weights go the other way."""
+    net, model = torch_net(), keras_net()
+    tf = tracer.record(model, X, name="tf", trace=trace_path)
+    pt = tracer.record(net, name="pt", trace=trace_path)
+    names_said = {"reference": "tf", "candidate": "pt"} if named else {}
+    written = MappingFile.model_validate({
+        **names_said, "pairs": [{"reference": "conv", "candidate": "1", "axes": [0, 2, 3, 1]}],
+        "ignore": {"reference": ["flat"], "candidate": ["3"]},
+        "tolerances": [{"match": "norm", "atol": 0.25, "reason": "as wished"}],
+    })  # fmt: skip
+    done = tracer.transfer(pt, tf, model=model, map=written)
+    assert done.diff is not None
+    np.testing.assert_allclose(*outputs(model, net), rtol=1e-4)
+    pairs = {pair.aligned: pair for pair in done.diff.pairs}
+    assert pairs["1"].pair.candidate == ("conv",)
+    assert pairs["1"].pair.axes == (0, 3, 1, 2)
+    assert pairs["2"].tolerance == Tolerance(0.25, 1e-5)
+    assert "3" not in pairs
+    assert done.diff.alignment.unmatched_reference["3"] == IGNORED
+    assert done.recording is not None
+    assert done.recording.attributes["reference"] == "pt"
+
+
 def test_a_coarse_type_does_not_prove_just_anything(trace_path: Path) -> None:
     net = torch_net().half()
     ours = tracer.record(keras_net(), X, name="tf", trace=trace_path)
@@ -372,6 +400,26 @@ def test_every_type_reaches_the_worker(tmp_path: Path) -> None:
     for key, value in values.items():
         assert (back[key].dtype, back[key].shape) == (value.dtype, value.shape)
         np.testing.assert_array_equal(back[key], value)
+
+
+def test_what_holds_constants_is_said_before_it_is_loaded(tmp_path: Path) -> None:
+    net = keras_net()
+    net.export(tmp_path / "saved", verbose=False)
+    tracer.record(net, X, name="tf", trace=tmp_path / "trace.zarr")
+    run("record", "tf", "saved", "--name", "frozen", cwd=tmp_path)
+    says = (
+        "'frozen' is a SavedModel: its weights are constants. Fill the model that it was made from: record that one, "
+    )
+    refused("transfer", "--from", "tf", "--to", "frozen", "-o", "out.pt", cwd=tmp_path, says=says)
+    torch.jit.script(torch_net()).save(tmp_path / "net.ts")
+    for name, file, what in (
+        ("pt", "net.ts", "TorchScript"),
+        ("tf", "graph.pb", "a frozen graph"),
+        ("tf", "net.keras", ""),
+        ("onnx", "net.onnx", "an ONNX model"),
+    ):
+        assert adapter(name).constant(LoadRequest(tmp_path / file)) == what
+    assert adapter("pt").constant(LoadRequest(tmp_path / "net.pt", arch="nets:build")) == ""
 
 
 @contextmanager

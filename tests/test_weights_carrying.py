@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("torch")
 
 import keras
+import tensorflow as tf
+import tf_keras
 import torch
 from keras import layers as kl
 from torch import nn
@@ -23,7 +26,7 @@ import tracer
 from tests import parameter_models as models
 from tests.parameter_models import randomise
 from tracer.alignment import align
-from tracer.errors import InputError
+from tracer.errors import InputError, TransferError
 from tracer.store import Recording
 from tracer.weighing.carrying import Carried, carry
 from tracer.weighing.plan import Plan, plan
@@ -190,6 +193,209 @@ def test_a_script_carries_every_kind_of_layer(trace_path: Path, name: str, back:
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
 
 
+class Directed(keras.layers.Layer):
+    """A Dense whose kernel is a direction with lengths, as one writes weight normalisation by hand."""
+
+    def __init__(self, units: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.units = units
+
+    def build(self, shape: Any) -> None:
+        self.v = self.add_weight(name="v", shape=(shape[-1], self.units))
+        self.g = self.add_weight(name="g", shape=(self.units,))
+        self.bias = self.add_weight(name="bias", shape=(self.units,))
+
+    def call(self, x: Any) -> Any:
+        return x @ (self.v * self.g / keras.ops.norm(self.v, axis=0)) + self.bias
+
+
+class Positions(tf_keras.layers.Conv1D):
+    """A grouped convolution that is normalised over its channels and keeps its weights as PyTorch does."""
+
+    def build(self, shape: Any) -> None:
+        super().build(shape)
+        self.kernel = self.weight_v = tf.Variable(tf.transpose(self.kernel), name="weight_v")
+        self.weight_g = self.add_weight(name="weight_g", shape=(self.kernel_size[0], 1, 1))
+
+    def call(self, x: Any) -> Any:
+        direction = tf.nn.l2_normalize(self.weight_v, axis=[0, 1])
+        self.kernel = tf.transpose(direction * tf.transpose(self.weight_g))
+        return super().call(x)
+
+
+class Apart(nn.Module):
+    """A separable convolution that adds its bias itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(5, 4)
+        self.deep = nn.Conv1d(4, 4, 3, padding=1, groups=4, bias=False)
+        self.point = nn.Conv1d(4, 10, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(10, 1))
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.point(self.deep(self.into(x).transpose(1, 2))) + self.bias
+        return self.head(x.transpose(1, 2))
+
+
+class Swapped(nn.Module):
+    """What is within reads the channels first."""
+
+    def __init__(self, *inside: nn.Module) -> None:
+        super().__init__()
+        self.into, self.inside, self.head = nn.Linear(5, 8), nn.Sequential(*inside), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inside(self.into(x).transpose(1, 2)).transpose(1, 2))
+
+
+def chain(library: Any, *layers: Any) -> Any:
+    x = inputs = library.layers.Input((9, 5))
+    for layer in layers:
+        x = layer(x)
+    return randomise(library.Model(inputs, x))
+
+
+def directed(weight_norm: Any) -> tuple[Any, nn.Module]:
+    into, head = (weight_norm(nn.Linear(a, b)) for a, b in ((5, 6), (6, 3)))
+    return chain(keras, Directed(6, name="a"), kl.ReLU(), Directed(3, name="b")), nn.Sequential(into, nn.ReLU(), head)
+
+
+def positions(weight_norm: Any) -> tuple[Any, nn.Module]:
+    tk = tf_keras.layers
+    inside = weight_norm(nn.Conv1d(8, 8, 3, padding=1, groups=2), dim=2)
+    pad, convolution = tk.ZeroPadding1D(1), Positions(8, 3, groups=2, name="pos")
+    return chain(tf_keras, tk.Dense(8, name="into"), pad, convolution, tk.Dense(3, name="head")), Swapped(inside)
+
+
+def added() -> tuple[Any, nn.Module]:
+    layers = kl.Dense(4, name="into"), kl.SeparableConv1D(10, 3, padding="same", name="s"), kl.Dense(3, name="head")
+    return chain(keras, *layers), Apart()
+
+
+def bare() -> tuple[Any, nn.Module]:
+    norm = kl.GroupNormalization(2, epsilon=1e-5, center=False, scale=False, name="norm")
+    return chain(keras, kl.Dense(8, name="into"), norm, kl.Dense(3, name="head")), Swapped(nn.GroupNorm(2, 8))
+
+
+def equation() -> tuple[Any, nn.Module]:
+    heads = kl.EinsumDense("abc,cde->abde", (9, 2, 3), bias_axes="de", name="e")
+    return chain(keras, heads, kl.Reshape((9, 6)), kl.Dense(4, name="d")), nn.Sequential(
+        nn.Linear(5, 6), nn.Linear(6, 4)
+    )
+
+
+class Cell(nn.Module):
+    """A GRU that resets before the product with the state, under the names of nn.GRUCell or of Keras's layer."""
+
+    def __init__(self, as_keras: bool) -> None:
+        super().__init__()
+        shapes = {"kernel": (5, 21), "recurrent_kernel": (7, 21), "bias": (21,)} if as_keras else {
+            "weight_ih": (21, 5), "weight_hh": (21, 7), "bias_ih": (21,), "bias_hh": (21,)
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape) * 0.3))
+        self.as_keras, self.head = as_keras, nn.Linear(7, 3)
+
+    def step(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        given, state = (self.kernel, self.recurrent_kernel) if self.as_keras else (self.weight_ih.T, self.weight_hh.T)
+        gates = x @ given + (self.bias if self.as_keras else self.bias_ih + self.bias_hh)
+        first, second = torch.sigmoid(gates[:, :14] + h @ state[:, :14]).chunk(2, 1)
+        update, reset = (first, second) if self.as_keras else (second, first)
+        new = torch.tanh(gates[:, 14:] + (reset * h) @ state[:, 14:])
+        return update * h + (1 - update) * new
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h, found = x.new_zeros(x.shape[0], 7), []
+        for at in range(x.shape[1]):
+            h = self.step(x[:, at], h)
+            found.append(h)
+        return self.head(torch.stack(found, 1))
+
+
+def by_hand(as_keras: bool) -> tuple[Any, nn.Module]:
+    gru = kl.GRU(7, return_sequences=True, reset_after=False, name="gru")
+    return chain(keras, gru, kl.Dense(3, name="head")), Cell(as_keras)
+
+
+OTHERWISE: dict[str, Callable[[], tuple[Any, nn.Module]]] = {
+    "weight norm by hand": lambda: directed(nn.utils.parametrizations.weight_norm),
+    "weight norm by hand, one length": lambda: directed(partial(nn.utils.parametrizations.weight_norm, dim=None)),
+    "weight norm by hand, plain": lambda: directed(lambda layer: layer),
+    "weight norm of old": lambda: positions(nn.utils.weight_norm),
+    "weight norm over positions": lambda: positions(nn.utils.parametrizations.weight_norm),
+    "a bias that is added apart": added,
+    "a normalisation without parameters": bare,
+    "an equation": equation,
+    "a cell written out, PyTorch's names": lambda: by_hand(False),
+    "a cell written out, Keras's names": lambda: by_hand(True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("back", [False, True], ids=["to PyTorch", "to Keras"])
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_one_side_keeps_otherwise(trace_path: Path, name: str, back: bool) -> None:
+    keras_model, module = OTHERWISE[name]()
+    module.eval()
+    x = np.random.default_rng(0).standard_normal((3, 9, 5)).astype(np.float32)
+    source, target = recorded(trace_path, keras_model, module, x, back)
+    model = keras_model if back else module
+    before = snapshot(model)
+    done = tracer.transfer(source, target, model=model)  # which raises where a tensor is lost, or the outputs differ
+    ours, theirs = outputs(keras_model, module, x)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+    restore(model, before)
+    space = runpy.run_path(str(_written(trace_path, done.script)))
+    given = module.state_dict() if back else keras_model
+    space["write"](model, space["carry"](space["read"](given)))
+    ours, theirs = outputs(keras_model, module, x)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def snapshot(model: Any) -> Any:
+    if isinstance(model, nn.Module):
+        return {name: value.clone() for name, value in model.state_dict().items()}
+    return [np.array(weight) for weight in model.weights]
+
+
+def restore(model: Any, before: Any) -> None:
+    if isinstance(model, nn.Module):
+        model.load_state_dict(before)
+    else:
+        model.set_weights(before)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["to PyTorch", "to Keras"])
+def test_a_gru_that_resets_elsewhere_is_carried_and_refused(trace_path: Path, back: bool) -> None:
+    """nn.GRU resets after the product with the state, with a bias of its own there."""
+
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.head = nn.GRU(5, 7, batch_first=True), nn.Linear(7, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.gru(x)[0])
+
+    keras_model = chain(keras, kl.GRU(7, return_sequences=True, reset_after=False, name="gru"), kl.Dense(3, name="d"))
+    module = Sequence().eval()
+    x = np.random.default_rng(0).standard_normal((3, 9, 5)).astype(np.float32)
+    source, target = recorded(trace_path, keras_model, module, x, back)
+    with pytest.raises(TransferError, match="gru-reset-after") as caught:
+        tracer.transfer(source, target, model=keras_model if back else module)
+    found = caught.value.transferred.carried
+    assert found.whole
+    bias = found.values["gru", "bias" if back else "bias_ih_l0"]
+    given = source.read_stored(source.weights["gru", "bias_ih_l0" if back else "bias"])
+    if back:
+        given = given + source.read_stored(source.weights["gru", "bias_hh_l0"])
+    else:
+        assert not found.values["gru", "bias_hh_l0"].any()
+    np.testing.assert_allclose(np.sort(bias), np.sort(given), rtol=1e-6)
+
+
 def assert_script(text: str, keras_model: Any, module: nn.Module, found: Carried, back: bool, folder: Path) -> None:
     """Running it fills the live model with the very values."""
     assert "import tracer" not in text
@@ -262,6 +468,25 @@ def test_stages_of_blocks_are_loops_in_a_loop(trace_path: Path) -> None:
     space["write"](twin, space["carry"](space["read"](named.state_dict())))
     for name, values in named.state_dict().items():
         assert torch.equal(values, twin.state_dict()[name])
+
+
+def test_letters_that_count_are_a_loop(trace_path: Path) -> None:
+    x = inputs = keras.Input((8, 4))
+    stages: list[nn.Module] = []
+    for stage, length in enumerate((3, 2, 4)):
+        blocks = nn.Sequential()
+        for letter in "abcd"[:length]:
+            x = kl.ReLU()(kl.Conv1D(4, 3, padding="same", name=f"block{stage}{letter}_conv")(x))
+            blocks.append(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.ReLU()))
+        stages.append(blocks)
+    module = nn.Sequential(*stages).eval()
+    data = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
+    keras_model = randomise(keras.Model(inputs, x))
+    source, target = recorded(trace_path, keras_model, module, data, False)
+    made, found = carried(source, target)
+    text = script(made, found, source, target)
+    assert 'get(f"block{i}{chr(97 + j)}_conv")' in text
+    assert_script(text, keras_model, module, found, False, trace_path)
 
 
 def test_equal_loops_are_in_a_loop_again(trace_path: Path) -> None:

@@ -306,6 +306,13 @@ class Adapter(ABC):
         Raises InputError or RefusedError, in one line; NoModelError where the files hold weights without a network.
         """
 
+    def constant(self, request: LoadRequest) -> str:
+        """What a model is whose weights cannot be changed, in words (``a frozen graph``); empty where they can.
+
+        A cheap look at the files, which imports no framework. Raises InputError where they cannot be read.
+        """
+        return ""
+
     def filled(self, request: LoadRequest, path: Path) -> LoadRequest:
         """How to load the model of ``request`` with the weights that its :meth:`LoadedModel.save_weights` wrote."""
         return replace(request, weights=path)

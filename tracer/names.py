@@ -77,9 +77,12 @@ def display(text: str, limit: int | None = None) -> str:
 
     With ``limit`` the middle of a longer text is replaced by ``…``.
     """
-    shown = "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _INVISIBLE else char for char in text
-    )
+    shown = text
+    if not text.isprintable():
+        shown = "".join(
+            char.encode("unicode_escape").decode() if unicodedata.category(char) in _INVISIBLE else char
+            for char in text
+        )
     if limit is not None and len(shown) > limit:
         head = (limit - 1) // 2
         shown = f"{shown[:head]}…{shown[len(shown) - (limit - 1 - head) :]}"

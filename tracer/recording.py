@@ -89,8 +89,9 @@ def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
 
 
 def record_emitting(
-    emit: Callable[[Event], None], model: LoadedModel, trace: Trace, options: Options, attributes: Mapping[str, Any]
-) -> Summary:
+    emit: Callable[[Event], None], model: LoadedModel, trace: Trace, options: Options, attributes: Mapping[str, Any],
+    *, refined: bool = True,
+) -> Summary:  # fmt: skip
     """In a worker: :func:`record`, with its phases and its progress told to the parent."""
     from tracer.worker import protocol
 
@@ -104,7 +105,7 @@ def record_emitting(
 
     return record(
         model, trace, options, model_attributes=attributes,
-        phase=lambda text: emit(protocol.phase(text)), progress=progress,
+        phase=lambda text: emit(protocol.phase(text)), progress=progress, refined=refined,
     )  # fmt: skip
 
 
@@ -146,12 +147,13 @@ def record(
     model_attributes: Mapping[str, Any] | None = None,
     phase: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    refined: bool = True,
 ) -> Summary:
     """Record one run of ``model`` under ``options.name``.
 
     The structure is aligned to the reference before the model runs, so that activations stream straight to their
-    aligned names; afterwards the alignment is refined with the values. Nothing is written to the trace before the
-    model has taken the input.
+    aligned names; afterwards the alignment is refined with the values, unless :func:`refine` is to do that. Nothing is
+    written to the trace before the model has taken the input.
 
     Raises InputError (the input does not fit, the name is taken), ModelError (the model raised; what ran is kept),
     TraceError (the trace cannot be written).
@@ -236,10 +238,10 @@ def record(
     notes = [*structure.notes, *_said(recording, options)]
     if reference is not None and reference.input_id != recording.input_id:
         notes.append(f"made on another input than '{reference.name}': the two cannot be compared")
-    if reference is not None:
+    if reference is not None and refined:
         phase("aligning")
-        alignment = _refine(trace, reference, recording, structure, keys)
-        recording = trace.recording(options.name)
+        alignment = align(reference, recording)
+        recording = refine(trace, reference, recording, alignment, keys)
     return Summary(
         name=options.name,
         framework=model.framework,
@@ -375,18 +377,23 @@ def _weight_places(reference: Recording | None, alignment: Alignment | None) -> 
     return Places(replace(pair, reference=tuple(held.get(key, key) for key in pair.reference)) for pair in pairs)
 
 
-def _refine(
-    trace: Trace, reference: Recording, recording: Recording, structure: Structure, keys: Mapping[str, str]
-) -> Alignment:
-    """Align again with the values; store under the new names where they changed."""
-    alignment = align(reference, recording)
+def refine(
+    trace: Trace,
+    reference: Recording,
+    recording: Recording,
+    alignment: Alignment,
+    keys: Mapping[str, str] | None = None,
+) -> Recording:
+    """Store a recording under the names of an alignment that knows the values; ``keys`` are those it lies under."""
+    structure = recording.structure
     new = _stored_keys(structure, _aligned_names(trace, reference, alignment))
     where, key = _weight_places(reference, alignment), names.encode(recording.name)
     weights = {param: where[param] for param in (*recording.weights, *recording.weight_gradients)}
     moved = any(place_of.weight(*weights[p], key) != stored.path for p, stored in recording.weights.items())
-    if moved or new != keys or alignment.to_json() != recording.attributes.get("alignment"):
+    if moved or keys not in (None, new) or alignment.to_json() != recording.attributes.get("alignment"):
         rekey(trace, recording.name, new, {"alignment": alignment.to_json()}, weights)
-    return alignment
+        recording = trace.recording(recording.name)
+    return recording
 
 
 def _save_weights(

@@ -85,6 +85,11 @@ class KerasAdapter(Adapter):
         loaded: LoadedModel = import_module(module).load(request)
         return loaded
 
+    def constant(self, request: LoadRequest) -> str:
+        if not _is_graph(request):
+            return ""
+        return "a SavedModel" if request.path is not None and request.path.is_dir() else "a frozen graph"
+
     def filled(self, request: LoadRequest, path: Path) -> LoadRequest:
         from tracer_keras.filling import filled
 

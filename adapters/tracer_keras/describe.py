@@ -16,6 +16,7 @@ from tracer_keras.vocabulary import LAYER_KINDS, activation_kind, op_kind, snake
 _RENAMED = {
     "dilation_rate": "dilation",
     "dims": "permutation",
+    "subscripts": "equation",
 }
 _KEPT = words(
     "filters kernel_size strides padding dilation groups epsilon momentum units alpha negative_slope axis axes "
@@ -23,7 +24,7 @@ _KEPT = words(
     "recurrent_activation interpolation rate use_bias center scale max_value threshold theta shared_axes "
     "depth_multiplier output_padding input_dim output_dim mask_zero num_heads key_dim value_dim cropping size "
     "repeats merge_mode stateful time_major keepdims offset approximate output_size height width "
-    "normalize mask_value dropout recurrent_dropout antialias"
+    "normalize mask_value dropout recurrent_dropout antialias equation"
 )
 _NORMS = frozenset({"batchnorm", "layernorm", "groupnorm", "rmsnorm"})
 _SPATIAL = ("conv", "depthwise_conv", "separable_conv", "max_pool", "avg_pool", "global_", "adaptive_")

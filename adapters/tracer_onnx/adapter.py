@@ -56,6 +56,9 @@ class OnnxAdapter(Adapter):
         except Exception as error:  # a damaged file can break any rule of the format
             raise InputError(f"{display(str(request.path))} is damaged: {first_line(error)}") from error
 
+    def constant(self, request: LoadRequest) -> str:
+        return "an ONNX model"
+
     def wrap(self, model: object) -> LoadedModel:
         from tracer_onnx import loading
         from tracer_onnx.model import OnnxModel

@@ -72,6 +72,11 @@ class TorchAdapter(Adapter):
 
         return _recordable(*load(request))
 
+    def constant(self, request: LoadRequest) -> str:
+        if request.arch is not None or request.path is None:
+            return ""
+        return preflight.program(preflight.check_file(request.path, trust=True))
+
     def filled(self, request: LoadRequest, path: Path) -> LoadRequest:
         # What --arch builds needs no file of weights besides.
         return replace(request, path=request.path if request.arch is None else None, weights=path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -134,6 +135,9 @@ def config(module: nn.Module) -> Config:
         value = getattr(module, attribute, None)
         if value is not None and isinstance(value, bool | int | float | str | tuple | list | torch.Size):
             out[word] = json_value(value)
+    normed = [list(held) for held in _weight_normed(module)]
+    if normed:
+        out["weight_norm"] = normed
     packed = quantized.layer(module)
     if packed is not None:
         out.pop("mode", None)
@@ -257,6 +261,23 @@ def _computed(module: nn.Module) -> Iterator[Computed]:
         else:
             continue
         yield Computed(module, name, tuple(getattr(module, f"{name}_{end}") for end in ends), make)
+
+
+def _weight_normed(module: nn.Module) -> Iterator[tuple[str, int | None, str, str]]:
+    """Weights that are kept as a direction and its lengths: the name, the axis along which the lengths stand (None: one
+    for all), and what lengths and direction are called in a state dict."""
+    for name, chain in (getattr(module, "parametrizations", None) or {}).items():
+        if len(chain) == 1 and isinstance(chain[0], _WeightNorm):
+            parts = f"parametrizations.{name}.original"
+            yield name, _axis(chain[0].dim), f"{parts}0", f"{parts}1"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            yield hook.name, _axis(hook.dim), f"{hook.name}_g", f"{hook.name}_v"
+
+
+def _axis(dim: int) -> int | None:
+    """torch.nn.utils takes -1 for all axes."""
+    return None if dim == -1 else dim
 
 
 def _asked(module: nn.Module, name: str, chain: nn.Module) -> torch.Tensor:

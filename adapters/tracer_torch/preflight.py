@@ -83,6 +83,11 @@ def _inner(name: str) -> str:
 _PROGRAMS = {"torchscript": "TorchScript", "exported": "a torch.export archive"}
 
 
+def program(form: str) -> str:
+    """What a program of PyTorch is called, by what :func:`check_file` found; empty for other files."""
+    return _PROGRAMS.get(form, "")
+
+
 def _form(inner: set[str], full: set[str], shown: str) -> str:
     """Which kind of torch's archives the members make: ``zip`` is what torch.save writes."""
     if any(name.startswith(".data/") or "/.data/extern_modules" in name for name in full | inner) and any(

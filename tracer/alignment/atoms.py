@@ -98,6 +98,8 @@ _NAMED: Mapping[str, Tag] = {
     "key": "key", "k": "key", "k_proj": "key", "k_lin": "key", "key_proj": "key", "to_k": "key",
     "value": "value", "v": "value", "v_proj": "value", "v_lin": "value", "value_proj": "value", "to_v": "value",
 }  # fmt: skip
+_NORMED = (("weight_v", "weight_g"), ("v", "g"))
+"""Names of what a weight-normalised kernel is made of: its direction and its lengths."""
 _FORWARD_GATES = {4: "ifgo", 3: "rzn", 1: ""}
 _KERAS_GATES = {4: "ifco", 3: "zrh", 1: ""}
 _ONNX_GATES = {4: "iofc", 3: "zrh", 1: ""}
@@ -139,6 +141,26 @@ def of_node(node: Node, index: int) -> list[Atom]:
     return found
 
 
+def cells(found: Sequence[Atom], nodes: Sequence[Node]) -> list[Atom]:
+    """Atoms with one for each recurrent cell that is written out, in place of those of its parameters."""
+    spread: dict[str, list[Atom]] = {}
+    for atom in found:
+        if atom.node >= 0 and nodes[atom.node].role == "op":
+            spread.setdefault(atom.owner, []).append(atom)
+    out = list(found)
+    for owner, some in spread.items():
+        have = {name for atom in some for _, name in atom.keys}
+        if not have & {"weight_hh", "recurrent_kernel"}:
+            continue
+        params = {p.name: p for atom in some for p in nodes[atom.node].params if p.name in have}
+        made = _cell(owner, list(params.values()))
+        if made is not None and {name for _, name in made.keys} == have:
+            first = min(some, key=lambda atom: atom.order)
+            out = [atom for atom in out if not any(atom is other for other in some)]
+            out.append(replace(made, node=first.node, order=first.order, label=first.label))
+    return out
+
+
 def declared(key: Key, shape: tuple[int, ...], role: str, order: Sequence[int]) -> Slot:
     """A parameter of which its layer's author says what it is for and how its axes stand in the common layout."""
     return _plain(key, shape, role, order)
@@ -147,6 +169,23 @@ def declared(key: Key, shape: tuple[int, ...], role: str, order: Sequence[int]) 
 def of_lone(owner: str, name: str, shape: tuple[int, ...], order: float) -> Atom:
     """The atom of a parameter that no node lists."""
     return Atom("free", (_vector((owner, name), shape, _plain_role(name)),), -1, order, owner)
+
+
+def _cell(owner: str, params: Sequence[Param]) -> Atom | None:
+    """The atom of a recurrent cell that somebody wrote out, its parameters named as in a framework's own; None for
+    anything else."""
+    names = {param.name: param for param in params}
+    ends = ("weight_ih", "weight_hh") if "weight_hh" in names else ("kernel", "recurrent_kernel")
+    torch = ends[0] == "weight_ih"
+    if not set(ends) <= names.keys() or any(len(names[end].shape) != 2 for end in ends):
+        return None
+    wide, units = names[ends[1]].shape if torch else names[ends[1]].shape[::-1]
+    if wide not in (units * count for count in _RECURRENT) or names[ends[0]].shape[0 if torch else 1] != wide:
+        return None
+    if torch:
+        found = [names[name] for name in (*ends, "bias_ih", "bias_hh") if name in names]
+        return _torch_recurrent("", found, owner)
+    return _keras_recurrent("", {name: names[name] for name in (*ends, "bias") if name in names}, owner)
 
 
 def _by_prefix(node: Node) -> dict[str, list[Param]]:
@@ -162,6 +201,9 @@ def _by_prefix(node: Node) -> dict[str, list[Param]]:
 
 def _sub_layer(node: Node, prefix: str, params: Sequence[Param], owner: str) -> list[Atom]:
     names = {_local(p.name): p for p in params}
+    for direction, lengths in _NORMED:
+        if direction in names and lengths in names and math.prod(names[lengths].shape) in (1, *names[direction].shape):
+            return _weight_normed(node, prefix, names, owner, direction, lengths)
     if any(_TORCH_RECURRENT.fullmatch(name) for name in names):
         return [_torch_recurrent(prefix, params, owner)]
     if "recurrent_kernel" in names and "kernel" in names:
@@ -292,11 +334,28 @@ def _dense(node: Node, kernel: Param, owner: str, tag: Tag) -> Slot:
     key, shape = (owner, kernel.name), kernel.shape
     if len(shape) == 2:
         return _plain(key, shape, "kernel", (0, 1) if _inputs_first(node, kernel) else (1, 0))
+    read = _read_axes(node, len(shape))
+    if read is not None:
+        order = (*read, *(axis for axis in range(len(shape)) if axis not in read))
+        rows = math.prod(shape[axis] for axis in read)
+        steps: Steps = () if order == tuple(range(len(shape))) else (("move", *order),)
+        common = (rows, math.prod(shape) // max(1, rows))
+        return Slot("kernel", common, (key,), (*steps, ("shape", *common)), whole=shape)
     if tag == "out" or (not tag and node.shape and shape[-1] == node.shape[-1] and shape[0] != node.shape[-2]):
         common = (math.prod(shape[:-1]), shape[-1])
     else:
         common = (shape[0], math.prod(shape[1:]))
     return Slot("kernel", common, (key,), (("shape", *common),), whole=shape)
+
+
+def _read_axes(node: Node, rank: int) -> tuple[int, ...] | None:
+    """The axes of a kernel that an equation such as ``abc,cde->abde`` sums over; None where there is none."""
+    read, arrow, given = str(node.config.get("equation", "")).replace(" ", "").partition("->")
+    _, comma, kernel = read.partition(",")
+    if not arrow or not comma or len(kernel) != rank or not kernel.isalpha():
+        return None
+    axes = tuple(axis for axis, letter in enumerate(kernel) if letter not in given)
+    return axes if 0 < len(axes) < rank else None
 
 
 def _function(node: Node) -> str:
@@ -335,6 +394,37 @@ def _separable(names: Mapping[str, Param], owner: str) -> list[Atom]:
         Atom("depthwise", (_convolution(f"depthwise_{kind}", (owner, deep.name), deep, True),), -1, 0, owner),
         Atom("dense", (_convolution(kind, (owner, point.name), point, True), *_biases(rest, owner)), -1, 0, owner),
     ]
+
+
+def _weight_normed(
+    node: Node, prefix: str, names: Mapping[str, Param], owner: str, direction: str, lengths: str
+) -> list[Atom]:
+    """A layer whose kernel is kept as a direction and its lengths: as if it had the kernel that these make."""
+    v, g = names[direction], names[lengths]
+    width = node.config.get("filters") or node.config.get("units")
+    ends = v.shape[0] == width, v.shape[-1] == width
+    torch = ends[0] if ends[0] != ends[1] else direction == "weight_v"
+    rest = {name: param for name, param in names.items() if param not in (v, g)}
+    name = "weight" if torch else "kernel"
+    made = _sub_layer(node, prefix, [replace(v, name=name), *rest.values()], owner)
+    step: Steps = (("normed", *_measured(v.shape, g.shape, torch)),)
+    keys = (owner, v.name), (owner, g.name)
+
+    def held(slot: Slot) -> Slot:
+        return replace(slot, keys=keys, steps=(*step, *slot.steps)) if slot.keys == ((owner, name),) else slot
+
+    return [replace(atom, slots=tuple(map(held, atom.slots))) for atom in made]
+
+
+def _measured(shape: Sequence[int], lengths: Sequence[int], torch: bool) -> tuple[int, ...]:
+    """The axis of a direction along which its lengths stand; none where there is one length for all."""
+    count = math.prod(lengths)
+    fits = [axis for axis, length in enumerate(shape) if length == count]
+    if count == 1 or not fits:
+        return ()
+    at = next((axis for axis, length in enumerate(lengths) if length == count), 0)
+    own = [at, len(shape) - 1 - at] if len(lengths) == len(shape) else [0 if torch else len(shape) - 1]
+    return (next((axis for axis in own if axis in fits), fits[0]),)
 
 
 # -- recurrent layers and attention ------------------------------------------------------------------------------------

@@ -30,8 +30,10 @@ def dump(
 
     Args:
         reference, candidate: names of the recordings.
-        mapping: what the alignment was told; its entries, ignored nodes and tolerances are written as they were.
-        accept: pairs of less confidence are written as comments, ready to be let in.
+        mapping: what the alignment was told; its entries, what it rejects and ignores, and tolerances are written
+            as they were.
+        accept: pairs of less confidence are written as comments, ready to be let in; all that a person did not state
+            where it is greater than 1.
     """
     known = (
         {*alignment.by_reference, *alignment.unmatched_reference},
@@ -47,9 +49,13 @@ def dump(
     lines += [line for entry in given.pairs for line in _entry(entry)]
     lines += _pairs(taken, known)
     if left:
-        lines.append(f'  # below {accept:g}, left to tracer; take the "# " away to settle them')
+        which = f"below {accept:g}" if accept <= 1 else "not decided"
+        lines.append(f'  # {which}, left to tracer; take the "# " away to settle them')
         lines += [f"  # {line[2:]}" for line in _pairs(left, known)]
     lines += [line for found in alignment.ambiguous for line in _ambiguous(found)]
+    if given.rejected:
+        lines.append("rejected:")
+        lines += [line for entry in given.rejected for line in _entry(entry)]
     if given.outputs:
         lines.append(f"outputs: [{', '.join(map(_place, given.outputs))}]")
     elif alignment.moved and all(output.at is not None for output in alignment.outputs):

@@ -9,7 +9,7 @@ paired through the graph. What is more likely wrong than right is left open rath
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from tracer.alignment.propagation import Graph
 from tracer.alignment.repeats import Repeats
 from tracer.alignment.result import Alignment, Ambiguous, Pair
 from tracer.alignment.rules import Rules
+from tracer.alignment.why import reasons
 from tracer.errors import TraceError
 from tracer.graph import Structure
 from tracer.names import display
@@ -66,12 +67,19 @@ def side(source: Recording | Structure) -> Side:
 
 
 def align(
-    reference: Recording | Structure, candidate: Recording | Structure, mapping: MappingFile | None = None
+    reference: Recording | Structure,
+    candidate: Recording | Structure,
+    mapping: MappingFile | None = None,
+    *,
+    check: Callable[[], None] | None = None,
 ) -> Alignment:
     """Pair the nodes of two models.
 
     Structures alone are enough; of recordings, the stored numbers about each tensor and each weight are used too, and
     tensors are read where several axis orders are possible. What ``mapping`` says wins.
+
+    Args:
+        check: called between the steps; what it raises ends the work.
 
     Raises InputError when ``mapping`` names nodes, or recordings, that do not exist.
     """
@@ -84,17 +92,26 @@ def align(
     if not a.nodes or not b.nodes:
         alone = [{node.name: NOTHING for node in side.nodes} for side in (a, b)]
         return Alignment((), alone[0], alone[1])
-    return Work(sides, a, b, mapping).run()
+    return Work(sides, a, b, mapping, check or (lambda: None)).run()
 
 
 class Work:
     """One alignment in the making."""
 
-    def __init__(self, sides: tuple[Side, Side], a: Features, b: Features, mapping: MappingFile | None) -> None:
-        self.sides, self.a, self.b = sides, a, b
+    def __init__(
+        self,
+        sides: tuple[Side, Side],
+        a: Features,
+        b: Features,
+        mapping: MappingFile | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.sides, self.a, self.b, self.check = sides, a, b, check
         self.rules = Rules.of(mapping, a, b, sides[0].structure, sides[1].structure)
         self.accepted = {} if mapping is None else mapping.accepted(sides[0].structure, sides[1].structure)
+        check()
         self.weights = self._weights()
+        check()
         rows, cols = equal_tensors(a, b)
         extra = self.rules.pairs
         related = self.weights is not None and self.weights.related
@@ -102,13 +119,17 @@ class Work:
         self.owned: list[tuple[int, int]] = [(int(i), int(j)) for i, j in owned]
         equal = [*zip(rows.tolist(), cols.tolist(), strict=True), *map(tuple, owned.tolist())]
         self.repeats = Repeats(a, b, equal, self.rules.laid, self.rules.ignored)
+        check()
         self.pairs = possible(
             a, b, (np.append(rows, extra[:, 0]), np.append(cols, extra[:, 1])), owned, self.repeats.anchors
         )
+        check()
         self.evidence = gather(a, b, self.pairs, self.weights if related else None)
         self.said = self.rules.said(self.pairs)
         self.rules.follow(self.said, self.pairs, a, b, self.evidence.columns["impossible"] == 0)
+        check()
         self.value = self._value()
+        check()
         content = np.where(self.said == 0, 0, self.evidence.columns["content"])
         columns = self.evidence.columns
         confirmed = np.where(self.said == 0, 0, np.maximum(columns["weights"], columns["equal_content"]))
@@ -118,6 +139,7 @@ class Work:
         )
 
     def run(self) -> Alignment:
+        self.check()
         trusted = trust(self.pairs, self.value, self.evidence, self.assigned, self.a, self.b)
         confidence = {
             int(self.pairs.rows[place]): float(value)
@@ -127,9 +149,13 @@ class Work:
         chosen = self.assigned.matched
         unknown = {i for i in chosen.keys() & self.repeats.open - stated if not self._confirmed(i, chosen[i])}
         matched = {
-            i: j for i, j in chosen.items() if i not in unknown and (i in stated or confidence[i] >= LEAST_CONFIDENCE)
+            i: j
+            for i, j in chosen.items()
+            if i not in unknown and (i in stated or confidence[i] >= LEAST_CONFIDENCE) and not self.rules.rejects(i, j)
         }
+        self.check()
         pairs = self._pairs(matched, confidence, unknown)
+        self.check()
         ambiguous = tuple(self._ambiguous((chosen.keys() | self.repeats.open) - matched.keys(), pairs))
         unmatched = self._unmatched(pairs, {entry.reference: entry.reason for entry in ambiguous})
         parameters = parameter_map(
@@ -139,7 +165,10 @@ class Work:
             self._stored,
             self.weights.twins if self.weights is not None and self.weights.related else None,
         )
-        found = Alignment(tuple(pairs), unmatched[0], unmatched[1], ambiguous, parameters)
+        why = reasons(
+            self.pairs, self.evidence, self.logit, self.value, self.assigned.regret, trusted, (self.a, self.b)
+        )
+        found = Alignment(tuple(pairs), unmatched[0], unmatched[1], ambiguous, parameters, reasons=why)
         return replace(
             found,
             outputs=outputs(
@@ -237,6 +266,7 @@ class Work:
             for g in grouped
             if not self.rules.decided(g.reference, g.candidate)
             and not self.rules.crosses(g.reference[-1:], g.candidate[-1:])
+            and not self.rules.rejects(g.reference[-1], g.candidate[-1])
             and not self._elsewhere(g.reference[-1], g.candidate[-1])
         ]
         inside = {i for g in grouped for i in g.reference}, {j for g in grouped for j in g.candidate}
@@ -371,7 +401,7 @@ class Work:
         right = [j for j in ends[1] if j not in joined]
         found = []
         for i, j in zip(left, right, strict=False):
-            if i in matched and j in twin:
+            if (i in matched and j in twin) or self.rules.rejects(i, j):
                 continue
             if len(ends[0]) != len(ends[1]) and not shapes(self.a.dims[i], self.b.dims[j]):
                 continue  # which stands for which is not known

@@ -81,17 +81,15 @@ def _moved(slot: Slot, other: Slot) -> Axes | None:
 def in_words(p: Slots) -> str:
     """How the candidate's layout differs from the reference's."""
     slot, other = p.slot, p.other
-    words = []
+    words = ["weight norm"] if any(step[0] == "normed" for step in (*slot.steps, *other.steps)) else []
     if slot.gates and slot.gates != other.gates:
         words.append(f"gates {slot.gates}→{other.gates}")
     if slot.role == "bias" and p.a.kind in RECURRENT:
+        kept = _biases(slot), _biases(other)
+        if p.a.kind == "gru" and kept[0] != kept[1]:
+            return UNSETTLED
         if len(slot.keys) != len(other.keys):
-            gru = p.a.kind == "gru"
-            two = slot if len(slot.keys) > 1 else other
-            one = other if two is slot else slot
-            if gru and math.prod(one.whole) != 2 * math.prod(two.whole):
-                return UNSETTLED
-            words.append("two biases in one" if gru else "sum of two biases")
+            words.append("two biases in one" if p.a.kind == "gru" else "sum of two biases")
         return ", ".join(words) or "as it is"
     if p.slot.role in STATISTICS:
         return "statistics as they are"
@@ -110,6 +108,12 @@ def in_words(p: Slots) -> str:
         elif slot.whole != other.whole and axes is not None:
             words.append("reshape")
     return ", ".join(words) or "as it is"
+
+
+def _biases(slot: Slot) -> int:
+    """How many biases of a cell a slot holds: one for what it reads and one for its state, or one for both."""
+    parts = slot.part[1] if slot.part else 1
+    return len(slot.keys) * math.prod(slot.whole) // parts // max(1, math.prod(slot.shape))
 
 
 def same_words(slot: Slot) -> str:

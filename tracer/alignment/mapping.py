@@ -11,6 +11,8 @@ pairs:
     i: 1..5              # optional: every number for which both sides have the node
   - reference: "encoder/layer_{i}/*"
     candidate: "encoder.layer.{i}.*"   # a block on a block: what lies in one is paired with what lies in the other
+rejected:
+  - {reference: dropout_1, candidate: drop2}   # no pair, whatever speaks for it
 outputs: [1, 0]          # the candidate returns the reference's outputs in this order
 ignore:
   reference: [dropout_*]
@@ -130,6 +132,7 @@ class Mapping(_Strict):
     """A mapping file's content.
 
     Attributes:
+        rejected: nodes that are no pair: of several the last ones are meant, those that would be compared.
         outputs: for each of the reference's outputs, where the candidate returns it; see
             :func:`tracer.alignment.outputs.label`.
         head: the comment lines that the file begins with.
@@ -138,6 +141,7 @@ class Mapping(_Strict):
     reference: str | None = None
     candidate: str | None = None
     pairs: tuple[Entry, ...] = ()
+    rejected: tuple[Entry, ...] = ()
     outputs: tuple[str, ...] = ()
     ignore: Ignore = Ignore()
     tolerances: tuple[Tolerance, ...] = ()
@@ -225,21 +229,16 @@ class Mapping(_Strict):
         structures = {"reference": reference, "candidate": candidate}
         known = {side: {n.name for n in structures[side] if pairable(n)} for side in _SIDES}
         names = {side: Names(known[side]) for side in _SIDES}
-        pairs: list[Entry] = []
-        blocks: list[Block] = []
-        for entry in self.pairs:
-            parsed = {side: [_template(side, name, known[side]) for name in entry.names(side)] for side in _SIDES}
-            if not any(template.is_pattern for side in _SIDES for template in parsed[side]):
-                pairs.append(_single(entry, known))
-                continue
-            found = _expanded(entry, parsed, names)
-            if any(template.rest for template in parsed["reference"]):
-                blocks += [(frozenset(one), frozenset(two)) for one, two in found]
-            else:
-                pairs += [Entry(reference=one, candidate=two, axes=entry.axes) for one, two in found]
-            if len(pairs) > _MOST_PAIRS:
-                raise InputError(f"mapping: more than {_MOST_PAIRS} pairs")
+        pairs, blocks = _spread(self.pairs, known, names)
+        rejected, others = _spread(self.rejected, known, names)
+        if others:
+            raise InputError("mapping: rejected: a * stands for a block, and only single pairs are rejected")
         _check_once(pairs, blocks)
+        stated = {(entry.reference[-1], entry.candidate[-1]) for entry in pairs}
+        for entry in rejected:
+            ours, theirs = entry.reference[-1], entry.candidate[-1]
+            if (ours, theirs) in stated:
+                raise InputError(f"mapping: '{display(ours)}' and '{display(theirs)}' are a pair, and rejected as one")
         for entry in pairs:
             _check_axes(entry, reference, candidate)
         for side in _SIDES:
@@ -250,9 +249,36 @@ class Mapping(_Strict):
             if not any(char in name for char in "*?[") and name not in reference.by_name:
                 raise InputError(_unknown("reference", name, reference.by_name, "tolerances: "))
         self.accepted(reference, candidate)
-        resolved = self.model_copy(update={"pairs": tuple(pairs)})
+        resolved = self.model_copy(update={"pairs": tuple(pairs), "rejected": tuple(rejected)})
         resolved._blocks = (*(self._blocks or ()), *blocks)
         return resolved
+
+    def turned(self, reference: Structure, candidate: Structure) -> Mapping:
+        """The same for the candidate against the reference; without the tolerances, which go by the reference's names.
+
+        Raises InputError as :meth:`resolve` does.
+        """
+        found = self.resolve(reference, candidate)
+
+        def back(entry: Entry) -> Entry:
+            axes, shape = entry.axes, candidate.by_name[entry.candidate[-1]].shape
+            if axes is not None:
+                rank = len(axes) if shape is None else len(shape)
+                axes = tuple(axes.index(axis) if axis in axes else None for axis in range(rank))
+            return Entry(reference=entry.candidate, candidate=entry.reference, axes=axes)
+
+        places_of = {there: here for here, there in self.accepted(reference, candidate).items()}
+        said = bool(places_of) and places_of.keys() == set(places(candidate))
+        other = Mapping(
+            reference=self.candidate,
+            candidate=self.reference,
+            pairs=tuple(map(back, found.pairs)),
+            rejected=tuple(map(back, found.rejected)),
+            outputs=tuple(places_of[place] for place in places(candidate)) if said else (),
+            ignore=Ignore(reference=self.ignore.candidate, candidate=self.ignore.reference),
+        )
+        other._blocks = tuple((theirs, ours) for ours, theirs in found._blocks or ())
+        return other
 
 
 def constraints(mapping: Mapping, reference: Structure, candidate: Structure) -> list[Block]:
@@ -263,6 +289,27 @@ def constraints(mapping: Mapping, reference: Structure, candidate: Structure) ->
     """
     resolved = mapping if mapping._blocks is not None else mapping.resolve(reference, candidate)
     return list(resolved._blocks or ())
+
+
+def _spread(
+    entries: Sequence[Entry], known: Table[Side, set[str]], names: Table[Side, Names]
+) -> tuple[list[Entry], list[Block]]:
+    """The single pairs that entries stand for, and the blocks that they lay on blocks."""
+    pairs: list[Entry] = []
+    blocks: list[Block] = []
+    for entry in entries:
+        parsed = {side: [_template(side, name, known[side]) for name in entry.names(side)] for side in _SIDES}
+        if not any(template.is_pattern for side in _SIDES for template in parsed[side]):
+            pairs.append(_single(entry, known))
+            continue
+        found = _expanded(entry, parsed, names)
+        if any(template.rest for template in parsed["reference"]):
+            blocks += [(frozenset(one), frozenset(two)) for one, two in found]
+        else:
+            pairs += [Entry(reference=one, candidate=two, axes=entry.axes) for one, two in found]
+        if len(pairs) > _MOST_PAIRS:
+            raise InputError(f"mapping: more than {_MOST_PAIRS} pairs")
+    return pairs, blocks
 
 
 def _template(side: Side, name: str, known: set[str]) -> Template:
@@ -471,7 +518,7 @@ def load(path: Path) -> Mapping:
 
 
 _WANTED = {"tuple_type": "a list wanted", "model_type": "a dictionary wanted, of {keys}", "too_short": "empty"}
-_KEYS: dict[str, type[BaseModel]] = {"pairs": Entry, "ignore": Ignore, "tolerances": Tolerance}
+_KEYS: dict[str, type[BaseModel]] = {"pairs": Entry, "rejected": Entry, "ignore": Ignore, "tolerances": Tolerance}
 
 
 def _told(error: ValidationError) -> str:

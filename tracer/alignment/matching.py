@@ -64,7 +64,7 @@ class Side:
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
         found = [atom for i, node in enumerate(self.structure.nodes) if node.params for atom in self._of(i)]
-        found = as_declared(found, self.structure, self.weights)
+        found = as_declared(atoms_.cells(found, self.structure.nodes), self.structure, self.weights)
         have = {key for atom in found for key in atom.keys}
         if self.weights is not None:
             found += self._lone([k for k in self.weights.shapes if k not in have and k not in self.weights.whole])

@@ -15,11 +15,13 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tracer.alignment import arrange, labels
 from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.axes import Axes, apply, possible
+from tracer.alignment.consistency import MASKED
 from tracer.alignment.correlation import Heard, listen
 from tracer.alignment.features import Beside, Features
 from tracer.alignment.flow import Flow, Tensor
@@ -334,7 +336,7 @@ class _Search:
         shapes = (self.a.nodes[pair.i].shape, self.b.nodes[pair.j].shape)
         if tensors is None or (tensors[0].shape, tensors[1].shape) != shapes:
             return
-        ours, theirs = tensors
+        ours, theirs = map(_unmasked, tensors)
         pair.heard = listen([partial(option.view, ours, theirs) for option in pair.options])
         pair.suspect = self._suspect(pair)
         if pair.heard.best is not None and pair.heard.equal and not pair.suspect:
@@ -441,6 +443,15 @@ class _Search:
             self.guesses.add(*letters, 1.0)
         alone = None if len(near) > 1 else option.plan
         pair.found = Found(option.axes, "guess" if others else "only", others, alone)
+
+
+def _unmasked(values: NDArray[Any]) -> NDArray[Any]:
+    """Values with what only says that something is masked next to the others: beside it all others are alike, and where
+    it stands may be the mistake."""
+    if values.dtype.kind != "f" or not values.size or not float(values.min()) <= MASKED < -float(values.max()):
+        return values
+    seen = values > MASKED
+    return np.where(seen, values, values[seen].min()) if seen.any() else values
 
 
 def _strength(correlation: float | None) -> float:

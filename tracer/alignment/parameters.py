@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tracer.alignment import relayout
 from tracer.alignment.atoms import Slot, named_tag
 from tracer.alignment.axes import Axes
+from tracer.alignment.features import ARRANGING
 from tracer.alignment.flattened import Flattened
 from tracer.alignment.fused import fuse
 from tracer.alignment.layouts import (
@@ -261,6 +262,7 @@ class _Builder:
 
     def residual(self) -> None:
         """Single parameters that are left of layers that are matched in part."""
+        self._biases_apart()
         ours, theirs = self.found.ours, self.found.theirs
         spots = [self._spots(0, ours), self._spots(1, theirs)]
         owners: dict[str, set[str]] = {}
@@ -288,6 +290,44 @@ class _Builder:
             self._spend(0, i, slot)
             self._spend(1, j, other)
             self.pieces.append(Slots(slot, other, ours.atoms[i], theirs.atoms[j], 0.8, "their layers are paired"))
+
+    def _biases_apart(self) -> None:
+        """A layer's bias here is there what the operation behind the layer adds: ``conv(x) + self.bias``."""
+        for side, model in enumerate((self.found.ours, self.found.theirs)):
+            other = (self.found.theirs, self.found.ours)[side]
+            for m in self.found.matches:
+                number, twin = (m.candidate, m.reference) if side else (m.reference, m.candidate)
+                bias = next((slot for slot in self.loose[side].get(number, ()) if slot.role == "bias"), None)
+                added = None if bias is None else self._added(1 - side, other, twin)
+                if bias is None or added is None or not alike_shapes(bias, other.atoms[added].main):
+                    continue
+                slot = other.atoms[added].main
+                self._spend(side, number, bias)
+                self._spend(1 - side, added, slot)
+                mine, theirs = (bias, model.atoms[number]), (slot, other.atoms[added])
+                (a, first), (b, second) = (theirs, mine) if side else (mine, theirs)
+                self.pieces.append(Slots(a, b, first, second, m.confidence, "added behind its layer"))
+
+    def _added(self, side: int, model: Side, number: int) -> int | None:
+        """The atom, not yet taken, that is added to a layer's output alone."""
+        if model.atoms[number].node < 0:
+            return None
+        nodes = model.structure.nodes
+        free = {
+            nodes[atom.node].name: n
+            for n, atom in enumerate(model.atoms)
+            if n not in self.done[side] and atom.node >= 0 and len(atom.slots) == 1
+        }
+        name = nodes[model.atoms[number].node].name
+        for _ in range(3):  # what only arranges a tensor
+            behind = model.structure.children[name]
+            node = model.structure.by_name[behind[0]] if len(behind) == 1 else None
+            if node is None or (node.kind != "add" and node.kind not in ARRANGING):
+                return None
+            if node.kind == "add":
+                return free.get(node.name)
+            name = node.name
+        return None
 
     def _spots(self, side: int, model: Side) -> list[tuple[int, Slot]]:
         found = [(n, slot) for n, slots in self.loose[side].items() for slot in slots]

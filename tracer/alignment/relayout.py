@@ -18,8 +18,9 @@ from tracer.alignment.arrange import Runs
 
 Step = tuple[str | int, ...]
 """One of ``("move", axes…)``, ``("shape", lengths…)``, ``("part", axis, index, count)``, ``("blocks", axis, order…)``,
-``("runs", axis, count, lengths…, order…)``, ``("fold",)``, which adds up along the first axis, and ``("sum",)``; all
-but the last work on each array by itself."""
+``("runs", axis, count, lengths…, order…)``, ``("fold",)``, which adds up along the first axis, ``("sum",)``, and
+``("normed", axes…)``, which makes one kernel of a direction and its lengths along these axes (weight normalisation);
+all but the last two work on each array by itself."""
 Steps = tuple[Step, ...]
 
 
@@ -32,6 +33,9 @@ def read(steps: Steps, arrays: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
             found = [np.sum([a.astype(np.float64) for a in found], axis=0)] if len(found) > 1 else found
         elif name == "fold":
             found = [a.astype(np.float64).sum(axis=0) for a in found]
+        elif name == "normed":
+            direction, given = found
+            found = [_normed(direction, given, values)]
         elif name == "move":
             found = [a.transpose(values) for a in found]
         elif name == "shape":
@@ -54,12 +58,14 @@ def read(steps: Steps, arrays: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
 def write(steps: Steps, arrays: Sequence[NDArray[Any]], values: Iterable[NDArray[Any]]) -> None:
     """The inverse of :func:`read`: fill ``arrays``, in place, so that reading them gives ``values``.
 
-    Of several that are added up the first takes all and the others become zero; what the steps leave out (the other
-    parts) stays as it is. Raises ValueError when a step does not fit or the sizes differ.
+    Of several that are added up the first takes all and the others become zero; a direction takes the whole kernel, and
+    its lengths are those of that; what the steps leave out (the other parts) stays as it is. Raises ValueError when a
+    step does not fit or the sizes differ.
     """
     starts = np.cumsum([0, *(a.size for a in arrays)])
     places = [np.arange(n, n + a.size).reshape(a.shape) for n, a in zip(starts[:-1], arrays, strict=True)]
     emptied: list[NDArray[Any]] = []
+    measured: list[tuple[NDArray[Any], NDArray[Any], list[int]]] = []
     for step in steps:
         if step[0] == "sum":
             emptied += places[1:]
@@ -67,6 +73,9 @@ def write(steps: Steps, arrays: Sequence[NDArray[Any]], values: Iterable[NDArray
         elif step[0] == "fold":
             emptied += [p[1:] for p in places]
             places = [p[0] for p in places]
+        elif step[0] == "normed":
+            measured.append((places[0], places[1], [int(n) for n in step[1:]]))
+            places = places[:1]
         else:
             places = read((step,), places)
     flat = np.concatenate([a.reshape(-1) for a in arrays])
@@ -77,8 +86,26 @@ def write(steps: Steps, arrays: Sequence[NDArray[Any]], values: Iterable[NDArray
     if where.size != given.size:
         raise ValueError(f"{given.size} values for {where.size} places")
     flat[where] = given
+    for direction, given_lengths, kept in measured:
+        flat[given_lengths.reshape(-1)] = lengths_of(flat[direction], kept).reshape(-1)
     for n, a in zip(starts[:-1], arrays, strict=True):
         a[...] = flat[n : n + a.size].reshape(a.shape)
+
+
+def lengths_of(direction: NDArray[Any], kept: Sequence[int]) -> NDArray[Any]:
+    """The lengths (Euclid's) of a kernel over all axes but those ``kept``, which are all that is left."""
+    wide = np.abs(direction).astype(np.float64)
+    return np.asarray(np.sqrt((wide * wide).sum(axis=_other(wide.ndim, kept))))
+
+
+def _normed(direction: NDArray[Any], given: NDArray[Any], kept: Sequence[int]) -> NDArray[Any]:
+    own = lengths_of(direction, kept)
+    scale = np.divide(given.reshape(own.shape), own, out=np.zeros_like(own), where=own > 0)
+    return np.asarray(direction.astype(np.float64) * np.expand_dims(scale, _other(direction.ndim, kept)))
+
+
+def _other(rank: int, kept: Sequence[int]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(rank) if axis not in kept)
 
 
 def rows(

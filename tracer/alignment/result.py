@@ -11,6 +11,7 @@ from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.axes import Axes
 from tracer.alignment.outputs import Output
 from tracer.alignment.parameters import ParameterMap
+from tracer.alignment.why import Reasons
 
 NO_PARAMETERS = ParameterMap((), {}, {})
 
@@ -77,7 +78,8 @@ class Alignment:
     """All pairs in the reference's running order, and what has no twin, with the reason.
 
     ``pairs`` say which activations must be equal, ``parameters`` whose weights go where. ``ambiguous`` nodes are among
-    the unmatched ones of the reference. ``outputs`` say where the twins of the reference's outputs stand.
+    the unmatched ones of the reference. ``outputs`` say where the twins of the reference's outputs stand,
+    ``reasons`` why the pairs were made.
     """
 
     pairs: tuple[Pair, ...]
@@ -86,6 +88,7 @@ class Alignment:
     ambiguous: tuple[Ambiguous, ...] = ()
     parameters: ParameterMap = NO_PARAMETERS
     outputs: tuple[Output, ...] = ()
+    reasons: Reasons = field(default_factory=Reasons, compare=False, repr=False)
 
     @property
     def moved(self) -> tuple[Output, ...]:

@@ -27,6 +27,7 @@ class Rules:
         ignored: nodes of either side that are not paired.
         entries: the stated pairs by their compared nodes.
         taken: all nodes of either side that a stated pair holds.
+        rejected: compared nodes that a person said are no pair.
         blocks: nodes of the reference, and of the candidate, that may be paired with each other only.
     """
 
@@ -34,6 +35,7 @@ class Rules:
     entries: Mapping[tuple[int, int], Entry]
     taken: tuple[frozenset[int], frozenset[int]]
     blocks: Sequence[tuple[frozenset[int], frozenset[int]]]
+    rejected: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     def of(
@@ -56,6 +58,7 @@ class Rules:
                 frozenset(b.index[name] for entry in mapping.pairs for name in entry.candidate),
             ),
             [(_indices(ours, a), _indices(theirs, b)) for ours, theirs in constraints(mapping, reference, candidate)],
+            frozenset((a.index[e.reference[-1]], b.index[e.candidate[-1]]) for e in mapping.rejected),
         )
 
     @property
@@ -73,6 +76,10 @@ class Rules:
         sides = zip((ours, theirs), self.taken, self.ignored, strict=True)
         return any(i in taken or i in ignored for nodes, taken, ignored in sides for i in nodes)
 
+    def rejects(self, i: int, j: int) -> bool:
+        """Whether a person said that these two are no pair."""
+        return (i, j) in self.rejected
+
     def crosses(self, ours: Sequence[int], theirs: Sequence[int]) -> bool:
         """Whether these nodes together lie inside a block on one side and outside its twin on the other."""
         return any(bool(block.intersection(ours)) != bool(twin.intersection(theirs)) for block, twin in self.blocks)
@@ -84,6 +91,9 @@ class Rules:
             out[np.isin(pairs.rows, list(ours)) != np.isin(pairs.cols, list(theirs))] = 0
         rows, cols = (list(taken | ignored) for taken, ignored in zip(self.taken, self.ignored, strict=True))
         out[np.isin(pairs.rows, rows) | np.isin(pairs.cols, cols)] = 0
+        none = np.array(list(self.rejected), np.intp).reshape(-1, 2)
+        never = pairs.find(none[:, 0], none[:, 1])
+        out[never[never < len(pairs)]] = 0
         places = pairs.find(self.pairs[:, 0], self.pairs[:, 1])
         out[places] = PINNED
         return out

@@ -470,15 +470,31 @@ def ui(
     reference: ReferenceArgument = None,
     candidate: CandidateArgument = None,
     trace: TraceOption = DEFAULT_TRACE,
-    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
-    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    atol: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--atol", help="Absolute tolerance (default 1e-5, or as it was left).", min=0),
+    ] = None,
+    rtol: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--rtol", help="Relative tolerance (default 1e-5, or as it was left).", min=0),
+    ] = None,
     map: MapOption = None,
     ascii: AsciiOption = False,
+    screenshot: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--screenshot", help="Draw the first screen into this SVG file instead.", metavar="FILE.svg"),
+    ] = None,
+    size: Annotated[str, typer.Option("--size", help="Columns and lines of --screenshot.")] = "120x40",
+    press: Annotated[str, typer.Option("--press", help='Keys to press before --screenshot: "enter c".')] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --screenshot.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Serve it to a browser on this machine.")] = False,
+    port: Annotated[int, typer.Option("--port", help="Port of --web.", min=1024, max=65535)] = 8008,
 ) -> int:
     """Look at a trace in the terminal."""
     from tracer.cli import ui as ui_
 
-    return ui_.run(trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, ascii_only=ascii)
+    how = ui_.Shown(ascii, screenshot, size, press, force, web, port)
+    return ui_.run(trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, how=how)
 
 
 @app.command()

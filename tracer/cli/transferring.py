@@ -92,6 +92,7 @@ def to_file(source: Recording, target: Recording, out: Path, asked: Asked, again
     check(source, target, asked)
     writing.check(out, asked.force)
     origin = loading.source(target, trust=again.trust)
+    filling.check_constant(target, origin)
     filling.check_format(origin.adapter, out)
     with janitor.folder() as folder:
         made = Path(folder) / out.name

@@ -14,7 +14,7 @@ from tracer.report.weights import Listing, Sort
 from tracer.selection import choose
 from tracer.store import Trace
 from tracer.weighing.exporting import Export, Which, export
-from tracer.weighing.table import chosen, compare
+from tracer.weighing.table import WeightTable, chosen, compare
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,16 @@ def weights(
     for line in Listing(table, shown.everything, shown.sort, plain).lines(settings.out().width):
         settings.out().print(line)
     option = settings.trace_option(path)
-    settings.hint(f"tracer diff{option}" if table else f"tracer weights --all{option}   or   tracer explain{option}")
+    settings.hint(_next(table, option))
     return table.exit_code()
+
+
+def _next(table: WeightTable, option: str) -> str:
+    """The command worth typing: where the two models' weights have nothing to do with each other, one that carries."""
+    if table:
+        return f"tracer diff{option}"
+    lost = sum(row.likeness is not None and row.likeness.what in ("unrelated", "initialised") for row in table.rows)
+    if 2 * lost > len(table.rows):
+        names = f"--from {display(table.reference.name)} --to {display(table.candidate.name)}"
+        return f"tracer transfer {names} -o FILE{option}   (the weights are unrelated)"
+    return f"tracer weights --all{option}   or   tracer explain{option}"

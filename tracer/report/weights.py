@@ -29,7 +29,7 @@ STYLES = {
     Status.EQUAL: "green", Status.DIFFERS: "bold red", Status.MISSING: "bold red", Status.EXTRA: "bold red",
     Status.OPEN: "bold yellow", Status.ASIDE: "dim",
 }  # fmt: skip
-_WORDS = {
+WORDS = {
     Status.EQUAL: "equal", Status.DIFFERS: "differ", Status.MISSING: "missing", Status.EXTRA: "extra",
     Status.OPEN: "not comparable", Status.ASIDE: "aside",
 }  # fmt: skip
@@ -130,7 +130,7 @@ class Listing:
         if worst is Status.EQUAL and not counts[Status.EQUAL]:
             words[worst] = "nothing to compare"
         line.append(f"{glyphs[worst]} {words[worst]}", STYLES[worst])
-        shown = [f"{glyphs[s]} {counts[s]} {_WORDS[s]}" for s in Status if counts[s]]
+        shown = [f"{glyphs[s]} {counts[s]} {WORDS[s]}" for s in Status if counts[s]]
         line.append(f"   {'  '.join(shown)}")
         yield line
         looks = Counter(_LOOKS[row.likeness.what] for row in faults if row.likeness is not None)
@@ -182,12 +182,12 @@ def _single(row: Row) -> _Line:
         f = row.figures
         figures = number(f.max_abs, 1), number(f.mean_abs, 1), number(f.rel_l2, 1)
     return _Line(
-        row.status, _names(row.reference), _names(row.candidate), _shapes(row), display(row.relation), figures,
-        display("; ".join(filter(None, (row.says, _types(row))))),
+        row.status, names(row.reference), names(row.candidate), shapes(row), display(row.relation), figures,
+        display("; ".join(filter(None, (row.says, types(row))))),
     )  # fmt: skip
 
 
-def _names(found: Sequence[Parameter]) -> str:
+def names(found: Sequence[Parameter]) -> str:
     """``a/b/(kernel + bias)``: what several begin with is written once."""
     if not found:
         return "—"
@@ -203,14 +203,16 @@ def _names(found: Sequence[Parameter]) -> str:
     return f"{head}({shown})" if head else shown
 
 
-def _shapes(row: Row) -> str:
-    sides = [
-        " + ".join(dict.fromkeys(shape_text(one.shape) for one in side)) for side in (row.reference, row.candidate)
-    ]
-    return " ⇄ ".join(dict.fromkeys(filter(None, sides)))
+def shapes(row: Row) -> str:
+    return " ⇄ ".join(dict.fromkeys(filter(None, map(shapes_of, (row.reference, row.candidate)))))
 
 
-def _types(row: Row) -> str:
+def shapes_of(found: Sequence[Parameter]) -> str:
+    """The shapes of one side, each once."""
+    return " + ".join(dict.fromkeys(shape_text(one.shape) for one in found))
+
+
+def types(row: Row) -> str:
     """The element types, where they differ."""
     sides = [" + ".join(dict.fromkeys(one.dtype for one in side)) for side in (row.reference, row.candidate)]
     return f"{sides[0]} ⇄ {sides[1]}" if all(sides) and sides[0] != sides[1] else ""
@@ -248,8 +250,8 @@ def _run(found: Sequence[Row]) -> _Line:
     if len(found) == 1:
         return _single(found[0])
     first, last = found[0], found[-1]
-    return _many(found, f"{_names(first.reference)} … {_names(last.reference)}",
-                 f"{_names(first.candidate)} … {_names(last.candidate)}", str(len(found)))  # fmt: skip
+    return _many(found, f"{names(first.reference)} … {names(last.reference)}",
+                 f"{names(first.candidate)} … {names(last.candidate)}", str(len(found)))  # fmt: skip
 
 
 def _many(found: Sequence[Row], ours: str, theirs: str, where: str) -> _Line:
@@ -264,7 +266,7 @@ def _alone(found: Sequence[Row]) -> _Line:
     if len(found) == 1:
         return _single(found[0])
     ours = [row for row in found if row.reference]
-    text = [f"{_names(side)}" for row in found for side in (row.reference or row.candidate,)]
+    text = [f"{names(side)}" for row in found for side in (row.reference or row.candidate,)]
     shown = ", ".join(text[:2]) + (f" and {len(text) - 2} more" if len(text) > 2 else "")
     return _Line(Status.EQUAL, shown if ours else "—", "—" if ours else shown, "", "", ("", "", ""),
                  display(found[0].says))  # fmt: skip

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -175,6 +175,8 @@ class Recording:
             return str(self.skipped[stored])
         if stored in self.summaries:
             return "only its statistics were recorded (--stats-only)"
+        if self.state == "recording":
+            return "its turn has not come"
         return "left out by --layers or --exclude" if self.left_out(node) else "it was not saved"
 
     def why_no_gradient(self, node: str) -> str:
@@ -354,12 +356,29 @@ class Trace:
                 attributes = {**attributes, "activations": list(self._salvage(attributes))}
         return Recording(name, folder, self.root, attributes, state)
 
-    def _salvage(self, attributes: Mapping[str, Any]) -> Iterator[list[Any]]:
-        """Index entries of the activations that a recording without an end had written."""
+    def so_far(self, recording: Recording) -> Recording:
+        """A recording that is being written with the activations that are saved by now; any other one as it is.
+
+        What ``recording`` knows already is not looked for again.
+        """
+        if recording.state != "recording":
+            return recording
+        more = list(self._salvage(recording.attributes, frozenset(recording.activations)))
+        if not more:
+            return recording
+        known = recording.attributes.get("activations", [])
+        found = replace(recording, attributes={**recording.attributes, "activations": [*known, *more]})
+        vars(found)["structure"] = recording.structure  # parsed already, and the same
+        return found
+
+    def _salvage(self, attributes: Mapping[str, Any], known: frozenset[str] = frozenset()) -> Iterator[list[Any]]:
+        """Index entries of the activations, but for ``known`` ones, that a recording without an end has written."""
         plan = attributes.get("plan", ())
         for entry in plan if isinstance(plan, list) else ():
             with contextlib.suppress(FileNotFoundError, TraceError, ValueError, TypeError, KeyError):
                 node, path = entry
+                if node in known:
+                    continue
                 folder = inside(self.root, text(path))
                 metadata = zarr3.read_metadata(folder)
                 own = metadata["attributes"]

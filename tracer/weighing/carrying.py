@@ -214,7 +214,7 @@ def absorbed(statistic: Array, held: Absorb, taken: Array) -> Array:
 
 
 def _summed(steps: Steps) -> bool:
-    return any(step[0] in ("sum", "fold") for step in steps)
+    return any(step[0] in ("sum", "fold", "normed") for step in steps)
 
 
 def _wide(values: Array) -> Array:

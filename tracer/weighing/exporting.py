@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,23 +59,32 @@ def export(
     layout = side if asked.layout is None else int(asked.layout == "candidate")
     writing.check(asked.path, asked.force)
     if side == layout == at:
-        arrays = {key: np.asarray(recordings[side].read_stored(recordings[side].weights[key]))}
+        arrays = stored(recordings[side], (key,))
     else:
-        arrays = _laid(recordings, _pair(recordings, at, key, mapping), side, layout)
-    stem = asked.path.with_suffix("") if asked.path.suffix == ".npy" else asked.path
-    names = [key[1].replace("/", ".") for key in arrays]
-    paths = [stem.with_name(f"{stem.name}.{name}.npy") for name in names]
-    if len(arrays) == 1:
-        paths = [stem.with_name(f"{stem.name}.npy")]
+        arrays = laid(recordings, _pair(recordings, at, key, mapping), side, layout)
+    return save(arrays, asked.path, asked.force)
+
+
+def files(path: Path, keys: Sequence[Key]) -> list[Path]:
+    """Where :func:`save` puts these parameters: the one in the file, of several each in one of its own."""
+    stem = path.with_suffix("") if path.suffix == ".npy" else path
+    if len(keys) == 1:
+        return [stem.with_name(f"{stem.name}.npy")]
+    return [stem.with_name(f"{stem.name}.{name.replace('/', '.')}.npy") for _, name in keys]
+
+
+def save(arrays: Mapping[Key, Array], path: Path, force: bool) -> list[Path]:
+    """Write parameters; returns the files. Raises InputError for a file in the way, TraceError where the disk fails."""
+    paths = files(path, list(arrays))
     for path in paths:
-        writing.check(path, asked.force)
+        writing.check(path, force)
     with tempfile.TemporaryDirectory(prefix="tracer-") as folder:
         for path, values in zip(paths, arrays.values(), strict=True):
             made = Path(folder) / "array.npy"
             # What numpy has no type for is written in one that holds all its values.
             native = values if values.dtype.isbuiltin == 1 else values.astype(np.float32)
             np.save(made, native, allow_pickle=False)
-            writing.publish(made, path, asked.force)
+            writing.publish(made, path, force)
     return paths
 
 
@@ -104,18 +114,24 @@ def _pair(recordings: tuple[Recording, Recording], side: int, key: Key, mapping:
     raise InputError(f"'{display('.'.join(key))}' has no twin in '{display(recordings[1 - side].name)}'")
 
 
-def _laid(recordings: tuple[Recording, Recording], pair: ParameterPair, side: int, layout: int) -> dict[Key, Array]:
-    """The values of a side in the layout of a side; those of its own are left as they are."""
+def stored(recording: Recording, keys: Sequence[Key]) -> dict[Key, Array]:
+    """Parameters as they were recorded. Raises TraceError for damage, KeyError for what was not recorded."""
+    return {key: np.asarray(recording.read_stored(recording.weights[key])) for key in keys}
+
+
+def laid(recordings: tuple[Recording, Recording], pair: ParameterPair, side: int, layout: int) -> dict[Key, Array]:
+    """The values of a side (0 the reference, 1 the candidate) in the layout of a side; in its own they are as recorded.
+
+    Raises InputError where the two are not related by their layout alone, TraceError for damage.
+    """
     keys = pair.reference, pair.candidate
     for recording, wanted in zip(recordings, keys, strict=True):
         for key in wanted:
             if key not in recording.weights:
                 raise InputError(f"'{display('.'.join(key))}' was not recorded")
-    read = [
-        {key: np.asarray(r.read_stored(r.weights[key])) for key in k} for r, k in zip(recordings, keys, strict=True)
-    ]
     if side == layout:
-        return read[side]
+        return stored(recordings[side], keys[side])
+    read = [stored(recording, wanted) for recording, wanted in zip(recordings, keys, strict=True)]
     if not pair.comparable:
         raise InputError(f"the two are not related by their layout alone: {display(pair.relation)}")
     wide = {key: np.zeros_like(dtypes.as_float64(values)) for key, values in read[layout].items()}

@@ -1,4 +1,8 @@
-"""The target's model with the weights put in: saved, loaded again from what was saved, and recorded."""
+"""The target's model with the weights put in: saved, loaded again from what was saved, and recorded.
+
+The recording lies under the names that its structure was aligned to: who fills it compares it, and refines them with
+the alignment of that.
+"""
 
 from __future__ import annotations
 
@@ -162,12 +166,23 @@ class Live:
             save(model, self._saved)
         attributes = {"name": type(self._model).__qualname__.rpartition("<locals>.")[2]}
         options = Again.of(name, self._source, self._target).options
-        recording.record(model, Trace.open(self._target.root), options, model_attributes=attributes)
+        trace = Trace.open(self._target.root)
+        recording.record(model, trace, options, model_attributes=attributes, refined=False)
 
     def undo(self) -> None:
         """Give the model its own weights back."""
         if self._filled is not None:
             self._filled.assign(self._before)
+
+
+def check_constant(target: Recording, origin: loading.Source) -> None:
+    """Raises InputError where the target's file holds its weights as constants."""
+    what = adapters.get(origin.adapter).constant(origin.request)
+    if what:
+        raise InputError(
+            f"'{display(target.name)}' is {what}: its weights are constants. Fill the model that it was made from: "
+            "record that one, and name it with --to"
+        )
 
 
 def check_format(adapter: str, path: Path) -> None:
@@ -197,6 +212,6 @@ def run_transfer(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     filled, attributes = loaded_again(job.adapter, request, saved, Path(options["final"]))
     again = Again(**options["again"])
     summary = recording.record_emitting(
-        emit, filled, trace, again.options, {**attributes, "sandbox": job.confinement}
+        emit, filled, trace, again.options, {**attributes, "sandbox": job.confinement}, refined=False
     )  # fmt: skip
     return {"recorded": asdict(summary)}

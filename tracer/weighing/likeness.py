@@ -30,6 +30,8 @@ _GATES = {"lstm": "ifgo", "gru": "rzn"}
 _LEVELS = 256
 _ENOUGH = 512
 _RELATED = 0.5
+_CHANCE = 4.0
+"""Standard deviations of a correlation by chance; a model has hundreds of weights."""
 
 
 @dataclass(frozen=True)
@@ -334,7 +336,9 @@ def _near(look: Look) -> Likeness | None:
     own, other = sums[0] - sums[3] ** 2 / size, sums[1] - sums[4] ** 2 / size
     close = (sums[2] - sums[3] * sums[4] / size) / math.sqrt(own * other) if own > 0 and other > 0 else 0.0
     few = moved <= size // 2 and size >= 8
-    if not few and (close < _RELATED or size < 8):
+    # Fisher's z: of few numbers a middling correlation is chance.
+    certain = close >= 1 or (close > 0 and math.atanh(close) * math.sqrt(max(0, size - 3)) > _CHANCE)
+    if not few and (close < _RELATED or size < 8 or not certain):
         return None
     if few:
         return Likeness("near", f"{moved} of {size} numbers differ")
@@ -381,7 +385,7 @@ def _correlated(look: Look) -> str:
     x, y = _sampled(look)
     if len(x) < 8 or x.dtype.kind == "c" or y.dtype.kind == "c":
         return ""
-    return f" (correlation {relations.correlation(x, y):.2f})"
+    return f" (correlation {round(relations.correlation(x, y), 2) + 0.0:.2f})"  # 0.00, never -0.00
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from tracer import kinds
 from tracer.alignment import Alignment
+from tracer.alignment.layouts import UNSETTLED
 from tracer.alignment.owned import WHOLE, Key, described, keys
 from tracer.alignment.parameters import FOLDED, INTO_WEIGHTS, SHIFTED, ParameterPair, Piece
 from tracer.alignment.relayout import Steps
@@ -173,6 +174,12 @@ class _Side:
         kind = self.structure.by_name[self.nodes_of[key][0]].kind if key in self.nodes_of else ""
         return kinds.parameter_role(kind, key[1].replace("/", ".").rpartition(".")[2])
 
+    def one(self, keys: tuple[Key, ...]) -> Steps:
+        """The step that makes one of a cell's two biases, be they two parameters or two rows of one."""
+        if len(keys) > 1:
+            return (("sum",),)
+        return (("fold",),) if len(self._stored[keys[0]].shape) > 1 else ()
+
     def norm(self, node: Node) -> Norm | None:
         """A BatchNorm's parameters; None where it is none, or keeps no statistics."""
         if node.kind != "batchnorm":
@@ -262,6 +269,13 @@ class _Planner:
                 )
             elif into is not None:
                 made = replace(made, words=f"as it is: {display(into.owner)} is made to do nothing")
+            elif pair.relation.startswith(UNSETTLED):
+                made = replace(
+                    made,
+                    source_steps=(*made.source_steps, *self.source.one(made.source)),
+                    target_steps=(*made.target_steps, *self.target.one(made.target)),
+                    words="the sum of both biases, of which one side keeps one",
+                )
             self._add(made)
 
     def _add(self, made: Copy) -> None:
@@ -302,8 +316,8 @@ class _Planner:
             again = self._again(key)
             if again is not None:
                 self._add(again)
-            elif role in NEUTRAL and self.owners.get(key[0]):
-                owner = display(sorted(self.owners[key[0]])[0])
+            elif role in NEUTRAL and (twins := self.owners.get(key[0]) or self._bare(key)):
+                owner = display(min(twins))
                 self.operations.append(Fill(key, NEUTRAL[role], f"{owner} has no {role}: {NEUTRAL[role]:g} is none"))
             elif why.startswith(("a counter", "whole numbers")):
                 kept[key] = why
@@ -314,6 +328,17 @@ class _Planner:
             else:
                 missing[key] = why
         return kept, missing
+
+    def _bare(self, key: Key) -> set[str]:
+        """The source's layers of the same kind, without any parameters, whose outputs are its layer's."""
+        names = set(self.target.nodes_of.get(key, ()))
+        wanted = {self.target.structure.by_name[name].kind for name in names}
+        found = set()
+        for ours, theirs in self.nodes:
+            for name in ours if names & set(theirs) else ():
+                if self.source.structure.by_name[name].kind in wanted and not self.source.by_node[name]:
+                    found.add(name)
+        return found
 
     def _again(self, key: Key) -> Copy | None:
         """The source uses one parameter where the target has several of it: what another copy of it is made of."""

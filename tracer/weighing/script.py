@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from tracer.alignment.owned import Key, described
 from tracer.alignment.patterns import fold
-from tracer.alignment.relayout import Steps
+from tracer.alignment.relayout import Step, Steps
 from tracer.errors import InputError
+from tracer.graph import Node
 from tracer.names import display
 from tracer.store import Recording
 from tracer.weighing.carrying import Carried
@@ -19,6 +20,10 @@ from tracer.weighing.loops import loops
 from tracer.weighing.plan import Absorb, Copy, Fill, Norm, Plan
 from tracer.weighing.scripts import Glue, glue
 
+_JOINING = ("sum", "normed")
+"""Steps that make one array of several."""
+_WIDE = 96
+"""Characters from which on a statement is written over several lines."""
 _HELPERS = {
     "blocks": """
 def blocks(values, axis, order):
@@ -31,6 +36,18 @@ def runs(values, axis, lengths, order):
     \"\"\"Stretches of these lengths along an axis in another order.\"\"\"
     parts = np.split(values, np.cumsum(lengths)[:-1], axis)
     return np.concatenate([parts[i] for i in order], axis)
+""",
+    "normed": """
+def normed(direction, given, axis):
+    \"\"\"A weight-normalised kernel: a direction with the given lengths along an axis (None: one for all).\"\"\"
+    own = lengths(direction, axis)
+    return direction * (given.reshape(own.shape) / own)
+""",
+    "lengths": """
+def lengths(kernel, axis):
+    \"\"\"Euclid's length of a kernel at each place along an axis.\"\"\"
+    others = tuple(other for other in range(kernel.ndim) if other != axis)
+    return np.sqrt((kernel * kernel).sum(others, keepdims=True))
 """,
     "suffix": """
 def suffix(number):
@@ -61,9 +78,33 @@ def script(plan: Plan, carried: Carried, source: Recording, target: Recording) -
     ours, theirs = _glue(source, "source"), _glue(target, "target")
     writer = _Writer(plan, carried, _Model(source, ours), _Model(target, theirs))
     blocks = writer.blocks()
-    items = [(block.source or block.target, block.target) for block in blocks]
-    body = loops(blocks, fold(items, [block.lines for block in blocks]))
+    body = min(_body(blocks), _with_letters(blocks), key=len)
     return _file(body, ours, theirs, _about(source, target, carried))
+
+
+def _body(blocks: Sequence[Block]) -> list[str]:
+    items = [(block.source or block.target, block.target) for block in blocks]
+    return loops(blocks, fold(items, [block.lines for block in blocks]))
+
+
+_LETTER = re.compile(r"(?<=[0-9])[a-z](?=[_/.]|$)")
+_COUNTED = re.compile(r"<<(?:([0-9]+)|\{([a-z0-9 +*-]+)\})>>")
+
+
+def _with_letters(blocks: Sequence[Block]) -> list[str]:
+    """The lines of the blocks where letters behind a number count (``block2a``, ``block2b``) as numbers do."""
+    if any("<<" in name for block in blocks for name in (*block.source, *block.target)):
+        return _body(blocks)
+
+    def counted(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(_LETTER.sub(lambda letter: f"<<{ord(letter[0]) - ord('a')}>>", name) for name in names)
+
+    def letter(found: re.Match[str]) -> str:
+        return chr(ord("a") + int(found[1])) if found[1] else f"{{chr({ord('a')} + {found[2]})}}"
+
+    lines = _body([replace(block, source=counted(block.source), target=counted(block.target)) for block in blocks])
+    found = [_COUNTED.sub(letter, line) for line in lines]
+    return _body(blocks) if any("<<" in line for line in found) else found
 
 
 def _glue(recording: Recording, side: str) -> Glue:
@@ -73,6 +114,24 @@ def _glue(recording: Recording, side: str) -> Glue:
             f"a script has no way to the weights of '{display(recording.name)}' ({side}): it knows Keras and PyTorch"
         )
     return found
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A weight that its framework computes: what its file holds instead, and the axis of the lengths (None: none)."""
+
+    axis: int | None
+    lengths: Key
+    direction: Key
+
+
+def _normed(node: Node) -> Iterator[tuple[Key, Normed]]:
+    """The weights of a node that its framework computes, as far as the recording says so in the known form."""
+    held = node.config.get("weight_norm")
+    for one in held if isinstance(held, list | tuple) else ():
+        match one:
+            case [str(name), int() | None as axis, str(lengths), str(direction)]:
+                yield (node.owner, name), Normed(axis, (node.owner, lengths), (node.owner, direction))
 
 
 class _Model:
@@ -86,6 +145,7 @@ class _Model:
         for key in listed:
             if key in self.shapes:
                 self.by_owner.setdefault(key[0], []).append(key)
+        self.normed = dict(found for node in recording.structure for found in _normed(node))
 
     def name(self, key: Key) -> str:
         """What the script calls it: a layer's path, or the parameter's own name where it is found by that."""
@@ -107,6 +167,12 @@ class _Names:
         if name not in self.found:
             self.found.append(name)
         return f"\0{self.letter}{self.found.index(name)}\0"
+
+    def filled(self, text: str) -> str:
+        """A line with the names in their places, all numbers of one digit: lines of a loop are broken alike."""
+        for at, name in enumerate(self.found):
+            text = text.replace(f"\0{self.letter}{at}\0", repr(re.sub(r"\d+", "0", name)))
+        return text
 
 
 class _Writer:
@@ -153,19 +219,26 @@ class _Writer:
         ours, theirs = _Names("s"), _Names("t")
         scope = _Scope(self.source, ours)
         values = {key: self._value(key, scope) for key in keys}
-        lines = [*scope.reads(), *self._writes(values, theirs)]
+        lines = [*scope.reads(), *self._writes(values, theirs, ours)]
         return Block(tuple(lines), tuple(ours.found), tuple(theirs.found))
 
-    def _writes(self, values: dict[Key, str], names: _Names) -> Iterator[str]:
+    def _writes(self, values: dict[Key, str], names: _Names, read: _Names) -> Iterator[str]:
         if not self.target.glue.by_layer:
             for key, value in values.items():
-                yield f"state[{names.place(self.target.name(key))}] = {value}"
+                normed = self.target.normed.get(key)
+                place = names.place(self.target.name(normed.direction if normed else key))
+                yield f"state[{place}] = {value}"
+                if normed is not None:
+                    shape = "" if normed.axis is not None else ".reshape(())"
+                    lengths = names.place(self.target.name(normed.lengths))
+                    yield f"state[{lengths}] = lengths(state[{place}], {normed.axis}){shape}"
             return
         for owner in dict.fromkeys(key[0] for key in values):
             given = [values.get(key, "None") for key in self.target.by_owner[owner]]
             own = ", own=True" if self.target.own(owner) else ""
-            if len(given) < 3:
-                yield f"put({names.place(owner)}, [{', '.join(given)}]{own})"
+            line = f"put({names.place(owner)}, [{', '.join(given)}]{own})"
+            if len(given) < 3 and len(names.filled(read.filled(line))) < _WIDE:
+                yield line
             else:
                 yield f"put({names.place(owner)}, ["
                 yield from (f"    {one}," for one in given)
@@ -180,6 +253,10 @@ class _Writer:
         made = self.made[key]
         if any(step[0] == "sum" for step in made[0].target_steps) and key != made[0].target[0]:
             return _constant(0.0, shape)
+        normed = next((step for step in made[0].target_steps if step[0] == "normed"), None)
+        if normed is not None and key != made[0].target[0]:
+            lengths = ", ".join(map(str, shape)) if len(shape) > 1 else "-1"
+            return f"lengths({self._put_back(made, made[0].target[0], scope)}, {_axis(normed)}).reshape({lengths})"
         found = self._put_back(made, key, scope)
         absorbed = self.absorbed.get(key, ())
         for one in absorbed:
@@ -194,7 +271,7 @@ class _Writer:
         """The source's values in the target's layout."""
         first = made[0]
         shape = self.target.shapes[key]
-        steps = tuple(step for step in first.target_steps if step[0] != "sum")
+        steps = tuple(step for step in first.target_steps if step[0] not in _JOINING)
         if any(step[0] == "fold" for step in steps):
             raise InputError("a script cannot write two biases of one array of which only the sum is known")
         cut = next((at for at, step in enumerate(steps) if step[0] == "part"), None)
@@ -207,7 +284,7 @@ class _Writer:
         whole = _shape_after(steps[:cut], shape)
         parts: dict[int, str] = {}
         for one in made:
-            own = tuple(step for step in one.target_steps if step[0] != "sum")
+            own = tuple(step for step in one.target_steps if step[0] not in _JOINING)
             index, count = (int(n) for n in own[cut][2:])
             part = self._joined(one, key, scope)
             size = (*whole[:axis], whole[axis] // count, *whole[axis + 1 :])
@@ -223,10 +300,10 @@ class _Writer:
         """What ``made`` gives for ``key`` in the common layout."""
         found = self._read(made, scope)
         number = made.target.index(key)
-        summed = any(step[0] == "sum" for step in made.target_steps)
-        count = 1 if summed else len(made.target)
+        joined = any(step[0] in _JOINING for step in made.target_steps)
+        count = 1 if joined else len(made.target)
         common = _shape_after(
-            tuple(s for s in made.target_steps if s[0] not in ("sum", "part")), self.target.shapes[key]
+            tuple(s for s in made.target_steps if s[0] not in ("sum", "part", "normed")), self.target.shapes[key]
         )
         if len(found) == count:
             return found[number]
@@ -247,6 +324,10 @@ class _Writer:
             if step[0] == "sum":
                 if len(found) > 1:
                     found = [_summed(found)]
+            elif step[0] == "normed":
+                direction, lengths = found
+                text = f"normed({direction.result()}, {lengths.result()}, {_axis(step)})"
+                found = [Expression.of(text, direction.shape)]
             else:
                 for one in found:
                     one.then(step)
@@ -271,6 +352,9 @@ class _Scope:
 
     def __call__(self, key: Key) -> str:
         """The expression for a parameter."""
+        normed = self._model.normed.get(key)
+        if normed is not None:
+            return f"normed({self(normed.direction)}, {self(normed.lengths)}, {normed.axis})"
         if not self._model.glue.by_layer:
             return f"w[{self._names.place(self._model.name(key))}]"
         if key not in self._variables:
@@ -311,6 +395,11 @@ class _Scope:
         return self._reads
 
 
+def _axis(step: Step) -> int | None:
+    """Of the lengths that a ``normed`` step reads; None where there is one for all."""
+    return int(step[1]) if len(step) > 1 else None
+
+
 def _summed(found: Sequence[Expression]) -> Expression:
     joined = Expression.of("", found[0].shape)
     joined.becomes(" + ".join(one.operand() for one in found))
@@ -332,7 +421,8 @@ def _constant(value: float, shape: tuple[int, ...]) -> str:
 
 def _identifier(name: str) -> str:
     found = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "value"
-    return f"{found}_" if keyword.iskeyword(found) or found[0].isdigit() or found in ("np", "w", "get") else found
+    taken = keyword.iskeyword(found) or found in ("np", "w", "get", *_HELPERS)
+    return f"{found}_" if taken or found[0].isdigit() else found
 
 
 def _about(source: Recording, target: Recording, carried: Carried) -> list[str]:
@@ -355,7 +445,8 @@ def _file(body: Sequence[str], source: Glue, target: Glue, about: Sequence[str])
     lines = [
         *(f"# {line}" for line in about), "", "import sys", "",
         *sorted({*source.imports, *target.imports, "import numpy as np"}), "",
-        *(text.rstrip("\n") + "\n" for name, text in _HELPERS.items() if f"{name}(" in code),
+        *(text.rstrip("\n") + "\n" for name, text in _HELPERS.items()
+          if f"{name}(" in code or (name == "lengths" and "normed(" in code)),
         "", f"def carry({given}):", f'    """The other model\'s weights, {into}; ``{given}`` {reads}."""',
         *(f"    {line}".rstrip() for line in (*head, *body)),
         f"    return {'values' if target.by_layer else 'state'}", "",

@@ -60,7 +60,7 @@ def write(model, values):
     for (path, own), given in values.items():
         for weight, value in zip(weights(model, path, own), given, strict=True):
             if value is not None:
-                weight.assign(np.asarray(value).astype(weight.dtype))
+                weight.assign(np.asarray(value).astype(np.asarray(weight).dtype))
 '''
 
 _TORCH_READ = '''

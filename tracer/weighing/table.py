@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -27,12 +27,12 @@ from tracer.graph import Node
 from tracer.names import display
 from tracer.relations import Array
 from tracer.store import Recording
-from tracer.weighing.carrying import absorbed, affine
 from tracer.weighing.figures import Figures, coarser
 from tracer.weighing.figures import figures as measured
 from tracer.weighing.likeness import Likeness, Look, attends, likeness
 from tracer.weighing.parameters import Parameter, Summary, difference, named, summarised, tied
-from tracer.weighing.plan import Absorb, Copy, Fill, Norm, plan
+from tracer.weighing.plan import Copy, Fill, plan
+from tracer.weighing.reading import Part, Reading
 
 SCHEMA = "tracer-weights/1"
 
@@ -68,6 +68,7 @@ class Row:
         reason: why it is missing, extra, aside or not comparable; of equal ones what is worth knowing.
         likeness: what a differing one would equal.
         confidence: that they belong together, 0 to 1.
+        copy: of one that has no pair, how the other side's parameters make it.
     """
 
     reference: tuple[Parameter, ...]
@@ -80,6 +81,7 @@ class Row:
     likeness: Likeness | None = None
     confidence: float = 1.0
     pair: ParameterPair | None = None
+    copy: Copy | None = None
 
     @property
     def aligned(self) -> str:
@@ -118,6 +120,7 @@ class WeightTable:
     candidate: Recording
     alignment: Alignment
     rows: tuple[Row, ...]
+    reading: Reading = field(repr=False, compare=False)
     summary: tuple[Summary, Summary]
     tied: tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]
     damaged: bool = False
@@ -130,6 +133,18 @@ class WeightTable:
         from tracer.report.weights import table_text
 
         return table_text(self)
+
+    def parts(self, row: Row) -> list[Part]:
+        """The values of a row, parameter by parameter, both sides in one layout.
+
+        Raises TraceError for damage, ValueError where the sides cannot be read as the row says.
+        """
+        if row.pair is not None:
+            return self.reading.parts(row.pair)
+        if row.copy is not None:
+            return [self.reading.copied(row.copy, int(row.copy.target[0] not in [one.key for one in row.reference]))]
+        return [self.reading.alone(side, one.key) for side, found in enumerate((row.reference, row.candidate))
+                for one in found]  # fmt: skip
 
     @cached_property
     def counts(self) -> Mapping[Status, int]:
@@ -164,9 +179,13 @@ def compare(
     candidate: Recording,
     *,
     mapping: MappingFile | None = None,
+    alignment: Alignment | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> WeightTable:
     """Compare the recorded weights of two recordings.
+
+    Args:
+        alignment: of the two under ``mapping``, where it is known already.
 
     Raises InputError when the mapping does not fit, TraceError where one of them holds no weights or cannot be read.
     """
@@ -174,7 +193,7 @@ def compare(
         if not recording.weights:
             raise TraceError(f"recording '{display(recording.name)}' holds no weights: record it without "
                              "--no-save-weights")  # fmt: skip
-    alignment = align(reference, candidate, mapping)
+    alignment = alignment or align(reference, candidate, mapping)
     return _Comparing(reference, candidate, alignment).table(progress or (lambda done, total: None))
 
 
@@ -187,15 +206,7 @@ class _Comparing:
         there = plan(alignment, reference, candidate)
         back = plan(alignment, candidate, reference, turned=True)
         self.plans = there, back
-        self.norms: tuple[dict[tuple[Key, ...], Norm], dict[tuple[Key, ...], Norm]] = {}, {}
-        self.absorbed: dict[tuple[int, Key], Absorb] = {}
-        """What of a side is in the statistics of the other side's BatchNorm, by the side and the statistic there."""
-        for side, found in enumerate(self.plans):
-            for made in found.operations:
-                if isinstance(made, Copy) and made.folded is not None:
-                    self.norms[side][made.target] = made.folded
-                elif isinstance(made, Absorb):
-                    self.absorbed[side, made.into] = made
+        self.reading = Reading(self.sides, self.plans)
         self.nodes = tuple(_listing(recording) for recording in self.sides)
         weights = Weights.of(reference), Weights.of(candidate)
         self.known = weights[0].sketches, weights[1].sketches
@@ -212,8 +223,8 @@ class _Comparing:
         summary = tuple(Summary.of(found.values()) for found in self.parameters)
         ties = tuple(tied(recording) for recording in self.sides)
         return WeightTable(
-            self.sides[0], self.sides[1], self.alignment, tuple(rows), (summary[0], summary[1]), (ties[0], ties[1]),
-            self.damaged,
+            self.sides[0], self.sides[1], self.alignment, tuple(rows), self.reading, (summary[0], summary[1]),
+            (ties[0], ties[1]), self.damaged,
         )  # fmt: skip
 
     def _parameters(self, side: int, keys: Iterable[Key]) -> tuple[Parameter, ...]:
@@ -231,16 +242,16 @@ class _Comparing:
                   if key not in self.sides[side].weights]  # fmt: skip
         if absent:
             return replace(row, reason="not recorded")
-        folded = [self._norms(piece) for piece in pair.pieces]
-        if not pair.comparable and not any(any(norms) for norms in folded):
+        if not pair.comparable and not any(any(self.reading.norms_of(piece)) for piece in pair.pieces):
             return replace(row, relation="", reason=pair.relation)
         words = [row.relation]
         for side, statistics in enumerate((pair.candidate, pair.reference)):
-            words += [found.words for key in statistics if (found := self.absorbed.get((side, key))) is not None]
+            held = (self.reading.absorbed.get((side, key)) for key in statistics)
+            words += [found.words for found in held if found is not None]
         try:
             both = []
-            for piece, norms in zip(pair.pieces, folded, strict=True):
-                mine, its = _as_many(*self._read(pair, piece, norms))
+            for piece in pair.pieces:
+                mine, its = self.reading.both(pair, piece)
                 both += [(piece, x, y) for x, y in zip(mine, its, strict=True)]
         except (TraceError, ValueError) as error:
             self.damaged = self.damaged or isinstance(error, TraceError)
@@ -275,37 +286,6 @@ class _Comparing:
             new = two.shape[1] * 2 // 3
             found.append(np.concatenate([two[:, :new].sum(axis=0), two[:, new:].reshape(-1)]))
         return (found[0], found[1]) if relations.alike(found[0], found[1]) else None
-
-    def _norms(self, piece: Piece) -> tuple[Norm | None, Norm | None]:
-        """The BatchNorm of either side that the other has in these weights."""
-        return self.norms[0].get(piece.candidate), self.norms[1].get(piece.reference)
-
-    def _read(
-        self, pair: ParameterPair, piece: Piece, norms: tuple[Norm | None, Norm | None]
-    ) -> tuple[list[Array], list[Array]]:
-        """Both sides in the common layout. Raises TraceError for damage, ValueError for steps that do not fit."""
-        found = []
-        sides = (piece.reference, piece.reference_steps, norms[0]), (piece.candidate, piece.candidate_steps, norms[1])
-        for side, (keys, steps, norm) in enumerate(sides):
-            read = self._reader(side)
-            if norm is None:
-                values = relayout.read(steps, [read(key) for key in keys])
-                for twin in sides[1 - side][0]:
-                    if (held := self.absorbed.get((side, twin))) is not None:
-                        values = [absorbed(v, held, read(held.source)) for v in values]
-            else:
-                scale, shift = affine(norm, read)
-                if set(keys) & set(norm.keys):  # the layer has no bias: the shift is all
-                    values = [shift]
-                else:
-                    values = [dtypes.as_float64(v) * scale for v in relayout.read(steps, [read(key) for key in keys])]
-                    values = [v + shift for v in values] if pair.role == "bias" else values
-            found.append(values)
-        return found[0], found[1]
-
-    def _reader(self, side: int) -> Callable[[Key], Array]:
-        recording = self.sides[side]
-        return lambda key: recording.read_stored(recording.weights[key])
 
     # --- what it would equal ----------------------------------------------------------------------------------------
 
@@ -345,7 +325,7 @@ class _Comparing:
         )):  # fmt: skip
             return None
         mine, its = piece.reference[0], piece.candidate[0]
-        if self._norms(piece) != (None, None) or mine not in self.known[0] or its not in self.known[1]:
+        if self.reading.norms_of(piece) != (None, None) or mine not in self.known[0] or its not in self.known[1]:
             return None
         return mine in self.elsewhere.get(its, ())
 
@@ -357,7 +337,7 @@ class _Comparing:
         for pair in self.alignment.parameters.pairs:
             if pair.role.endswith("kernel") and pair.reference[0][0] == owner:
                 try:
-                    values = [self._reader(0)(key) for key in pair.pieces[0].reference]
+                    values = [self.reading.reader(0)(key) for key in pair.pieces[0].reference]
                     return relayout.read(pair.pieces[0].reference_steps, values)[0].shape
                 except (TraceError, ValueError, KeyError):
                     return ()
@@ -371,8 +351,8 @@ class _Comparing:
         for side, unmatched in enumerate((parameters.unmatched_reference, parameters.unmatched_candidate)):
             # What is said of weights that are given away, and of those that are taken, is said of both directions.
             given, taken = self.plans[side], self.plans[1 - side]
-            inside = {key for norm in self.norms[side].values() for key in norm.keys}
-            inside |= {made.source for (where, _), made in self.absorbed.items() if where == side}
+            inside = {key for norm in self.reading.norms[side].values() for key in norm.keys}
+            inside |= {made.source for (where, _), made in self.reading.absorbed.items() if where == side}
             filled = {made.target: made for made in taken.operations if isinstance(made, Fill)}
             copied = {key: made for made in taken.operations if isinstance(made, Copy) for key in made.target}
             for key, why in unmatched.items():
@@ -428,9 +408,9 @@ class _Comparing:
         if kept is not None or row.reason in ("no layer uses it", "a counter") or row.reason.startswith("whole"):
             return replace(row, status=Status.ASIDE, reason=kept or row.reason)
         try:
-            values = self._reader(side)(key)
-            other = self._reader(side)(spare) if spare is not None else None
-            made = None if copy is None else self._made(copy, side)
+            values = self.reading.reader(side)(key)
+            other = self.reading.reader(side)(spare) if spare is not None else None
+            made = None if copy is None else self.reading.made(copy, side)
         except (TraceError, ValueError) as error:
             self.damaged = self.damaged or isinstance(error, TraceError)
             return replace(row, status=Status.OPEN, reason=str(error))
@@ -444,19 +424,11 @@ class _Comparing:
         if made is not None and copy is not None:
             twin = self._parameters(1 - side, copy.source)
             row = replace(row, candidate=twin) if side == 0 else replace(row, reference=twin)
-            row = replace(row, relation=copy.words, reason="")
+            row = replace(row, relation=copy.words, reason="", copy=copy)
             x, y = (values, made) if side == 0 else (made, values)
             figures = measured([(x, y)], 0.0)
             return replace(row, status=Status.EQUAL if figures.equal else Status.DIFFERS, figures=figures)
         return row
-
-    def _made(self, copy: Copy, side: int) -> Array:
-        """What the other side's weights make of a parameter of this side."""
-        (key,) = copy.target
-        values = relayout.read(copy.source_steps, [self._reader(1 - side)(k) for k in copy.source])
-        place = np.zeros_like(dtypes.as_float64(self._reader(side)(key)))
-        relayout.write(copy.target_steps, [place], values)
-        return place
 
     def _role(self, side: int, key: Key) -> str:
         node = self.nodes[side].get(key)
@@ -482,13 +454,6 @@ class _Comparing:
             known = (order, place)[side]
             out.append((last + side if user is None else known[user.name], number))
         return out
-
-
-def _as_many(mine: list[Array], its: list[Array]) -> tuple[list[Array], list[Array]]:
-    """Both sides as equally many arrays: two biases stand one above the other where the other side has one array."""
-    if len(mine) == len(its) or 1 not in (len(mine), len(its)):
-        return mine, its
-    return ([np.stack(mine)], its) if len(its) == 1 else (mine, [np.stack(its)])
 
 
 def _listing(recording: Recording) -> dict[Key, Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from tracer.compare.diff import AGREEING
 from tracer.compare.diff import diff as compare
 from tracer.errors import InputError, TraceError
 from tracer.names import display
+from tracer.recording import refine
 from tracer.store import Recording, Trace
 from tracer.store.moving import rename
 from tracer.weighing import filling, writing
@@ -192,11 +194,34 @@ def carried(source: Recording, target: Recording, mapping: MappingFile | None = 
             raise InputError(
                 f"'{display(recording.name)}' was recorded without weights, or has none: record it with --save-weights"
             )
-    # A mapping file is written for the order in which the two were recorded.
-    turned = source.attributes.get("reference") == target.name
-    alignment = align(target, source, mapping) if turned else align(source, target, mapping)
-    made = plan(alignment, source, target, turned=turned)
+    alignment = align(source, target, directed(mapping, source, target))
+    made = plan(alignment, source, target)
     return made, carry(made, source, target)
+
+
+def directed(mapping: MappingFile | None, source: Recording, target: Recording) -> MappingFile | None:
+    """A mapping file in the direction of the transfer, whichever of the two is its reference.
+
+    Where its names do not say that, it is the one of the two that the other was aligned to when it was recorded.
+    Raises InputError where it does not fit.
+    """
+    if mapping is None:
+        return None
+    named = mapping.reference, mapping.candidate
+    back = source.attributes.get("reference") == target.name
+    if named in ((source.name, target.name), (target.name, source.name)):
+        back = named == (target.name, source.name)
+    if not back:
+        return mapping
+    turned = mapping.turned(target.structure, source.structure)
+    if not mapping.tolerances:
+        return turned
+    found = []
+    for pair in align(source, target, turned).pairs:
+        given = mapping.tolerance(pair.candidate[-1])
+        if given is not None:
+            found.append(given.model_copy(update={"match": glob.escape(pair.aligned)}))
+    return turned.model_copy(update={"tolerances": tuple(found)})
 
 
 def account(source: Recording, target: Recording, asked: Asked) -> Transferred:
@@ -232,8 +257,10 @@ def transfer(
     scratch = _aside(trace, asked.name)
     try:
         fill(done.carried, scratch)
-        filled = trace.recording(scratch)
-        found = compare(source, filled, asked.tolerance, mapping=_usable(asked.mapping, source, target))
+        filled, mapping = trace.recording(scratch), directed(asked.mapping, source, target)
+        alignment = align(source, filled, mapping)
+        filled = refine(trace, source, filled, alignment if mapping is None else align(source, filled))
+        found = compare(source, filled, asked.tolerance, mapping=mapping, alignment=alignment)
         done = replace(done, diff=found)
         if not done.agrees:
             done = replace(done, why=explained(found, within=_SECONDS))
@@ -370,11 +397,6 @@ def _ends(diff: Diff) -> dict[tuple[int, str], PairDiff | None]:
             twins = (named.get(node) for node in chain(recording.structure, name))
             found[side, name] = next((pair for pair in twins if pair is not None), None)
     return found
-
-
-def _usable(mapping: MappingFile | None, source: Recording, target: Recording) -> MappingFile | None:
-    """The mapping file where the source is its reference: its nodes are the filled target's as well."""
-    return None if source.attributes.get("reference") == target.name else mapping
 
 
 def _aside(trace: Trace, name: str) -> str:
