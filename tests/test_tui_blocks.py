@@ -76,6 +76,20 @@ async def test_layers_without_scopes_are_folded_in_runs(real_trace: Path) -> Non
         assert len(screen.lines) == 13
 
 
+async def test_where_only_the_candidate_has_scopes_the_tree_is_its(tmp_path: Path) -> None:
+    flat = {name.replace(".", "_"): value for name, value in OURS.items()}
+    async with opened(two(tmp_path / "trace.zarr", flat, OURS)) as (app, pilot):
+        await press(pilot, "b", "z")
+        screen = app.screen
+        assert isinstance(screen, BlocksScreen)
+        scopes = [line.block for line in screen.lines if line.folds]
+        assert [block.name for block in scopes][:2] == ["enc", "0"]
+        assert scopes[1].ours == "enc_0_conv … enc_0_act"
+        assert scopes[1].theirs == "enc.0"
+        assert "enc_0_conv … enc_0_act" in shown(app)
+        assert blocks.reference_leads(layers(app).everything) is False
+
+
 async def test_names_in_the_tree_are_text_at_any_size(tmp_path: Path) -> None:
     ours = {f"{name}/{part}": values(1, 4 + place) for place, name in enumerate(HOSTILE) for part in "ab"}
     theirs = {name: value + 1 for name, value in ours.items()}

@@ -117,7 +117,7 @@ class Diff:
         """Nodes of both sides that do something and have no twin, but for those that the mapping file ignores."""
         sides = (self.alignment.unmatched_reference, self.alignment.unmatched_candidate)
         lonely = zip((self.reference, self.candidate), sides, strict=True)
-        return sum(reason != IGNORED and not idle(recording, name) for recording, side in lonely
+        return sum(reason != IGNORED and not idle(recording.structure.by_name[name]) for recording, side in lonely
                    for name, reason in side.items())  # fmt: skip
 
     def exit_code(self, *, strict: bool = False) -> ExitCode:
@@ -185,9 +185,8 @@ class Diff:
         }
 
 
-def idle(recording: Recording, name: str) -> bool:
+def idle(node: Node) -> bool:
     """Whether a node hands on its input whatever it is, in training too: an ``nn.Identity``, a dropout of rate 0."""
-    node = recording.structure.by_name[name]
     return node.kind == "identity" or (node.kind == "dropout" and node.config.get("rate", node.config.get("p")) == 0)
 
 

@@ -98,7 +98,7 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         (diff.reference, diff.alignment.unmatched_reference),
         (diff.candidate, diff.alignment.unmatched_candidate),
     ):
-        busy = [name for name in lonely if not idle(recording, name)]
+        busy = [name for name in lonely if not idle(recording.structure.by_name[name])]
         passing = f"{len(lonely) - len(busy)} that hand on their input" if len(busy) < len(lonely) else ""
         if lonely:
             parts = [part for part in (_first(busy), passing) if part]

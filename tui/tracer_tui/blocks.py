@@ -32,7 +32,7 @@ class Block:
         name: the part of the path that it adds; of several nested scopes with nothing else in them all of them.
         path: identifies it in the tree, also when that is made again.
         row: of a layer; None for a scope.
-        ours, theirs: the common path of what is in it, on either side.
+        ours, theirs: the common path of what is in it, on either side; else the first and the last name.
     """
 
     name: str
@@ -79,9 +79,14 @@ class Line:
         return bool(self.block.parts)
 
 
+def reference_leads(rows: Sequence[Row]) -> bool:
+    """Whether the reference has more scopes."""
+    return _depth(rows, True) >= _depth(rows, False)
+
+
 def tree(rows: Sequence[Row]) -> Block:
     """The rows, which come in running order, by the scopes of the model that has more of them."""
-    leads = _depth(rows, True) >= _depth(rows, False)
+    leads = reference_leads(rows)
     root = Block("", ())
     last: tuple[str, ...] = ()
     for row in rows:
@@ -127,7 +132,7 @@ def _finish(block: Block) -> None:
         block.ours, block.theirs, block.worst = row.reference, row.candidate, row.error
         if row.pending:
             block.pending = 1
-        else:
+        elif not row.idle:
             block.counts[row.verdict] += 1
         return
     for part in block.parts:
@@ -163,7 +168,9 @@ def _common(names: Sequence[str]) -> str:
         if found is None:
             break
         place = found.end()
-    return names[0][: place - 1] if place else ""
+    if not place and len(names) > 1:
+        return f"{names[0]} … {names[-1]}"
+    return names[0][: place - 1] if place else names[0]
 
 
 def _in_runs(layers: Sequence[Block]) -> Iterator[Block]:

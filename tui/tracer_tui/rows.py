@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer.compare import Diff, PairDiff, Verdict
+from tracer.compare.diff import idle
 from tracer.compare.local import Local
 from tracer.graph import Node
 from tracer.report import words
@@ -32,6 +33,11 @@ class Row:
     reason: str
     pending: bool = False
     """Whether a side has yet to be recorded."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is a node without a twin that does nothing."""
+        return self.pair is None and idle(self.node)
 
     @property
     def key(self) -> tuple[str, str]:

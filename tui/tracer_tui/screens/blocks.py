@@ -35,6 +35,7 @@ class BlocksScreen(TracerScreen):
         self._root = Block("", ())
         self._opened: dict[tuple[str, ...], bool] = {}
         self._all = False
+        self._leads = True
 
     def compose(self) -> ComposeResult:
         yield Lines(id="title")
@@ -58,6 +59,7 @@ class BlocksScreen(TracerScreen):
         """The tree of the comparison as it is now, with the cursor where it was."""
         here = self.current.block.path if self.current is not None else None
         self._root = blocks.tree(self.home.everything)
+        self._leads = blocks.reference_leads(self.home.everything)
         self.redraw(here)
 
     @property
@@ -86,10 +88,12 @@ class BlocksScreen(TracerScreen):
                 out.append_text(look.text(f"· {block.pending}", "dim"))
             return out
 
+        names = self.home.reference.name, self.home.candidate.name
+        names = names if self._leads else names[::-1]
         fields = [
             Field("", 0, lambda i: self._mark(lines[i].block), width=1),
-            Field(look.text(self.home.reference.name), 0, lambda i: self._ours(lines[i]), least=24),
-            Field(look.text(self.home.candidate.name), 1, lambda i: self._theirs(lines[i]), least=20),
+            Field(look.text(names[0]), 0, lambda i: self._named(lines[i]), least=24),
+            Field(look.text(names[1]), 1, lambda i: self._beside(lines[i]), least=20),
             Field("layers", 2, counts, least=12),
             Field("max|Δ|", 0, lambda i: self._worst(lines[i].block), right=True, width=8),
         ]
@@ -114,18 +118,18 @@ class BlocksScreen(TracerScreen):
             return "dim"
         return "" if block.verdict is Verdict.MATCH else str(block.verdict)
 
-    def _ours(self, line: Line) -> Text:
+    def _named(self, line: Line) -> Text:
+        """The scope or layer in the model by whose scopes the tree is made."""
         look, block = self.look, line.block
         fold = ("▾ " if line.open else "▸ ") if line.folds else "  "
-        name = block.name
-        if block.row is not None and not block.ours:
-            name = "—"
-        style = self._style(block) if name != "—" else "dim"
+        has = block.row is None or (block.ours if self._leads else block.theirs)
+        style = self._style(block) if has else "dim"
+        name = block.name if has else "—"
         return look.text(" " * (_INDENT * line.depth) + fold + name, style if not line.folds or style else "bold")
 
-    def _theirs(self, line: Line) -> Text:
-        theirs = line.block.theirs
-        return self.look.text(theirs or "—", self._style(line.block) if theirs else "dim")
+    def _beside(self, line: Line) -> Text:
+        other = line.block.theirs if self._leads else line.block.ours
+        return self.look.text(other or "—", self._style(line.block) if other else "dim")
 
     def _worst(self, block: Block) -> Text:
         worst = block.worst

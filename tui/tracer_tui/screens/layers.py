@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -26,6 +24,8 @@ from tracer.store import Recording
 from tracer_tui import actions, query
 from tracer_tui.columns import Field, fit
 from tracer_tui.rows import SORTS, Row, ordered, rows_of
+from tracer_tui.screens.comparing import Cancelled
+from tracer_tui.screens.listing import BAR
 from tracer_tui.screens.live import LiveScreen
 from tracer_tui.session import explain
 from tracer_tui.widgets.diagnosis import Diagnosis, copied, source_of
@@ -37,13 +37,8 @@ if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping
     from tracer.weighing.table import WeightTable
 
-_BAR = 8
 _QUIET = 0.15
 """Seconds without another edit of the mapping after which the pairs are sought anew."""
-
-
-class _Cancelled(Exception):
-    """The comparison is not wanted any more."""
 
 
 class LayersScreen(LiveScreen[Row]):
@@ -52,12 +47,6 @@ class LayersScreen(LiveScreen[Row]):
     AREA = "layers"
     SORTS = SORTS
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings("layers")
-
-    class Progress(Message):
-        def __init__(self, done: int, total: int) -> None:
-            super().__init__()
-            self.done = done
-            self.total = total
 
     class Ready(Message):
         """A comparison; one that is not ``checked`` pairs the layers as they were paired last."""
@@ -74,17 +63,11 @@ class LayersScreen(LiveScreen[Row]):
             super().__init__()
             self.diff = diff
 
-    class Failed(Message):
-        def __init__(self, reason: str) -> None:
-            super().__init__()
-            self.reason = reason
-
     def __init__(self, reference: Recording, candidate: Recording) -> None:
         super().__init__(reference, candidate)
         self.diff: Diff | None = None
         self.looking = True
         self._status = "pairing the layers …"
-        self._failed = False
         self.weights: WeightTable | None = None
         """The comparison of the weights, once it was asked for."""
         self._under_way: set[Worker[None]] = set()
@@ -115,16 +98,7 @@ class LayersScreen(LiveScreen[Row]):
             self._under_way.discard(worker)
 
     def _work(self, worker: Worker[None]) -> None:
-        last = 0.0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal last
-            if worker.is_cancelled:
-                raise _Cancelled
-            if total and time.monotonic() - last > 0.1:
-                last = time.monotonic()
-                self.post_message(self.Progress(done, total))
-
+        progress = self.progress_of(worker)
         session, ours, theirs = self.session, self.reference, self.candidate
         kept = self._kept = self._kept or Kept(ours, theirs, "values")
         compared = partial(diff, ours, theirs, session.tolerance, mapping=self.mapping, progress=progress, kept=kept)
@@ -132,7 +106,7 @@ class LayersScreen(LiveScreen[Row]):
             if self.diff is None:
                 self._as_last_time(compared, kept)
             found = compared()
-        except _Cancelled:
+        except Cancelled:
             return
         except Exception as error:
             self.post_message(self.Failed(explain(error)))
@@ -146,7 +120,7 @@ class LayersScreen(LiveScreen[Row]):
 
         try:
             self.post_message(self.Told(told(found, more=True, progress=progress)))
-        except _Cancelled:
+        except Cancelled:
             return
 
     def _as_last_time(self, compared: Callable[..., Diff], kept: Kept) -> None:
@@ -156,7 +130,7 @@ class LayersScreen(LiveScreen[Row]):
             return
         try:
             self.post_message(self.Ready(compared(alignment=alignment), checked=False))
-        except _Cancelled:
+        except Cancelled:
             raise
         except Exception:  # what was kept does not fit, or the comparison fails: that is found out, and said, next
             return
@@ -210,19 +184,11 @@ class LayersScreen(LiveScreen[Row]):
         there = [row for row in self.listed if row.pair is not None and not row.pending]
         return max(there, key=lambda row: row.place).key if there else None
 
-    @on(Progress)
-    def _progress(self, event: Progress) -> None:
-        if self.diff is not None:
-            return
-        self._status = f"comparing {event.done}/{event.total}"
-        self._show_title()
-        self.grid.say(self.look.text(self._status, "dim"))
+    @property
+    def has_result(self) -> bool:
+        return self.diff is not None
 
-    @on(Failed)
-    def _failure(self, event: Failed) -> None:
-        self._status, self._failed = event.reason, True
-        self.say(event.reason, "error")
-        self.redraw()
+    def failed(self) -> None:
         self.done()
 
     @on(Ready)
@@ -289,7 +255,7 @@ class LayersScreen(LiveScreen[Row]):
         else:
             self._show_title()
             self.grid.say(self.look.text(self._status, "diverged" if self._failed else "dim"))
-            self.query_one(Diagnosis).show(None, None)
+            self.query_one(Diagnosis).tell(None, None)
 
     def on_screen_resume(self) -> None:
         if self.diff is not None and self.diff.tolerance != self.session.tolerance:
@@ -306,22 +272,13 @@ class LayersScreen(LiveScreen[Row]):
 
     def _fill(self, cursor: int) -> None:
         look, rows = self.look, self.listed
-        known = [e for row in self.everything if (e := row.error) is not None and 0 < e < math.inf]
-        low = math.log10(min(known)) if known else 0.0
-        spread = max(math.log10(max(known)) - low, 1e-9) if known else 1.0
+        bar = self.bars()
 
         def styled(row: Row) -> str:
             return "dim" if row.pending else "" if row.verdict is Verdict.MATCH else str(row.verdict)
 
         def mark(row: Row) -> Text:
             return look.text("·", "dim") if row.pending else look.mark(row.verdict)
-
-        def bar(row: Row) -> str:
-            error = row.error
-            if not error:
-                return ""
-            share = 1.0 if error == math.inf else 0.12 + 0.88 * (math.log10(error) - low) / spread
-            return look.bar(share, _BAR)
 
         def name(text: str, row: Row) -> Text:
             return look.text(text or "—", styled(row) if text else "dim")
@@ -339,7 +296,7 @@ class LayersScreen(LiveScreen[Row]):
             Field("axes", 6, lambda i: look.text(rows[i].axes, "dim"), least=8),
             Field("max|Δ|", 0, lambda i: look.text(_figure(rows[i].error), styled(rows[i])), right=True, width=8),
             *self._local_fields(rows),
-            Field("", 4, lambda i: look.text(bar(rows[i]), str(rows[i].verdict)), width=_BAR),
+            Field("", 4, lambda i: look.text(bar(rows[i].error), str(rows[i].verdict)), width=BAR),
             Field("rel L2", 7, lambda i: cell(i, _figure(rows[i].relative)), right=True, width=8),
             Field("conf", 8, lambda i: look.text(_confidence(rows[i]), "dim"), right=True, width=4),
         ]
@@ -406,7 +363,7 @@ class LayersScreen(LiveScreen[Row]):
             key = row.key if row is not None else None
             self.session.place.note(self.reference, self.candidate, self.sort, self.filter, key)
         self.query_one(Profile).point(None if row is None else row.number)
-        self.query_one(Diagnosis).show(row, self.diff, looking=self.looking)
+        self.query_one(Diagnosis).tell(row, self.diff, looking=self.looking)
 
     @on(Profile.Picked)
     def _picked(self, event: Profile.Picked) -> None:
@@ -447,12 +404,6 @@ class LayersScreen(LiveScreen[Row]):
         from tracer_tui.screens.mapping import MappingScreen
 
         self.app.push_screen(MappingScreen(self))
-
-    def action_next_divergence(self) -> None:
-        self._jump(1)
-
-    def action_previous_divergence(self) -> None:
-        self._jump(-1)
 
     def action_tolerance(self) -> None:
         now = self.session.tolerance
@@ -507,10 +458,6 @@ class LayersScreen(LiveScreen[Row]):
             self.app.push_screen(SaveScreen(f"save {row.sides}", found), self._saved)
         else:
             self.say("Nothing of this row was recorded", "warning")
-
-    def _saved(self, files: tuple[Path, ...] | None) -> None:
-        if files:
-            self.say(f"Saved {', '.join(map(str, files))}")
 
     def action_copy(self) -> None:
         if self.current is None or self.diff is None:

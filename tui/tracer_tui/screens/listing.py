@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from textual import events, on
@@ -17,6 +19,9 @@ from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.lines import Prompt
 
 R = TypeVar("R", bound=Listed)
+
+BAR = 8
+"""Cells of a bar that shows an error beside the others."""
 
 
 class ListScreen(TracerScreen, Generic[R]):
@@ -55,6 +60,20 @@ class ListScreen(TracerScreen, Generic[R]):
     @abstractmethod
     def _nothing_wrong(self) -> str:
         """What to say where there is nothing to jump to."""
+
+    def bars(self) -> Callable[[float | None], str]:
+        """Draws an error as a bar, by the logarithm between the least and the greatest of all rows."""
+        known = [e for row in self.everything if (e := row.error) is not None and 0 < e < math.inf]
+        low = math.log10(min(known)) if known else 0.0
+        spread = max(math.log10(max(known)) - low, 1e-9) if known else 1.0
+
+        def bar(error: float | None) -> str:
+            if not error:
+                return ""
+            share = 1.0 if error == math.inf else 0.12 + 0.88 * (math.log10(error) - low) / spread
+            return self.look.bar(share, BAR)
+
+        return bar
 
     def prompted(self, purpose: str, text: str) -> bool:
         """Take what was typed for another purpose than the filter; False keeps the prompt open."""
@@ -119,6 +138,16 @@ class ListScreen(TracerScreen, Generic[R]):
                 self.listing.cursor = place
                 return
         self.say(self._nothing_wrong())
+
+    def action_next_divergence(self) -> None:
+        self._jump(1)
+
+    def action_previous_divergence(self) -> None:
+        self._jump(-1)
+
+    def _saved(self, files: tuple[Path, ...] | None) -> None:
+        if files:
+            self.say(f"Saved {', '.join(map(str, files))}")
 
     def action_filter(self) -> None:
         self.query_one(Prompt).open("filter", "/", self.filter)

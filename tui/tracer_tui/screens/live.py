@@ -9,7 +9,7 @@ from typing import TypeVar
 from tracer.store import Recording
 from tracer_tui.query import Listed
 from tracer_tui.screens.base import TracerScreen
-from tracer_tui.screens.listing import ListScreen
+from tracer_tui.screens.comparing import ComparingScreen
 from tracer_tui.screens.tensor import TensorScreen
 from tracer_tui.watching import Snapshot, saved
 from tracer_tui.widgets.grid import Grid
@@ -20,7 +20,7 @@ _REST = 0.3
 """Seconds between two comparisons at least; longer ones rest as long as they took."""
 
 
-class LiveScreen(ListScreen[R]):
+class LiveScreen(ComparingScreen[R]):
     """Rows of two recordings, one of which may grow. What is on the screen stays there until something better comes."""
 
     def __init__(self, reference: Recording, candidate: Recording) -> None:

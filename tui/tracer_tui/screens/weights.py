@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.style import Style
@@ -26,7 +23,8 @@ from tracer.weighing.parameters import percent
 from tracer.weighing.table import Status, WeightTable, compare
 from tracer_tui import actions, tensors
 from tracer_tui.columns import Field, fit
-from tracer_tui.screens.listing import ListScreen
+from tracer_tui.screens.comparing import Cancelled, ComparingScreen
+from tracer_tui.screens.listing import BAR
 from tracer_tui.screens.saving import Choice, SaveScreen
 from tracer_tui.session import explain
 from tracer_tui.tensors import Array, Planes, View
@@ -39,16 +37,11 @@ from tracer_tui.widgets.pictures import Pictures
 if TYPE_CHECKING:
     from tracer_tui.screens.layers import LayersScreen
 
-_BAR = 8
 _PAUSE = 0.06
 """Seconds that the cursor rests on a row before its values are read."""
 
 
-class _Cancelled(Exception):
-    """The comparison is not wanted any more."""
-
-
-class WeightsScreen(ListScreen[WeightRow]):
+class WeightsScreen(ComparingScreen[WeightRow]):
     """The weights of the recordings that the Layers screen below compares."""
 
     AREA = "weights"
@@ -56,21 +49,10 @@ class WeightsScreen(ListScreen[WeightRow]):
     STATES = tuple(Status)
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings("weights")
 
-    class Progress(Message):
-        def __init__(self, done: int, total: int) -> None:
-            super().__init__()
-            self.done = done
-            self.total = total
-
     class Ready(Message):
         def __init__(self, table: WeightTable) -> None:
             super().__init__()
             self.table = table
-
-    class Failed(Message):
-        def __init__(self, reason: str) -> None:
-            super().__init__()
-            self.reason = reason
 
     class Drawn(Message):
         """Values of a row; ``planes`` in words where they cannot be shown."""
@@ -90,7 +72,6 @@ class WeightsScreen(ListScreen[WeightRow]):
         """Which parameter is shown of a row that has several."""
         self._owners = frozenset(owners)
         self._status = "comparing the weights …"
-        self._failed = False
         self._pictured: tuple[WeightRow, int] | None = None
         self._drawn: tuple[View | None, Planes | str] | None = None
 
@@ -116,16 +97,6 @@ class WeightsScreen(ListScreen[WeightRow]):
     @work(thread=True, exclusive=True, group="weights", exit_on_error=False)
     def _compare(self) -> None:
         worker = get_current_worker()
-        last = 0.0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal last
-            if worker.is_cancelled:
-                raise _Cancelled
-            if time.monotonic() - last > 0.1:
-                last = time.monotonic()
-                self.post_message(self.Progress(done, total))
-
         diff = self.home.settled
         try:
             found = compare(
@@ -133,27 +104,18 @@ class WeightsScreen(ListScreen[WeightRow]):
                 self.candidate,
                 mapping=self.home.mapping,
                 alignment=None if diff is None else diff.alignment,
-                progress=progress,
+                progress=self.progress_of(worker),
             )
-        except _Cancelled:
+        except Cancelled:
             return
         except Exception as error:
             self.post_message(self.Failed(explain(error)))
             return
         self.post_message(self.Ready(found))
 
-    @on(Progress)
-    def _progress(self, event: Progress) -> None:
-        if self.table is None:
-            self._status = f"comparing {event.done}/{event.total}"
-            self._show_title()
-            self.grid.say(self.look.text(self._status, "dim"))
-
-    @on(Failed)
-    def _failure(self, event: Failed) -> None:
-        self._status, self._failed = event.reason, True
-        self.say(event.reason, "error")
-        self.redraw()
+    @property
+    def has_result(self) -> bool:
+        return self.table is not None
 
     @on(Ready)
     def _ready(self, event: Ready) -> None:
@@ -209,19 +171,10 @@ class WeightsScreen(ListScreen[WeightRow]):
 
     def _fill(self, cursor: int) -> None:
         look, rows = self.look, self.listed
-        known = [e for row in self.everything if (e := row.error) is not None and 0 < e < math.inf]
-        low = math.log10(min(known)) if known else 0.0
-        spread = max(math.log10(max(known)) - low, 1e-9) if known else 1.0
+        bar = self.bars()
 
         def styled(i: int) -> str:
             return "" if rows[i].status is Status.EQUAL else STYLES[rows[i].status]
-
-        def bar(i: int) -> str:
-            error = rows[i].error
-            if not error:
-                return ""
-            share = 1.0 if error == math.inf else 0.12 + 0.88 * (math.log10(error) - low) / spread
-            return look.bar(share, _BAR)
 
         def name(i: int, text: str) -> Text:
             return look.text(text or "—", styled(i) if text else "dim")
@@ -251,7 +204,7 @@ class WeightsScreen(ListScreen[WeightRow]):
             ),
             Field("relation", 3, lambda i: look.text(rows[i].row.relation, "dim"), least=9),
             Field("max|Δ|", 0, lambda i: look.text(figure(rows[i].error), styled(i)), right=True, width=7),
-            Field("", 6, lambda i: look.text(bar(i), STYLES[rows[i].status]), width=_BAR),
+            Field("", 6, lambda i: look.text(bar(rows[i].error), STYLES[rows[i].status]), width=BAR),
             Field("rel L2", 7, lambda i: look.text(figure(rows[i].relative)), right=True, width=7),
             Field("note", 2, note, least=26, keep="head"),
         ]
@@ -381,12 +334,6 @@ class WeightsScreen(ListScreen[WeightRow]):
         if self.current is not None:
             self.app.push_screen(WeightScreen(self))
 
-    def action_next_divergence(self) -> None:
-        self._jump(1)
-
-    def action_previous_divergence(self) -> None:
-        self._jump(-1)
-
     def action_part(self) -> None:
         row = self.current
         if row is None or row.row.pair is None or len(row.row.pair.pieces) < 2:
@@ -449,7 +396,3 @@ class WeightsScreen(ListScreen[WeightRow]):
                 elif side != layout and pair is not None and pair.comparable and all(sides):
                     offer(side, layout, partial(exporting.laid, recordings, pair, side, layout))
         return found
-
-    def _saved(self, files: tuple[Path, ...] | None) -> None:
-        if files:
-            self.say(f"Saved {', '.join(map(str, files))}")

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
-from textual.app import ComposeResult
-from textual.containers import VerticalScroll
-from textual.widgets import Static
 
 from tracer.compare import Diff, Verdict
 from tracer.report import causes, words
 from tracer_tui.rows import Row
+from tracer_tui.widgets.panel import Panel
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
@@ -60,27 +58,12 @@ def _causes(row: Row) -> Iterator[tuple[str, str]]:
         yield line, _STYLES.get(style, "bold")
 
 
-class Diagnosis(VerticalScroll, can_focus=False):
+class Diagnosis(Panel):
     """Follows the cursor of the Layers screen."""
 
-    DEFAULT_CSS = """
-    Diagnosis {
-        height: 9; border: round $primary 60%; border-title-color: $text-primary; background: $surface; padding: 0 1;
-        scrollbar-size-vertical: 1;
-        &.-bad { border: round $error; border-title-color: $text-error; }
-        & > Static { height: auto; }
-    }
-    """
+    DEFAULT_CSS = "Diagnosis { height: 9; }"
 
-    def compose(self) -> ComposeResult:
-        yield Static("", markup=False)
-
-    @property
-    def plain(self) -> str:
-        """What is shown, for tests."""
-        return str(self.query_one(Static).visual)
-
-    def show(self, row: Row | None, diff: Diff | None, *, looking: bool = False) -> None:
+    def tell(self, row: Row | None, diff: Diff | None, *, looking: bool = False) -> None:
         """``looking``: the causes are not known yet."""
         app = cast("TracerApp", self.app)
         look = app.look
@@ -105,8 +88,4 @@ class Diagnosis(VerticalScroll, can_focus=False):
                 out.append("\n").append_text(look.text(row.reason[:1].upper() + row.reason[1:]))
             if source := source_of(row):
                 out.append("\n").append_text(look.text(source, "dim"))
-        out.no_wrap = False
-        self.border_title = look.text("diagnosis")
-        self.set_class(row is not None and row.verdict is Verdict.DIVERGED, "-bad")
-        self.query_one(Static).update(out)
-        self.scroll_home(animate=False)
+        self.show(look.text("diagnosis"), out, bad=row is not None and row.verdict is Verdict.DIVERGED)
