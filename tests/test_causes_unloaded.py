@@ -83,6 +83,33 @@ def test_a_dense_layer_and_a_convolution_of_one_place_are_weighed(trace_path: Pa
     assert (one.status, one.names) == ("proven", ("channel-order",))
 
 
+class Halved(nn.Module):
+    """A layer in half precision between two others."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        for layer, dense in zip((self.first, self.second, self.last), model.layers, strict=True):
+            layer.weight.data, layer.bias.data = (torch.tensor(value.T) for value in dense.get_weights())
+        self.second.bfloat16()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.second(self.first(x).bfloat16()).float())
+
+
+def test_a_layer_in_lower_precision_is_told_though_it_only_rounds(trace_path: Path) -> None:
+    model = keras.Sequential(
+        [keras.Input((12,)), *(keras.layers.Dense(n, name=f"d{n}{i}") for i, n in enumerate((8, 8, 3)))]
+    )
+    x = np.random.default_rng(0).normal(size=(4, 12)).astype("f4")
+    ours = tracer.record(model, x, trace=trace_path, name="tf")
+    found = tracer.explain(ours, tracer.record(Halved(model), trace=trace_path, name="pt"))
+    assert not found.parting
+    (one,) = found.latent
+    assert (one.names, one.pair) == (("dtype",), "d81")
+    assert one.fixes == ("compute second in float32",)
+
+
 def test_a_pad_is_counted_in_where_the_strides_differ(trace_path: Path) -> None:
     ours = tracer.record(convolutions(2), X, trace=trace_path, name="tf").structure
     theirs = tracer.record(Port(), trace=trace_path, name="pt").structure

@@ -275,6 +275,7 @@ def _look(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozens
     try:
         case, turned = (replace(one, failed=failed) for one in make(index, pair, apart))
         one = stated(case) if sort == "agrees" else of_pair(case, turned, Budget(seconds), parts=sort == "parts")
+        one = _typed(one, pair)
         if one is not None and one.status == "unknown":
             one = _further_up(make, index, pair, case, seconds, apart) or one
     except Unknown as error:
@@ -307,6 +308,23 @@ def _further_up(
             return one
         side = case.theirs
     return None
+
+
+def _typed(one: Finding | None, pair: PairDiff) -> Finding | None:
+    """The finding with the types in which the sides compute, where they differ and nothing else explains the pair."""
+    told = tuple(
+        Cause(
+            "dtype", f"computed in {both.reference} in the reference, in {both.candidate} in the candidate",
+            f"compute {both.nodes[1]} in {both.reference}", *both.nodes, "dtype", (both.reference, both.candidate),
+            pair.candidate_node.source,
+        )
+        for both in pair.settings
+        if both.word == "dtype"
+    )  # fmt: skip
+    if not told or (one is not None and one.status != "latent"):
+        return one
+    known = () if one is None else one.causes
+    return Finding(pair.aligned, "latent", (*known, *told), before=None if one is None else one.before)
 
 
 def stated(case: Case) -> Finding | None:
