@@ -34,10 +34,7 @@ async def walked(app: TracerApp, pilot: Pilot[Any], keys: tuple[str, ...] = EVER
     await press(pilot, "q")
 
 
-@pytest.mark.parametrize(("size", "ascii_only"), [((80, 24), True), ((200, 60), False)])
-async def test_tensors_of_any_kind_are_drawn_in_every_way(
-    tmp_path: Path, size: tuple[int, int], ascii_only: bool
-) -> None:
+async def test_tensors_of_any_kind_are_drawn_in_every_way(tmp_path: Path) -> None:
     spoilt = values(1, 40, seed=3)
     spoilt[0, 3], spoilt[0, 30] = np.nan, -np.inf
     ours: dict[str, np.ndarray] = {
@@ -60,12 +57,11 @@ async def test_tensors_of_any_kind_are_drawn_in_every_way(
     theirs["huge"] = -ours["huge"]
     theirs["tiny"] = -ours["tiny"]
     theirs["scalar"] = np.array(np.nan, np.float32)
-    async with opened(two(tmp_path / "t.zarr", ours, theirs), size, ascii_only=ascii_only) as (app, pilot):
+    async with opened(two(tmp_path / "t.zarr", ours, theirs), (80, 24), ascii_only=True) as (app, pilot):
         assert {row.reference for row in layers(app).everything} == set(ours)
-        await walked(app, pilot, EVERY if ascii_only else ("c", "v", "d", "l"))
+        await walked(app, pilot, EVERY)
         await press(pilot, "b", "z", "q")
-        if ascii_only:
-            assert shown(app).isascii()
+        assert shown(app).isascii()
 
 
 async def test_a_long_line_is_drawn_whole_and_quickly(tmp_path: Path) -> None:

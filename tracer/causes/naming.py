@@ -254,8 +254,12 @@ def _at_input(step: Step, side: Side) -> bool:
 
 
 def makes_mask(step: Step, side: Side) -> bool:
-    """Whether a step makes what masks scores: a softmax comes next, and it reads no scores itself."""
-    return masks_scores(step, side) and not _of_scores(step, side.recording.structure)
+    """Whether a step makes what masks scores: a softmax comes next, and it neither makes nor reads scores itself."""
+    return (
+        step.kind not in ("matmul", "dot")
+        and masks_scores(step, side)
+        and not _of_scores(step, side.recording.structure)
+    )
 
 
 def _of_scores(step: Step, structure: Structure) -> bool:

@@ -33,9 +33,8 @@ def recurrent(node: Read) -> Step:
     step = _read(node)
     if step.settings.get("doubtful"):
         step = _settled(node, step)
-    if node.framework == "tensorflow" and step.settings.get("mask") is None:
-        return inferring.likely(node, step, lambda: (step.set(mask=given) for given in masks_given(node)), terms=64)
-    return step
+    masks = list(masks_given(node)) if node.framework == "tensorflow" and step.settings.get("mask") is None else []
+    return inferring.likely(node, step, lambda: (step.set(mask=given) for given in masks), terms=64) if masks else step
 
 
 @reader("lstm_cell", "gru_cell", "rnn_cell")
