@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tui_driving import layers, opened, press, record, shown, two, values
@@ -128,6 +128,7 @@ async def test_a_wrong_index_stays_in_the_prompt(tmp_path: Path) -> None:
         assert isinstance(app.screen, LayersScreen)
 
 
+@example([0.0, 2.2250738585072014e-308], 1, 5)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 60), st.integers(1, 20))
 def test_a_curve_reaches_its_extremes(line: list[float], columns: int, rows: int) -> None:
     numbers = np.array(line)

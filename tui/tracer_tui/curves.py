@@ -56,10 +56,12 @@ def dots(curve: Envelope, rows: int, limits: tuple[float, float]) -> Array:
     """The points to draw: booleans of ``rows`` × columns, the greatest value on top."""
     low, high = limits
     with np.errstate(all="ignore"):
-        scale = (rows - 1) / (high - low) if high > low and np.isfinite(high - low) else 0.0
-        middle = 0.0 if scale else (rows - 1) / 2
-        top = np.rint(middle + (high - np.clip(curve.high, low, high)) * scale)
-        bottom = np.rint(middle + (high - np.clip(curve.low, low, high)) * scale)
+        flat = not (high > low and np.isfinite(high - low))
+        # Shares first: of a span of denormal numbers the reciprocal is infinite.
+        shares = [(high - np.clip(values, low, high)) / (high - low) for values in (curve.high, curve.low)]
+        if flat:
+            shares = [np.where(np.isnan(values), np.nan, 0.5) for values in (curve.high, curve.low)]
+        top, bottom = (np.rint(share * (rows - 1)) for share in shares)
     row = np.arange(rows)[:, None]
     found: Array = (row >= top) & (row <= bottom)
     return found
