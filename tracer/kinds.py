@@ -20,7 +20,8 @@ def _words(text: str) -> frozenset[str]:
 CONVOLUTIONS = frozenset(
     f"{stem}{rank}d" for stem in ("conv", "conv_transpose", "depthwise_conv", "separable_conv") for rank in (1, 2, 3)
 )
-WEIGHTED = CONVOLUTIONS | _words("dense embedding lstm gru rnn lstm_cell gru_cell rnn_cell attention bilinear")
+RECURRENT = _words("lstm gru rnn lstm_cell gru_cell rnn_cell")
+WEIGHTED = CONVOLUTIONS | RECURRENT | _words("dense embedding attention bilinear")
 NORMALISATIONS = _words("batchnorm layernorm groupnorm instancenorm rmsnorm l2_normalize")
 ACTIVATIONS = _words(
     "relu relu6 leaky_relu prelu elu selu celu gelu silu mish sigmoid hard_sigmoid hard_silu tanh hard_tanh softmax "

@@ -6,12 +6,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from tracer import kinds
 from tracer_keras.describe import activation_name_kind
 
 Probed = tuple[Any, Any, Any]
 """Input, output and the activation itself."""
 
-_UNSPLIT = frozenset({"attention", "lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
+_UNSPLIT = kinds.RECURRENT | {"attention"}
 
 
 def probe_activation(

@@ -57,7 +57,7 @@ class Turned:
         return f"({','.join(letters)})→({','.join(letters[i] for i in self.order)})"
 
 
-READS_ROWS = frozenset({"dense", "lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
+READS_ROWS = kinds.RECURRENT | {"dense"}
 """Kinds whose kernels have a row for each element of the last axis."""
 
 

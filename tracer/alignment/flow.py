@@ -29,7 +29,6 @@ _KEEPING = kinds.NORMALISATIONS | kinds.ACTIVATIONS | {"identity", "dropout", "c
 _WINDOWED = frozenset({"pad", "crop", "upsample", "resize", "adaptive_avg_pool", "adaptive_max_pool"}) | {
     kind for kind in kinds.POOLS if kind[-2:] in ("1d", "2d", "3d")
 }
-_RECURRENT = frozenset({"lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
 _REGROUPING = frozenset({"flatten", "reshape", "squeeze", "expand_dims"})
 _REDUCING = kinds.REDUCTIONS | {"global_avg_pool", "global_max_pool"}
 _TOGETHER = kinds.ELEMENTWISE | kinds.COMPARISONS | kinds.LOGICAL | kinds.INDEXING | kinds.REPEATING | kinds.RARE
@@ -262,10 +261,10 @@ class Flow:
             found = self.keep(first, shape)
         elif kind in kinds.CONVOLUTIONS or kind in _WINDOWED:
             found = self._windowed(node, first, shape)
-        elif kind in ("dense", "bilinear") or (kind in _RECURRENT and node.role != "item"):
+        elif kind in ("dense", "bilinear") or (kind in kinds.RECURRENT and node.role != "item"):
             if len(first) == len(shape):
                 found = (*(self.axis(a, n) for a, n in zip(first[:-1], shape[:-1], strict=True)), self.new(shape[-1]))
-            elif kind in _RECURRENT and len(shape) == 2 and len(first) == 3:
+            elif kind in kinds.RECURRENT and len(shape) == 2 and len(first) == 3:
                 batch = 1 if config.get("batch_first") is False or config.get("time_major") else 0
                 found = (self.axis(first[batch], shape[0]), self.new(shape[1]))
         elif kind == "embedding" and len(shape) == len(first) + 1:

@@ -7,14 +7,13 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-import numpy as np
-
 from tracer import kinds
 from tracer.causes import naming
 from tracer.causes.differences import BLOCK
 from tracer.causes.edit import Edit
 from tracer.causes.finding import Cause, Finding, plain
 from tracer.causes.moves import of_moves
+from tracer.causes.simplify import multiplier
 
 _ARITHMETIC = kinds.ELEMENTWISE | {"add", "sub", "mul", "div", "power", "exponential", "clip"}
 _WHOLE = ("residual", "activation", "block")
@@ -133,22 +132,13 @@ def _scaled_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[C
         return None
     if not all(edit.detail.get("alone") for edit in edits) or bool(causes[0].reference) == bool(causes[1].reference):
         return None
-    factors = [_factor(edit) for edit in edits]
+    factors = [multiplier(edit.detail["steps"][0]) for edit in edits]
     if factors[0] is None or factors[1] is None or not math.isclose(factors[0], factors[1], rel_tol=1e-4):
         return None
     mine, its = sorted(causes, key=lambda cause: not cause.reference)
     what = f"the reference multiplies by {factors[0]:.6g} at {mine.reference}, the candidate at {its.candidate}"
     fix = f"{its.source + ': ' if its.source else ''}multiply where the reference does: as at {mine.reference}"
     return (replace(its, id="attention-scale", what=what, fix=fix, reference=mine.reference, changes=()),)
-
-
-def _factor(edit: Edit) -> float | None:
-    """What an operation of one side alone multiplies by; None for any other."""
-    (step,) = edit.detail["steps"][:1]
-    operand = np.asarray(step.settings.get("operand", ()))
-    if step.kind not in ("mul", "div") or operand.size != 1 or not operand.reshape(()):
-        return None
-    return float(operand.reshape(())) if step.kind == "mul" else 1 / float(operand.reshape(()))
 
 
 def _pooled(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
@@ -212,15 +202,18 @@ def merged(found: Sequence[Finding]) -> Iterator[Finding]:
     groups: dict[object, list[Finding]] = {}
     for number, one in enumerate(said_once(found)):
         groups.setdefault(_mistake(one) or number, []).append(one)
-    for group in groups.values():
-        first = group[0]
-        yield replace(
-            first,
-            pairs=tuple(pair for one in group for pair in one.pairs or (one.pair,)),
-            before=max((one.before for one in group if one.before is not None), default=None),
-            after=max((one.after for one in group if one.after is not None), default=None),
-            seconds=sum(one.seconds for one in group),
-        )
+    yield from map(as_one, groups.values())
+
+
+def as_one(group: Sequence[Finding]) -> Finding:
+    """The first of some findings, for the pairs of all, with the largest errors."""
+    return replace(
+        group[0],
+        pairs=tuple(pair for one in group for pair in one.pairs or (one.pair,)),
+        before=max((one.before for one in group if one.before is not None), default=None),
+        after=max((one.after for one in group if one.after is not None), default=None),
+        seconds=sum(one.seconds for one in group),
+    )
 
 
 def _mistake(one: Finding) -> object | None:

@@ -27,7 +27,6 @@ _LAST = 0.1
 BLOCK = 3
 """Operations of one side alone that are a block."""
 
-_RECURRENT = frozenset({"lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
 _SYMMETRIC = frozenset({"add", "mul", "maximum", "minimum", "average"})
 Names = dict[str, Step]
 
@@ -296,7 +295,7 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     """Two steps that do the same with other tensors."""
     read = _mapped(case, b.inputs, taken, above)
     mine = [_through(name, _passing(case.program)) for name in a.inputs]
-    if a.kind in _RECURRENT and a.kind == b.kind and len(read) != len(mine):
+    if a.kind in kinds.RECURRENT and a.kind == b.kind and len(read) != len(mine):
         yield from _states(case, a, b, mine, read)
         return
     if len(read) != len(mine) or read == mine or any(name in alone for name in mine):

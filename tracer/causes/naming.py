@@ -38,9 +38,8 @@ _SETTINGS = {
     "condition": "attention-mask", "diagonal": "attention-mask", "axes": "norm-axis",
     "axis": "axis-permutation", "repeats": "reshape-order", "output_padding": "transposed-conv-shift",
 }  # fmt: skip
-_RECURRENT = frozenset({"lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"})
 _OF_KINDS = (
-    (_RECURRENT, {"gates": "{kind}-gate-order", "mask": "rnn-last-step", "scale": "operation-kind"}),
+    (kinds.RECURRENT, {"gates": "{kind}-gate-order", "mask": "rnn-last-step", "scale": "operation-kind"}),
     ({"attention"}, {"order": "qkv-order", "time": "axis-permutation", "layout": "head-layout"}),
     ({"softmax", "log_softmax"}, {"axis": "softmax-axis"}),
     ({"embedding"}, {"scale": "embedding-scale"}),
@@ -164,7 +163,7 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         if kind in ("add", "sub") and step.weights:
             return "bias", False
         return ("scale" if kind in ("mul", "div") else "shift"), True
-    if kind in _CHANNELS and any(one.kind in _RECURRENT for one in readers):
+    if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in readers):
         return "rnn-direction", True
     if kind in _CHANNELS and (_at_input(step, side) or step.name in side.recording.structure.outputs):
         return "channel-order", True

@@ -38,7 +38,7 @@ def _hardened(program: Program) -> Program:
     for last in program.steps:
         capped = steps.get(last.inputs[0]) if last.inputs else None
         raised = steps.get(capped.inputs[0]) if capped is not None and capped.inputs else None
-        factor = _factor(last)
+        factor = multiplier(last)
         if capped is None or raised is None or factor is None or abs(factor * 6 - 1) > _NOTHING:
             continue
         least, most = capped.settings.get("min_value", 0.0), capped.settings.get("max_value")
@@ -144,11 +144,11 @@ def _attending(
         key = turned.inputs[0]
     scale, mask = 1.0, np.zeros(())
     scaled = steps.get(query)
-    if scaled is not None and (factor := _factor(scaled)) is not None:
+    if scaled is not None and (factor := multiplier(scaled)) is not None:
         scale, query = factor, scaled.inputs[0]
     softmax = next(place for place, step in enumerate(chain) if step.kind == "softmax")
     for place, step in reversed(list(enumerate(chain[1:-1], 1))):
-        factor = _factor(step)
+        factor = multiplier(step)
         operand = step.settings.get("operand")
         if step.kind in kinds.UNCHANGED:
             continue
@@ -181,7 +181,7 @@ def _masking(mask: Array) -> dict[str, object]:
     return {"mask": "given", "given": mask, "given_as": "add"}
 
 
-def _factor(step: Step) -> float | None:
+def multiplier(step: Step) -> float | None:
     """What a step multiplies by; None where it does anything else."""
     operand = np.asarray(step.settings.get("operand", ()))
     if step.kind not in ("mul", "div") or len(step.inputs) != 1 or operand.size != 1 or not float(operand.reshape(())):

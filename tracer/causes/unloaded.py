@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tracer.causes.condense import as_one
 from tracer.causes.finding import Finding
 from tracer.compare import Diff
 from tracer.names import display
@@ -28,31 +29,26 @@ def gathered(found: Sequence[Finding], diff: Diff) -> list[Finding]:
     blank = [one for one in found if one.status == "proven" and "weights-not-loaded" in one.names]
     if len(blank) < _MANY:
         return list(found)
-    first = blank[0]
     notes = Counter(note for one in blank if _SAID.keys() >= set(one.names) for note in one.notes)
     causes = {cause.id: cause for one in reversed(blank) for cause in one.causes if cause.id in _SAID}
     file = _FILES.get(diff.candidate.framework)
     fix = f"tracer transfer --from {display(diff.reference.name)} --to {display(diff.candidate.name)} -o {file}"
+    fixes = {"weights-not-loaded": fix if file else "load the reference's weights"}
     whole = replace(
-        first,
-        pairs=tuple(one.pair for one in blank),
+        as_one(blank),
         causes=tuple(
-            replace(causes[name], what=what, fix="", key="", changes=(), without=None, source=None)
+            replace(causes[name], what=what, fix=fixes.get(name, ""), key="", changes=(), without=None, source=None)
             for name, what in _SAID.items()
             if name in causes
         ),
-        before=max((one.before for one in blank if one.before is not None), default=None),
-        after=max((one.after for one in blank if one.after is not None), default=None),
         floor=max((one.floor for one in blank if one.floor is not None), default=None),
-        seconds=sum(one.seconds for one in blank),
         how="each layer with the other side's weights, on what it was given, in float64",
         notes=tuple(f"{note} (in {count} layers)" if count > 1 else note for note, count in notes.items()),
     )
-    head = replace(whole.causes[0], fix=fix if file else "load the reference's weights")
     out = []
     for one in found:
-        if one is first:
-            out.append(replace(whole, causes=(head, *whole.causes[1:])))
+        if one is blank[0]:
+            out.append(whole)
         rest = tuple(cause for cause in one.causes if cause.id not in _SAID)
         if not any(one is other for other in blank):
             out.append(one)

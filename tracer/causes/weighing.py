@@ -20,7 +20,6 @@ from tracer.errors import TraceError
 from tracer.relations import alike
 
 _STATISTICS = ("running_mean", "running_var")
-_RECURRENT = kinds.WEIGHTED & {"lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"}
 _WEAK = ("weights-not-loaded", "weights-perturbed")
 _PARTS = ("queries", "keys", "values")
 _NEUTRAL = {"gamma": 1.0, "running_var": 1.0}
@@ -50,13 +49,13 @@ def differences(case: Case, ours: Step, theirs: Step) -> Iterator[Edit]:
         edits = fused.projections(case, ours, theirs, parts, node)
         skipped = set(parts.roles) if edits else set()
         yield from edits
-    if ours.kind in _RECURRENT:
+    if ours.kind in kinds.RECURRENT:
         turned, ours = fused.gates(case, ours, theirs, node)
         if turned is not None:
             yield turned
         skipped = {role for role in (*ours.weights, *theirs.weights) if "bias" in role}
     found: dict[str, list[tuple[str, Told]]] = {}
-    for both, of_both in _biases(case, ours, theirs) if ours.kind in _RECURRENT else ():
+    for both, of_both in _biases(case, ours, theirs) if ours.kind in kinds.RECURRENT else ():
         found.setdefault(of_both.cause, []).extend((role, of_both) for role in both)
     for role in dict.fromkeys((*ours.weights, *theirs.weights)):
         mine, its = ours.weights.get(role), theirs.weights.get(role)
@@ -123,7 +122,7 @@ def _directions(case: Case, ours: Step, theirs: Step) -> Edit | None:
     turned = [(role, f"{role}_reverse") for role in ends] + [(f"{role}_reverse", role) for role in ends]
     pairs = [(ours.weights[a], theirs.weights[b]) for a, b in turned if a in ours.weights and b in theirs.weights]
     kernels = [pair for pair in pairs if pair[0].ndim > 2]
-    if ours.kind not in _RECURRENT or len(kernels) < 2 or not all(alike(mine, its) for mine, its in kernels):
+    if ours.kind not in kinds.RECURRENT or len(kernels) < 2 or not all(alike(mine, its) for mine, its in kernels):
         return None
     if all(alike(ours.weights[role], theirs.weights[role]) for role in ends if role in theirs.weights):
         return None
@@ -290,7 +289,7 @@ class _Weighed:
     def _recurrent(self) -> Told | None:
         """The gates, of which each weight of a recurrent layer has an axis."""
         stem = self.ours.kind.removesuffix("_cell")
-        if self.ours.kind not in _RECURRENT or self.mine.ndim < 2 or self.mine.shape[-2] != len(GATES[stem]):
+        if self.ours.kind not in kinds.RECURRENT or self.mine.ndim < 2 or self.mine.shape[-2] != len(GATES[stem]):
             return None
         order = relations.permutation(self.mine, self.its, self.mine.ndim - 2)
         if order is None:
@@ -310,7 +309,7 @@ class _Weighed:
                 return self.say("dense-transpose", "is transposed", f"transpose the kernel of {self.node}")
         elif order is not None:
             words = [*("spatial axes" for _ in range(rank)), "inputs", "outputs"]
-            if self.ours.kind in _RECURRENT:
+            if self.ours.kind in kinds.RECURRENT:
                 words = ["inputs", "gates", "outputs"]
             moved = dict.fromkeys(words[a] for a, b in enumerate(order) if a != b)
             what = f"has its axes in another order ({' and '.join(moved)} exchanged)"
@@ -480,7 +479,7 @@ class _Weighed:
     def _parts(self) -> Told | None:
         """A fused weight of which only some blocks differ, or in which blocks are one another's transpose."""
         mine, its = self.mine, self.its
-        if mine.ndim < 1 or self.ours.kind in _RECURRENT:
+        if mine.ndim < 1 or self.ours.kind in kinds.RECURRENT:
             return None
         for count in (3, 2):
             if mine.shape[-1] % count or mine.shape[-1] == count or not self._attends():

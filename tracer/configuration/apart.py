@@ -164,11 +164,19 @@ def _written(node: Node, structure: Structure) -> Pairs | None:
     own, pad = windows.given(node.config.get("padding"), windows.rank_of(node) or 0), _pad_before(node, structure)
     if own is None or pad is None:
         return own
-    around, places = settings(pad, structure).get("paddings"), windows.spatial(node)
+    outer = _outer(node, settings(pad, structure))
+    if outer is None:
+        return None
+    return tuple((start + more, end + behind) for (start, end), (more, behind) in zip(own, outer, strict=True))
+
+
+def _outer(node: Node, put: Settings) -> Pairs | None:
+    """What a layer that pads, of settings ``put``, puts around the axes that a node's window slides over."""
+    around: Pairs | None = put.get("paddings")
+    places = windows.spatial(node)
     if around is None or places is None or len(around) != len(node.shape or ()):
         return None
-    outer = (around[axis] for axis in places)
-    return tuple((start + more, end + behind) for (start, end), (more, behind) in zip(own, outer, strict=True))
+    return tuple(around[axis] for axis in places)
 
 
 def _moved(word: Word, value: Any, one: Node, other: Node, axes: Sequence[int | None] | None) -> Any:
@@ -220,12 +228,10 @@ def _pad_before(node: Node, structure: Structure) -> Node | None:
 
 def _joined(node: Node, own: Settings, pad: Node, structure: Structure) -> Settings:
     """A window's settings with those of the layer that pads before it."""
-    put, places = settings(pad, structure), windows.spatial(node)
-    around: Pairs | None = put.get("paddings")
-    plain = put.get("padding_mode") != "constant" or put.get("value") == 0
-    if around is None or places is None or not plain or len(around) != len(node.shape or ()):
+    put = settings(pad, structure)
+    outer = _outer(node, put)
+    if outer is None or (put.get("padding_mode") == "constant" and put.get("value") != 0):
         return own.but(padding=None, padding_mode=None)
-    outer = tuple(around[axis] for axis in places)
     joined = own.but(padding=windows.padding(node, structure, outer))
     if "padding_mode" in own:
         joined = joined.but(padding_mode=put.get("padding_mode"))

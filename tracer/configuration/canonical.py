@@ -413,7 +413,7 @@ _READERS: dict[Callable[[str], bool], Callable[[_Read], None]] = {
     _is("leaky_relu"): _leaky,
     _is("hard_sigmoid"): _hard_sigmoid,
     _is("dropout"): _dropout,
-    _is("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"): _recurrent,
+    _is(*kinds.RECURRENT): _recurrent,
     _is("attention"): _attention,
     _is("upsample", "resize"): _resize,
     _is("grid_sample"): _sampled,

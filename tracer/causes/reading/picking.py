@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from tracer import kinds
 from tracer.causes.reading import Read, attention, inferring, reader, recurrent
 from tracer.causes.reading.arithmetic import constant, weights_of
 from tracer.causes.step import Array, Step, Unknown
 
-_RECURRENT = ("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell")
 _MOST = 50_000_000
 """Values that a search for indices may compare."""
 
@@ -97,7 +97,7 @@ def split(node: Read) -> Step:
 def item(node: Read) -> Step:
     """A further part of a split, the last states of a recurrent layer; what else has several outputs is not read."""
     parent = node.recording.structure.by_name[node.node.parents[0]]
-    if parent.kind in _RECURRENT:
+    if parent.kind in kinds.RECURRENT:
         return recurrent.states(node, Read(node.recording, parent), node.node.name[len(parent.name) :])
     if parent.kind == "attention":
         return attention.scores(node, Read(node.recording, parent))
