@@ -11,7 +11,7 @@ from tracer.report import words
 from tracer.store import Recording
 from tracer.weighing import exporting
 from tracer_tui.rows import Row
-from tracer_tui.screens.saving import Choice
+from tracer_tui.screens.saving import Choice, file_name
 from tracer_tui.session import explain
 from tracer_tui.tensors import Array, Tensors
 
@@ -52,8 +52,7 @@ def choices(row: Row, recordings: tuple[Recording, Recording]) -> list[Choice]:
     """What of a pair can be saved: both sides, or either; the candidate in the reference's axes, or in its own."""
     ours, theirs = recordings
     found = opened(row, recordings)
-    stem = "".join(char if char.isalnum() or char in "._-" else "." for char in row.reference or row.candidate)
-    stem = stem.strip(".")[:80] or "layer"
+    stem = file_name(row.reference or row.candidate)[:80] or "layer"
 
     def offer(label: str, name: str, arrays: Mapping[str, Array]) -> Choice:
         keyed = {("", side): values for side, values in arrays.items()}

@@ -451,13 +451,8 @@ class LayersScreen(LiveScreen[Row]):
     def save(self, row: Row) -> None:
         """Ask what of a pair is to be written, and where."""
         from tracer_tui import pairs
-        from tracer_tui.screens.saving import SaveScreen
 
-        found = pairs.choices(row, (self.reference, self.candidate))
-        if found:
-            self.app.push_screen(SaveScreen(f"save {row.sides}", found), self._saved)
-        else:
-            self.say("Nothing of this row was recorded", "warning")
+        self.offer(row.sides, pairs.choices(row, (self.reference, self.candidate)))
 
     def action_copy(self) -> None:
         if self.current is None or self.diff is None:

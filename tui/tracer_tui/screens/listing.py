@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from textual import events, on
 
@@ -17,6 +17,9 @@ from tracer_tui.query import Listed
 from tracer_tui.screens.base import TracerScreen
 from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.lines import Prompt
+
+if TYPE_CHECKING:
+    from tracer_tui.screens.saving import Choice
 
 R = TypeVar("R", bound=Listed)
 
@@ -144,6 +147,15 @@ class ListScreen(TracerScreen, Generic[R]):
 
     def action_previous_divergence(self) -> None:
         self._jump(-1)
+
+    def offer(self, what: str, choices: Sequence[Choice]) -> None:
+        """Ask which of some arrays is to be written, and where."""
+        from tracer_tui.screens.saving import SaveScreen
+
+        if choices:
+            self.app.push_screen(SaveScreen(f"save {what}", choices), self._saved)
+        else:
+            self.say("Nothing of this row was recorded", "warning")
 
     def _saved(self, files: tuple[Path, ...] | None) -> None:
         if files:

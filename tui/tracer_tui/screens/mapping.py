@@ -474,12 +474,6 @@ class MappingScreen(ListScreen[Suggestion]):
         self._choice[row.reference[0]] = self._choice.get(row.reference[0], 0) + 1
         self._restore(self._key())
 
-    def action_next_divergence(self) -> None:
-        self._jump(1)
-
-    def action_previous_divergence(self) -> None:
-        self._jump(-1)
-
     def action_pane(self) -> None:
         self._go_to(_PANES[(_PANES.index(self.pane) + 1) % 3])
 

@@ -40,6 +40,11 @@ class Choice:
     save: Callable[[Path, bool], Sequence[Path]]
 
 
+def file_name(text: str) -> str:
+    """A text as a file may be called, without what a shell or a file system takes for something else."""
+    return "".join(char if char.isalnum() or char in "._-" else "." for char in text).strip(".")
+
+
 class SaveScreen(ModalScreen[tuple[Path, ...]]):
     """Closes with the files that were written, or with none."""
 

@@ -25,7 +25,7 @@ from tracer_tui import actions, tensors
 from tracer_tui.columns import Field, fit
 from tracer_tui.screens.comparing import Cancelled, ComparingScreen
 from tracer_tui.screens.listing import BAR
-from tracer_tui.screens.saving import Choice, SaveScreen
+from tracer_tui.screens.saving import Choice, file_name
 from tracer_tui.session import explain
 from tracer_tui.tensors import Array, Planes, View
 from tracer_tui.weights import SORTS, STYLES, WeightRow, copied, figures, ordered, rows_of
@@ -358,11 +358,7 @@ class WeightsScreen(ComparingScreen[WeightRow]):
 
     def save(self, row: WeightRow) -> None:
         """Ask what of a row is to be written, and where."""
-        choices = list(self._choices(row))
-        if not choices:
-            self.say("Nothing of this row was recorded", "warning")
-            return
-        self.app.push_screen(SaveScreen(f"save {row.sides}", choices), self._saved)
+        self.offer(row.sides, self._choices(row))
 
     def _choices(self, row: WeightRow) -> Sequence[Choice]:
         recordings = self.reference, self.candidate
@@ -376,9 +372,7 @@ class WeightsScreen(ComparingScreen[WeightRow]):
             keys = [one.key for one in sides[layout]]
             stem = sides[side][0].text if len(sides[side]) == 1 else sides[side][0].owner or "weights"
             tail = "" if side == layout else f".as-{recordings[layout].name}"
-            name = "".join(char if char.isalnum() or char in "._-" else "." for char in f"{stem[-100:]}{tail}").strip(
-                "."
-            )
+            name = file_name(f"{stem[-100:]}{tail}")
             found.append(
                 Choice(
                     f"{recordings[side].name}, {own}   {words.shapes_of(sides[layout])}",
