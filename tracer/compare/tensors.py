@@ -181,7 +181,7 @@ class Tensors:
     def _entry(self) -> _Entry:
         arrangement = self._pair.arrangement
         facts = [
-            *map(comparisons.fingerprint, self._kept.sides, self._stored), self._pair.axes,
+            *(side.fingerprint(one) for side, one in zip(self._kept.sides, self._stored, strict=True)), self._pair.axes,
             None if arrangement is None else arrangement.to_json(), self._channels, self._coarsest,
         ]  # fmt: skip
         depends = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -12,7 +12,8 @@ from typing import Any
 from tracer import names
 from tracer.errors import TraceError
 from tracer.store import places, zarr3
-from tracer.store.trace import Recording, Stored, Trace, lock
+from tracer.store.recordings import Recording, Stored
+from tracer.store.trace import Trace, lock
 
 Weight = tuple[str, str]
 """Owner and name of a parameter; or the aligned layer and the name that it is stored under."""

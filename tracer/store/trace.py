@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +16,9 @@ from numpy.typing import NDArray
 
 from tracer import names
 from tracer.errors import InputError, TraceError
-from tracer.graph import Structure, lengths, text
+from tracer.graph import text
 from tracer.store import places, zarr3
+from tracer.store.recordings import AT, Recording, inside
 
 FORMAT = "tracer-trace"
 VERSION = 1
@@ -27,227 +26,6 @@ PARTS = ("recordings", "inputs", "layers", "unaligned", "weights")
 COMPARISONS = "comparisons"
 _ALL_PARTS = (*PARTS, COMPARISONS, "gradients", "gradients/layers", "gradients/unaligned", "gradients/weights")
 """With those that are made when they are needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Where an activation or weight lies (relative to the trace) and what it is."""
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-    summary: Mapping[str, float | int]
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One recorded model run, as the trace describes it.
-
-    ``state`` is ``recording``, ``complete`` or ``failed``; ``interrupted`` is a recording whose writer is gone,
-    ``damaged`` one whose metadata cannot be read.
-    """
-
-    name: str
-    folder: Path
-    root: Path
-    attributes: Mapping[str, Any]
-    state: str
-
-    @cached_property
-    def structure(self) -> Structure:
-        try:
-            return Structure.from_json(self.attributes["structure"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise TraceError(f"damaged: the structure of recording '{names.display(self.name)}'") from error
-
-    @cached_property
-    def activations(self) -> dict[str, Stored]:
-        """What was saved, by node name."""
-        return self._index("activations")
-
-    @cached_property
-    def weights(self) -> dict[tuple[str, str], Stored]:
-        """Saved parameters and buffers, by owner and local name; without a summary in traces of earlier versions."""
-        return self._parameters("weights")
-
-    @cached_property
-    def gradients(self) -> dict[str, Stored]:
-        """Saved gradients of the loss with respect to activations, by node name."""
-        return self._index("gradients")
-
-    @cached_property
-    def weight_gradients(self) -> dict[tuple[str, str], Stored]:
-        """Saved gradients of the loss with respect to parameters, by owner and local name."""
-        return self._parameters("weight_gradients")
-
-    @cached_property
-    def summaries(self) -> dict[str, Mapping[str, float | int]]:
-        """The order-free numbers of every activation whose values or statistics were saved, by node name."""
-        try:
-            alone = {
-                text(node): _stored("", shape, dtype, summary).summary
-                for node, shape, dtype, summary in self.attributes.get("statistics", [])
-            }
-        except (TypeError, ValueError) as error:
-            raise TraceError(f"damaged: the statistics of recording '{names.display(self.name)}'") from error
-        return {**alone, **{node: stored.summary for node, stored in self.activations.items()}}
-
-    def _parameters(self, key: str) -> dict[tuple[str, str], Stored]:
-        try:
-            return {
-                (text(owner), text(name)): _stored(path, shape, dtype, *(summary or [{}]))
-                for owner, name, path, shape, dtype, *summary in self.attributes.get(key, [])
-            }
-        except (TypeError, ValueError) as error:
-            raise TraceError(f"damaged: the {key} of recording '{names.display(self.name)}'") from error
-
-    def _index(self, key: str) -> dict[str, Stored]:
-        try:
-            return {
-                text(node): _stored(path, shape, dtype, summary)
-                for node, path, shape, dtype, summary in self.attributes.get(key, [])
-            }
-        except (TypeError, ValueError) as error:
-            raise TraceError(f"damaged: the index of recording '{names.display(self.name)}'") from error
-
-    @property
-    def framework(self) -> str:
-        return str(self.attributes.get("framework", "?"))
-
-    @property
-    def created(self) -> float:
-        return number(self.attributes.get("created"))
-
-    @property
-    def input_id(self) -> str:
-        return str(self.attributes.get("input", ""))
-
-    @property
-    def model(self) -> str:
-        """The model file's name, or the class of a live object."""
-        found = self.attributes.get("model")
-        return str(found.get("name", "?")) if isinstance(found, dict) else "?"
-
-    @property
-    def planned(self) -> int:
-        """How many tensors the model has to store."""
-        return int(number(self.attributes.get("planned", len(self.activations))))
-
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """Nodes that could not be stored, with the reason."""
-        found = self.attributes.get("skipped", {})
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def nbytes(self) -> int:
-        from tracer import dtypes
-
-        return sum(
-            math.prod(s.shape) * dtypes.by_name(s.dtype).itemsize
-            for s in (
-                *self.activations.values(), *self.weights.values(),
-                *self.gradients.values(), *self.weight_gradients.values(),
-            )
-        )  # fmt: skip
-
-    def resolve(self, node: str) -> str:
-        """The node under which the tensor of ``node`` is stored (itself, or what it is an alias of)."""
-        for _ in range(len(self.structure) + 1):
-            found = self.structure.by_name.get(node)
-            if found is None or found.alias_of is None:
-                break
-            node = found.alias_of
-        return node
-
-    def stored(self, node: str) -> Stored | None:
-        """The index entry of a node's tensor, aliases followed; None when it was not saved."""
-        return self.activations.get(self.resolve(node))
-
-    def summary(self, node: str) -> Mapping[str, float | int] | None:
-        """The order-free numbers of a node's tensor, aliases followed; None when nothing of it was saved."""
-        return self.summaries.get(self.resolve(node))
-
-    def why_missing(self, node: str) -> str:
-        """Why a node's values were not saved, in words."""
-        stored = self.resolve(node)
-        if stored in self.skipped:
-            return str(self.skipped[stored])
-        if stored in self.summaries:
-            return "only its statistics were recorded (--stats-only)"
-        if self.state == "recording":
-            return "its turn has not come"
-        return "left out by --layers or --exclude" if self.left_out(node) else "it was not saved"
-
-    def why_no_gradient(self, node: str) -> str:
-        """Why the gradient with respect to a node was not saved, in words."""
-        if not self.attributes.get("loss"):
-            return "the recording has no gradients: record it with --grad"
-        found = self.attributes.get("skipped_gradients", {})
-        why = found.get(self.resolve(node)) if isinstance(found, dict) else None
-        if self.attributes.get("statistics_only"):
-            return "only statistics were recorded (--stats-only)"
-        return str(why) if why else "left out by --layers or --exclude" if self.left_out(node) else "it was not saved"
-
-    def left_out(self, node: str) -> bool:
-        """Whether the user did not want a node's tensor."""
-        stored = self.resolve(node)
-        chosen = bool(self.attributes.get("layers") or self.attributes.get("exclude"))
-        return chosen and stored not in self.skipped and stored not in self.summaries and self.state == "complete"
-
-    def read(self, node: str, *, verify: bool = True) -> NDArray[Any]:
-        """A node's tensor, memory-mapped and read-only, in its own axes.
-
-        Raises KeyError when it was not saved, TraceError when it is missing or damaged on disk.
-        """
-        stored = self.stored(node)
-        if stored is None:
-            raise KeyError(node)
-        return self.read_stored(stored, verify=verify)
-
-    def read_gradient(self, node: str, *, verify: bool = True) -> NDArray[Any]:
-        """The gradient of the loss with respect to a node's tensor, as :meth:`read`. Raises as it does."""
-        stored = self.gradients.get(self.resolve(node))
-        if stored is None:
-            raise KeyError(node)
-        return self.read_stored(stored, verify=verify)
-
-    def read_stored(self, stored: Stored, *, verify: bool = True) -> NDArray[Any]:
-        """The array of an index entry. Raises TraceError as :meth:`read`."""
-        values = zarr3.read_array(inside(self.root, stored.path), verify=verify)
-        if values.shape != stored.shape or values.dtype.name != stored.dtype:
-            raise TraceError(f"damaged: {names.display(stored.path)} is not what the recording says it is")
-        return values
-
-
-def _stored(path: Any, shape: Any, dtype: Any, summary: Any) -> Stored:
-    from tracer import dtypes
-
-    numbers = {
-        text(key): value
-        for key, value in dict(summary).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return Stored(text(path), lengths(shape), dtypes.by_name(text(dtype)).name, numbers)
-
-
-def number(value: Any) -> float:
-    """``value`` as a finite number; 0 for anything else that a damaged trace may hold."""
-    usable = isinstance(value, int | float) and abs(value) < 1e15
-    return float(value) if usable else 0.0
-
-
-def inside(root: Path, relative: str) -> Path:
-    """A path of the trace's index below ``root``. Raises TraceError for one that leads elsewhere."""
-    parts = relative.split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise TraceError(f"damaged: {names.display(relative)!r} is not a path inside the trace")
-    path = root
-    for part in parts:
-        path = path / part
-        if path.is_symlink():
-            raise TraceError(f"{names.display(relative)} leads through a link: refused")
-    return path
 
 
 class Trace:
@@ -324,9 +102,15 @@ class Trace:
         return sorted(found, key=lambda r: (r.created, r.name))
 
     def recording(self, name: str) -> Recording:
-        """The recording ``name``. Raises InputError, with the names there are, when there is none."""
+        """The recording ``name``, or the step ``name@step`` of one.
+
+        Raises InputError, with the names and steps there are, when there is none.
+        """
         folder = self.root / "recordings" / names.encode(name)
         if not (folder / zarr3.METADATA).exists():
+            of, _, step = name.rpartition(AT)
+            if step.isascii() and step.isdigit() and len(step) <= 18 and self.has(of):
+                return self.recording(of).at(int(step))
             have = ", ".join(names.display(r.name) for r in self.recordings()) or "none yet"
             raise InputError(f"no recording '{names.display(name)}' in {names.display(str(self.root))} (have: {have})")
         return self._load(folder)

@@ -21,8 +21,9 @@ from tracer.adapter import NotRecorded
 from tracer.errors import InputError, TraceError
 from tracer.graph import Param, Structure
 from tracer.store import places, zarr3
+from tracer.store.recordings import inside
 from tracer.store.summary import Summary, summarize
-from tracer.store.trace import Trace, inside, lock
+from tracer.store.trace import Trace, lock
 
 DEFAULT_MEMORY = 256 << 20
 

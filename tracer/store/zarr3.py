@@ -29,7 +29,7 @@ from tracer.errors import TraceError
 from tracer.names import display
 
 METADATA = "zarr.json"
-_TEMPORARY = ".tracer-tmp"
+TEMPORARY = ".tracer-tmp"
 _LARGEST_METADATA = 256 << 20
 _CRC = struct.Struct("<I")
 _CRC_STEP = 1 << 20
@@ -45,9 +45,15 @@ def _fill_value(dtype: np.dtype[Any]) -> Any:
 
 
 def array_metadata(
-    shape: Sequence[int], dtype: np.dtype[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    attributes: Mapping[str, Any],
+    dimensions: Sequence[str],
+    *,
+    checksum: bool = True,
 ) -> dict[str, Any]:
-    """``zarr.json`` of an array in one chunk; ``dtype`` is the data type in the file."""
+    """``zarr.json`` of an array in one chunk; ``dtype`` is the data type in the file, ``checksum`` whether one follows
+    the chunk's data."""
     bytes_codec: dict[str, Any] = {"name": "bytes"}
     if dtype.itemsize > 1:
         bytes_codec["configuration"] = {"endian": "little"}
@@ -59,7 +65,7 @@ def array_metadata(
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(1, d) for d in shape]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": _fill_value(dtype),
-        "codecs": [bytes_codec, {"name": "crc32c"}],
+        "codecs": [bytes_codec, *([{"name": "crc32c"}] if checksum else [])],
         "attributes": dict(attributes),
         "dimension_names": list(dimensions),
     }
@@ -69,12 +75,17 @@ def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
+def encoded(metadata: Mapping[str, Any]) -> bytes:
+    """The text of a ``zarr.json``."""
+    return json.dumps(metadata, separators=(",", ":"), allow_nan=False).encode()
+
+
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Replace ``folder/zarr.json`` in one step: a reader sees the old one or the new one."""
-    temporary = folder / f"{_TEMPORARY}-{uuid.uuid4().hex}"  # threads and containers may share a group
+    temporary = folder / f"{TEMPORARY}-{uuid.uuid4().hex}"  # threads and containers may share a group
     try:
         with open(temporary, "wb") as file:
-            file.write(json.dumps(metadata, separators=(",", ":"), allow_nan=False).encode())
+            file.write(encoded(metadata))
         os.replace(temporary, folder / METADATA)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -204,19 +215,23 @@ def checksum(data: memoryview | bytes) -> int:
 def read_metadata(folder: Path) -> dict[str, Any]:
     """``zarr.json`` of a folder. Raises FileNotFoundError when there is none, TraceError when it is damaged."""
     path = folder / METADATA
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
         if os.fstat(descriptor).st_size > _LARGEST_METADATA:
             raise TraceError(f"{display(str(path))} is unreasonably large")
-        raw = file.read()
+        return decoded(file.read(), display(str(path)))
+
+
+def decoded(raw: bytes, where: str) -> dict[str, Any]:
+    """What a ``zarr.json`` says. Raises TraceError, naming ``where``, when it is damaged."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"damaged: {display(str(path))} is not JSON") from error
+        raise TraceError(f"damaged: {where} is not JSON") from error
     if not isinstance(value, dict) or value.get("zarr_format") != 3:
-        raise TraceError(f"damaged: {display(str(path))} is not Zarr v3 metadata")
+        raise TraceError(f"damaged: {where} is not Zarr v3 metadata")
     if not isinstance(value.setdefault("attributes", {}), dict):
-        raise TraceError(f"damaged: {display(str(path))} has attributes that are no object")
+        raise TraceError(f"damaged: {where} has attributes that are no object")
     return value
 
 
@@ -231,16 +246,13 @@ def read_array(folder: Path, *, verify: bool = True) -> NDArray[Any]:
         metadata = read_metadata(folder)
     except FileNotFoundError as error:
         raise TraceError(f"damaged: {where} is missing") from error
-    shape, on_disk = _layout_of(metadata, where)
-    dtype = dtypes.by_name(str(metadata["attributes"].get("dtype", on_disk.name)))
-    if dtypes.stored_as(dtype) != on_disk:
-        raise TraceError(f"damaged: {where} declares {dtype.name} over {on_disk.name}")
+    shape, on_disk, dtype = layout_of(metadata, where)
     count = math.prod(shape)
     if count == 0:
         return np.empty(shape, dtype)
     path = folder / chunk_name(len(shape))
     try:
-        descriptor = _open_regular(path)
+        descriptor = open_regular(path)
     except FileNotFoundError as error:
         raise TraceError(f"damaged: the data of {where} is missing") from error
     try:
@@ -267,7 +279,7 @@ def fingerprint(folder: Path, rank: int) -> tuple[int, ...]:
     if not stat.S_ISREG((folder / METADATA).lstat().st_mode if (folder / METADATA).exists() else 0):
         raise TraceError(f"damaged: {display(str(folder))} is missing")
     try:
-        descriptor = _open_regular(folder / chunk_name(rank))
+        descriptor = open_regular(folder / chunk_name(rank))
     except FileNotFoundError:
         return ()
     try:
@@ -278,20 +290,29 @@ def fingerprint(folder: Path, rank: int) -> tuple[int, ...]:
     return (found.st_size, found.st_mtime_ns, int.from_bytes(tail, "little"))
 
 
-def _layout_of(metadata: Mapping[str, Any], where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def layout_of(
+    metadata: Mapping[str, Any], where: str, *, checksum: bool = True
+) -> tuple[tuple[int, ...], np.dtype[Any], np.dtype[Any]]:
+    """Shape, data type in the file and true element type of an array as tracer writes it.
+
+    Raises TraceError for any other array.
+    """
     try:
         shape = tuple(int(d) for d in metadata["shape"])
         on_disk = dtypes.by_name(str(metadata["data_type"]))
-        expected = array_metadata(shape, on_disk, {}, [])
+        expected = array_metadata(shape, on_disk, {}, [], checksum=checksum)
         same = all(metadata[key] == expected[key] for key in ("chunk_grid", "chunk_key_encoding", "codecs"))
     except (KeyError, TypeError, ValueError) as error:
         raise TraceError(f"damaged: {where} has no usable array metadata") from error
     if not same or any(d < 0 for d in shape):
         raise TraceError(f"{where} is not an array that tracer wrote")
-    return shape, on_disk
+    dtype = dtypes.by_name(str(metadata["attributes"].get("dtype", on_disk.name)))
+    if dtypes.stored_as(dtype) != on_disk:
+        raise TraceError(f"damaged: {where} declares {dtype.name} over {on_disk.name}")
+    return shape, on_disk, dtype
 
 
-def _open_regular(path: Path) -> int:
+def open_regular(path: Path) -> int:
     """A descriptor of a regular file that is no link: a received trace must not lead to other files."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -16,8 +16,6 @@ from tracer.alignment.twins import Weights, equal
 from tracer.errors import InputError, TraceError
 from tracer.names import display
 from tracer.store import Recording
-from tracer.store.trace import inside
-from tracer.store.zarr3 import read_metadata
 
 
 def named(key: Key, framework: str) -> str:
@@ -88,10 +86,9 @@ def summarised(recording: Recording) -> dict[Key, Parameter]:
 def _trainable(recording: Recording, key: Key) -> bool | None:
     """Of a parameter that no node lists, what the stored array says."""
     try:
-        attributes = read_metadata(inside(recording.root, recording.weights[key].path)).get("attributes", {})
+        found = recording.attributes_of(recording.weights[key]).get("trainable")
     except TraceError:
         return None  # said where its values are read
-    found = attributes.get("trainable") if isinstance(attributes, dict) else None
     return found if isinstance(found, bool) else None
 
 

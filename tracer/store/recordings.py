@@ -1,0 +1,308 @@
+"""What a trace says of one recording, and reading its tensors. Needs neither zarr nor a framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tracer import dtypes, names
+from tracer.errors import InputError, TraceError
+from tracer.graph import Structure, lengths, text
+from tracer.store import zarr3
+from tracer.store.packs import Pack, pack_name, packs
+
+STEPS = "steps"
+"""The folder of a recording that holds its steps."""
+AT = "@"
+"""What stands between a recording's name and a step in the name of that step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where an activation or weight lies (relative to the trace) and what it is."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    summary: Mapping[str, float | int]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded model run, as the trace describes it.
+
+    ``state`` is ``recording``, ``complete`` or ``failed``; ``interrupted`` is a recording whose writer is gone,
+    ``damaged`` one whose metadata cannot be read.
+    """
+
+    name: str
+    folder: Path
+    root: Path
+    attributes: Mapping[str, Any]
+    state: str
+
+    @cached_property
+    def structure(self) -> Structure:
+        try:
+            return Structure.from_json(self.attributes["structure"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the structure of recording '{names.display(self.name)}'") from error
+
+    @cached_property
+    def activations(self) -> dict[str, Stored]:
+        """What was saved, by node name."""
+        return self._index("activations")
+
+    @cached_property
+    def weights(self) -> dict[tuple[str, str], Stored]:
+        """Saved parameters and buffers, by owner and local name; without a summary in traces of earlier versions."""
+        return self._parameters("weights")
+
+    @cached_property
+    def gradients(self) -> dict[str, Stored]:
+        """Saved gradients of the loss with respect to activations, by node name."""
+        return self._index("gradients")
+
+    @cached_property
+    def weight_gradients(self) -> dict[tuple[str, str], Stored]:
+        """Saved gradients of the loss with respect to parameters, by owner and local name."""
+        return self._parameters("weight_gradients")
+
+    @cached_property
+    def summaries(self) -> dict[str, Mapping[str, float | int]]:
+        """The order-free numbers of every activation whose values or statistics were saved, by node name."""
+        try:
+            alone = {
+                text(node): _stored("", shape, dtype, summary).summary
+                for node, shape, dtype, summary in self.attributes.get("statistics", [])
+            }
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the statistics of recording '{names.display(self.name)}'") from error
+        return {**alone, **{node: stored.summary for node, stored in self.activations.items()}}
+
+    def _parameters(self, key: str) -> dict[tuple[str, str], Stored]:
+        try:
+            return {
+                (text(owner), text(name)): _stored(path, shape, dtype, *(summary or [{}]))
+                for owner, name, path, shape, dtype, *summary in self.attributes.get(key, [])
+            }
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the {key} of recording '{names.display(self.name)}'") from error
+
+    def _index(self, key: str) -> dict[str, Stored]:
+        try:
+            return {
+                text(node): _stored(path, shape, dtype, summary)
+                for node, path, shape, dtype, summary in self.attributes.get(key, [])
+            }
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the index of recording '{names.display(self.name)}'") from error
+
+    @property
+    def framework(self) -> str:
+        return str(self.attributes.get("framework", "?"))
+
+    @property
+    def created(self) -> float:
+        return number(self.attributes.get("created"))
+
+    @property
+    def input_id(self) -> str:
+        return str(self.attributes.get("input", ""))
+
+    @property
+    def model(self) -> str:
+        """The model file's name, or the class of a live object."""
+        found = self.attributes.get("model")
+        return str(found.get("name", "?")) if isinstance(found, dict) else "?"
+
+    @property
+    def planned(self) -> int:
+        """How many tensors the model has to store."""
+        return int(number(self.attributes.get("planned", len(self.activations))))
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Nodes that could not be stored, with the reason."""
+        found = self.attributes.get("skipped", {})
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(
+            math.prod(s.shape) * dtypes.by_name(s.dtype).itemsize
+            for s in (
+                *self.activations.values(), *self.weights.values(),
+                *self.gradients.values(), *self.weight_gradients.values(),
+            )
+        )  # fmt: skip
+
+    def resolve(self, node: str) -> str:
+        """The node under which the tensor of ``node`` is stored (itself, or what it is an alias of)."""
+        for _ in range(len(self.structure) + 1):
+            found = self.structure.by_name.get(node)
+            if found is None or found.alias_of is None:
+                break
+            node = found.alias_of
+        return node
+
+    def stored(self, node: str) -> Stored | None:
+        """The index entry of a node's tensor, aliases followed; None when it was not saved."""
+        return self.activations.get(self.resolve(node))
+
+    def summary(self, node: str) -> Mapping[str, float | int] | None:
+        """The order-free numbers of a node's tensor, aliases followed; None when nothing of it was saved."""
+        return self.summaries.get(self.resolve(node))
+
+    def why_missing(self, node: str) -> str:
+        """Why a node's values were not saved, in words."""
+        stored = self.resolve(node)
+        if stored in self.skipped:
+            return str(self.skipped[stored])
+        if stored in self.summaries:
+            return "only its statistics were recorded (--stats-only)"
+        if self.state == "recording":
+            return "its turn has not come"
+        return "left out by --layers or --exclude" if self.left_out(node) else "it was not saved"
+
+    def why_no_gradient(self, node: str) -> str:
+        """Why the gradient with respect to a node was not saved, in words."""
+        if not self.attributes.get("loss"):
+            return "the recording has no gradients: record it with --grad"
+        found = self.attributes.get("skipped_gradients", {})
+        why = found.get(self.resolve(node)) if isinstance(found, dict) else None
+        if self.attributes.get("statistics_only"):
+            return "only statistics were recorded (--stats-only)"
+        return str(why) if why else "left out by --layers or --exclude" if self.left_out(node) else "it was not saved"
+
+    def left_out(self, node: str) -> bool:
+        """Whether the user did not want a node's tensor."""
+        stored = self.resolve(node)
+        chosen = bool(self.attributes.get("layers") or self.attributes.get("exclude"))
+        return chosen and stored not in self.skipped and stored not in self.summaries and self.state == "complete"
+
+    def read(self, node: str, *, verify: bool = True) -> NDArray[Any]:
+        """A node's tensor, memory-mapped and read-only, in its own axes.
+
+        Raises KeyError when it was not saved, TraceError when it is missing or damaged on disk.
+        """
+        stored = self.stored(node)
+        if stored is None:
+            raise KeyError(node)
+        return self.read_stored(stored, verify=verify)
+
+    def read_gradient(self, node: str, *, verify: bool = True) -> NDArray[Any]:
+        """The gradient of the loss with respect to a node's tensor, as :meth:`read`. Raises as it does."""
+        stored = self.gradients.get(self.resolve(node))
+        if stored is None:
+            raise KeyError(node)
+        return self.read_stored(stored, verify=verify)
+
+    def read_stored(self, stored: Stored, *, verify: bool = True) -> NDArray[Any]:
+        """The array of an index entry. Raises TraceError as :meth:`read`."""
+        values = self._array(stored.path, verify=verify)
+        if values.shape != stored.shape or values.dtype.name != stored.dtype:
+            raise TraceError(f"damaged: {names.display(stored.path)} is not what the recording says it is")
+        return values
+
+    def attributes_of(self, stored: Stored) -> Mapping[str, Any]:
+        """The attributes of an index entry's array. Raises TraceError where it is missing or damaged."""
+        try:
+            found = zarr3.read_metadata(inside(self.root, stored.path))["attributes"]
+        except FileNotFoundError as error:
+            raise TraceError(f"damaged: {names.display(stored.path)} is missing") from error
+        return dict(found)
+
+    def fingerprint(self, stored: Stored) -> list[Any]:
+        """What changes when a stored tensor does, without reading it: its type, shape, and more of how it is stored.
+
+        Raises TraceError where the array is missing.
+        """
+        return [stored.dtype, list(stored.shape), *self._mark(stored)]
+
+    def _array(self, path: str, *, verify: bool) -> NDArray[Any]:
+        return zarr3.read_array(inside(self.root, path), verify=verify)
+
+    def _mark(self, stored: Stored) -> tuple[int, ...]:
+        return zarr3.fingerprint(inside(self.root, stored.path), len(stored.shape))
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of the steps that are kept, in order; none where one run was recorded."""
+        return tuple(packs(self.folder / STEPS)) if self.attributes.get("steps") else ()
+
+    def at(self, step: int) -> Step:
+        """One step, which reads as a recording of one run does.
+
+        Raises InputError, with the steps there are, where it is not kept; TraceError where it is damaged.
+        """
+        try:
+            pack = Pack(self.folder / STEPS / pack_name(step))
+        except FileNotFoundError:
+            have = ranges(self.steps)
+            raise InputError(
+                f"recording '{names.display(self.name)}' has no step {step} (have: {have or 'none'})"
+            ) from None
+        attributes = {**self.attributes, **pack.attributes, "state": "complete"}
+        return Step(f"{self.name}{AT}{step}", self.folder, self.root, attributes, "complete", pack, step)
+
+
+@dataclass(frozen=True)
+class Step(Recording):
+    """One step of a recording of many: everything that is read of it comes from its pack."""
+
+    pack: Pack
+    number: int
+
+    def attributes_of(self, stored: Stored) -> Mapping[str, Any]:
+        return self.pack.array_attributes(stored.path)
+
+    def _array(self, path: str, *, verify: bool) -> NDArray[Any]:
+        return self.pack.read_array(path, verify=verify)
+
+    def _mark(self, stored: Stored) -> tuple[int, ...]:
+        return self.pack.fingerprint(stored.path, len(stored.shape))
+
+
+def ranges(steps: Sequence[int]) -> str:
+    """Numbers as a person lists them: ``0, 100, 200 … 900``; ``4–9`` where they follow one another."""
+    if len(steps) > 3 and steps[-1] - steps[0] == len(steps) - 1:
+        return f"{steps[0]}–{steps[-1]}"
+    shown = [str(step) for step in steps]
+    return ", ".join(shown) if len(shown) <= 5 else f"{', '.join(shown[:3])} … {shown[-1]}"
+
+
+def _stored(path: Any, shape: Any, dtype: Any, summary: Any) -> Stored:
+    numbers = {
+        text(key): value
+        for key, value in dict(summary).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return Stored(text(path), lengths(shape), dtypes.by_name(text(dtype)).name, numbers)
+
+
+def number(value: Any) -> float:
+    """``value`` as a finite number; 0 for anything else that a damaged trace may hold."""
+    usable = isinstance(value, int | float) and abs(value) < 1e15
+    return float(value) if usable else 0.0
+
+
+def inside(root: Path, relative: str) -> Path:
+    """A path of the trace's index below ``root``. Raises TraceError for one that leads elsewhere."""
+    parts = relative.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise TraceError(f"damaged: {names.display(relative)!r} is not a path inside the trace")
+    path = root
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise TraceError(f"{names.display(relative)} leads through a link: refused")
+    return path
