@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WHERE = {
     **dict.fromkeys(("Alignment", "Pair", "align"), "tracer.alignment"),
     **dict.fromkeys(("LayerWeights", "layer_weights"), "tracer.alignment.declared"),
-    **dict.fromkeys(("diff", "explain", "graft", "open", "record", "transfer", "weights"), "tracer.api"),
+    **dict.fromkeys(("attach", "diff", "explain", "graft", "open", "record", "transfer", "weights"), "tracer.api"),
     **dict.fromkeys(("Diff", "PairDiff", "Stats", "Tolerance", "Verdict"), "tracer.compare"),
     **dict.fromkeys(("InputError", "ModelError", "RefusedError", "TraceError", "TracerError"), "tracer.errors"),
     **dict.fromkeys(("Recording", "Trace"), "tracer.store"),
@@ -41,6 +41,7 @@ __all__ = [
     "TracerError",
     "Verdict",
     "align",
+    "attach",
     "diff",
     "explain",
     "graft",

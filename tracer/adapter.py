@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -135,6 +135,48 @@ class Exchange(Protocol):
         """
 
 
+class Watcher(Protocol):
+    """Takes what a model computes while its owner's program runs it: see :meth:`LoadedModel.watch`.
+
+    One call of the model is one step: :meth:`due` begins it, :meth:`finish` or :meth:`lost` ends it. None of these
+    raises, and arrays are copied before they return unless ``owned``.
+
+    Attributes:
+        gradients: whether gradients of the owner's own loss are wanted, of activations and weights.
+        weights: whether parameters are wanted, as they were in the call.
+    """
+
+    gradients: bool
+    weights: bool
+
+    def due(self, mode: Mode) -> bool:
+        """The model is called in this mode: whether this call is to be recorded."""
+
+    def structure(self, structure: Structure) -> None:
+        """The graph, as the first call that is recorded shows it; told once, before that call's tensors."""
+
+    def wants(self, name: str) -> bool:
+        """Whether node ``name`` is wanted; asked after :meth:`structure`."""
+
+    def __call__(self, name: str, value: Array | NotRecorded, owned: bool = False) -> None:
+        """Node ``name``'s tensor."""
+
+    def gradient(self, name: str, value: Array | NotRecorded, owned: bool = False) -> None:
+        """The gradient with respect to it."""
+
+    def weight(self, owner: str, param: Param, value: Array | NotRecorded, owned: bool = False) -> None:
+        """A parameter or buffer, as :meth:`LoadedModel.parameters` names it."""
+
+    def weight_gradient(self, owner: str, name: str, value: Array | NotRecorded, owned: bool = False) -> None:
+        """The gradient with respect to a parameter."""
+
+    def finish(self) -> None:
+        """The step is whole."""
+
+    def lost(self, why: str) -> None:
+        """The step is given up: the model raised, or a fault of the adapter's."""
+
+
 class LoadedModel(ABC):
     """A model ready to run."""
 
@@ -179,6 +221,14 @@ class LoadedModel(ABC):
     def live(self) -> object:
         """The framework's own object, for one who means to change it. Raises ReplayError where there is none."""
         raise ReplayError(f"models of {self.framework} loaded by {self.loader} cannot be changed in memory")
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Follow the live model while its owner's program calls it; what is returned ends that.
+
+        What the model computes stays as it is, bit for bit, and a fault of the adapter's or the watcher's never reaches
+        its owner. Raises ReplayError where models of this kind cannot be followed.
+        """
+        raise ReplayError(f"models of {self.framework} loaded by {self.loader} cannot be watched while they run")
 
     def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
         """Run once more as :attr:`run` says, with tensors exchanged on the way; no gradients.

@@ -15,9 +15,11 @@ from tracer.compare.diff import diff as _diff
 from tracer.errors import InputError, TransferError
 from tracer.recording import record_object
 from tracer.store import Recording, Trace
+from tracer.store.writer import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     from tracer.causes.explain import Explained
+    from tracer.live.attach import Attached
     from tracer.rerun.grafted import Explanation, Graft
     from tracer.weighing.table import WeightTable
     from tracer.weighing.transfer import Transferred
@@ -79,6 +81,56 @@ def record(
         model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force, reference=reference,
         samples=samples, batch=batch, mode=mode, loss=loss, layers=_patterns(layers), exclude=_patterns(exclude),
         statistics_only=statistics_only, precision=precision,
+    )  # fmt: skip
+
+
+def attach(
+    model: object,
+    *,
+    to: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    every: int = 1,
+    mode: Literal["train", "eval"] | None = None,
+    layers: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    gradients: bool = False,
+    weights: bool = False,
+    statistics_only: bool = False,
+    when_full: Literal["wait", "skip"] = "wait",
+    memory: int = DEFAULT_MEMORY,
+    reference: str | None = None,
+) -> Attached:
+    """Record a live model whenever its own program calls it: each call is a step, ``trace.recording("pt@100")``.
+
+    What the model computes stays as it is. Calls that are not recorded cost next to nothing. Where what is recorded
+    cannot be written or sent any more, a warning says so once and the program goes on; ``attached.fault`` and
+    ``attached.left_out`` tell.
+
+    Args:
+        model: as in :func:`record`; hooks stay on it until ``attached.detach()``, or the end of ``with attach(…):``.
+        to: a trace's path, or ``"daemon"``; None for the daemon if one runs, else ``trace.zarr``.
+        name: of the recording; by default ``tf`` or ``pt``, with a number when that is taken.
+        every: of how many calls one is recorded, the first among them.
+        mode: which calls count, in training or in evaluation mode; None for the mode of the first one.
+        layers, exclude: record only some nodes: one or several globs over names, paths, or ``op:conv*``.
+        gradients: the program's own gradients too, of activations and weights: a step then ends when its optimiser
+            steps, or when the model is called again.
+        weights: parameters and buffers too, as they were in the call.
+        statistics_only: keep statistics of each activation instead of its values.
+        when_full: ``wait`` lets the program wait while what was recorded waits to be written; ``skip`` leaves the step
+            out, and counts it.
+        memory: bytes that may wait.
+        reference: the recording to align to; by default the trace's first.
+
+    Raises InputError where an argument does not fit, the name is taken, or no daemon runs; ReplayError where models of
+    this kind cannot be watched.
+    """
+    from tracer.live import attach as live
+
+    return live.attach(
+        model, to=to, name=name, every=every, mode=mode, layers=_patterns(layers), exclude=_patterns(exclude),
+        gradients=gradients, weights=weights, statistics_only=statistics_only, when_full=when_full, memory=memory,
+        reference=reference,
     )  # fmt: skip
 
 
@@ -308,4 +360,4 @@ def weights(
     return chosen(compare(reference, candidate, mapping=mapping), _patterns(only))
 
 
-__all__ = ["diff", "explain", "graft", "open", "record", "transfer", "weights"]
+__all__ = ["attach", "diff", "explain", "graft", "open", "record", "transfer", "weights"]

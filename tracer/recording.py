@@ -180,12 +180,12 @@ def record(
     alignment = align(reference, structure) if reference is not None else None
     keys = {node.name: node.name for node in structure.stored()}
     if reference is not None and alignment is not None:
-        keys = _aligned_names(trace, reference, alignment)
+        keys = aligned_names(trace, reference, alignment)
     storage = Storage(
         wanted(structure, keys, options.layers, options.exclude), options.statistics_only, options.precision,
         len(prepared.batches), planned.joined,
     )  # fmt: skip
-    keys = _stored_keys(structure, keys)
+    keys = stored_keys(structure, keys)
     total = sum(1 for node in structure.stored() if storage.only is None or node.name in storage.only)
     attributes = {
         "framework": model.framework,
@@ -221,7 +221,7 @@ def record(
             if options.weights or options.loss:
                 phase("saving the weights")
                 _save_weights(
-                    model, writer, structure, _weight_places(reference, alignment), storage, save=options.weights
+                    model, writer, structure, weight_places(reference, alignment), storage, save=options.weights
                 )
                 phase(RECORDING)
             for batch in prepared.batches:
@@ -330,7 +330,7 @@ def _input_of(reference: Recording | None, trace: Trace, options: Options) -> st
     return reference.input_id if reference is not None and trace.has_inputs(reference.input_id) else None
 
 
-def _stored_keys(structure: Structure, keys: Mapping[str, str]) -> dict[str, str]:
+def stored_keys(structure: Structure, keys: Mapping[str, str]) -> dict[str, str]:
     """Aligned names for the nodes that are stored; an alias passes its own on when the stored node has none."""
     out = {node.name: keys[node.name] for node in structure.stored() if node.name in keys}
     used = set(out.values())
@@ -341,7 +341,7 @@ def _stored_keys(structure: Structure, keys: Mapping[str, str]) -> dict[str, str
     return out
 
 
-def _aligned_names(trace: Trace, reference: Recording, alignment: Alignment) -> dict[str, str]:
+def aligned_names(trace: Trace, reference: Recording, alignment: Alignment) -> dict[str, str]:
     """The name each node is stored under: its twin's own, or what that one is stored under where it is a twin itself.
 
     So all recordings of a trace share one set of names, whichever of them they were aligned to.
@@ -364,7 +364,7 @@ def _aligned_names(trace: Trace, reference: Recording, alignment: Alignment) -> 
     return keys
 
 
-def _weight_places(reference: Recording | None, alignment: Alignment | None) -> Places:
+def weight_places(reference: Recording | None, alignment: Alignment | None) -> Places:
     """Where the parameter map says that weights belong: beside the reference's, wherever these lie."""
     if reference is None or alignment is None:
         return Places(())
@@ -386,8 +386,8 @@ def refine(
 ) -> Recording:
     """Store a recording under the names of an alignment that knows the values; ``keys`` are those it lies under."""
     structure = recording.structure
-    new = _stored_keys(structure, _aligned_names(trace, reference, alignment))
-    where, key = _weight_places(reference, alignment), names.encode(recording.name)
+    new = stored_keys(structure, aligned_names(trace, reference, alignment))
+    where, key = weight_places(reference, alignment), names.encode(recording.name)
     weights = {param: where[param] for param in (*recording.weights, *recording.weight_gradients)}
     moved = any(place_of.weight(*weights[p], key) != stored.path for p, stored in recording.weights.items())
     if moved or keys not in (None, new) or alignment.to_json() != recording.attributes.get("alignment"):
@@ -433,7 +433,7 @@ def record_object(
     opened = Trace.at(trace)
     chosen = Options(name or entry, **options)
     if name is None and opened.has(chosen.name) and not chosen.force:
-        chosen = replace(chosen, name=_free(opened, entry))
+        chosen = replace(chosen, name=free(opened, entry))
     check_run(adapter, entry, chosen)
     loaded = adapter.wrap(model)
     arrays: dict[str, Array] | None
@@ -478,12 +478,13 @@ def _aside(trace: Trace, name: str) -> str:
     aside = f"{name}.new"
     if trace.has(aside):
         if trace.recording(aside).state == "complete":
-            return _free(trace, aside)
+            return free(trace, aside)
         trace.delete(aside)
     return aside
 
 
-def _free(trace: Trace, stem: str) -> str:
+def free(trace: Trace, stem: str) -> str:
+    """``stem`` with the first number that no recording has."""
     number = 2
     while trace.has(f"{stem}-{number}"):
         number += 1

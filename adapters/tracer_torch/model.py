@@ -6,7 +6,7 @@ import contextlib
 import copy
 import importlib.metadata
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, NotRecorded, Run, Sink
+from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, NotRecorded, Run, Sink, Watcher
 from tracer.errors import InputError, LossError, MisfitError, ModelError, ReplayError, TracerError
 from tracer.graph import Param, Structure
 from tracer.names import display
@@ -25,6 +25,7 @@ from tracer_torch.engine import Recorder
 from tracer_torch.events import Event, Key, finished
 from tracer_torch.gradients import Gradients
 from tracer_torch.signature import optional, signature, time_major
+from tracer_torch.tapping import Tap
 from tracer_torch.tensors import to_array
 
 Fingerprint = tuple[tuple[str, tuple[int, ...], str], ...]
@@ -226,6 +227,9 @@ class TorchModel(LoadedModel):
         with contextlib.suppress(Exception):  # what it raises it raises again when it is recorded
             running.initialise(self.module, inputs)
             self._lazy = None
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        return Tap(self.module, watcher, lambda recorder, how: _conclude(recorder, how, "", False)).close
 
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:
         with torch.no_grad():

@@ -43,7 +43,8 @@ def _left_alone(model: nn.Module, how: Run, recorder: Recorder) -> Iterator[None
 
 
 @contextlib.contextmanager
-def _hooked(recorder: Recorder, gradients: Gradients | None) -> Iterator[None]:
+def hooked(recorder: Recorder, gradients: Gradients | None = None, *, root: bool = True) -> Iterator[None]:
+    """Hooks on the modules that are nodes; on the ``root`` only where its own call is still to come."""
     handles: list[Any] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -57,7 +58,7 @@ def _hooked(recorder: Recorder, gradients: Gradients | None) -> Iterator[None]:
         # Of a compiled module and its wrapper only the module.
         inside |= {module for module in recorder.root.modules() if layers.is_compiled(module)}
         for module in recorder.root.modules():
-            if module in inside or (module is recorder.root and not layers.is_leaf(module)):
+            if module in inside or (module is recorder.root and not (root and layers.is_leaf(module))):
                 continue
             if layers.is_leaf(module):
                 inside |= set(module.modules())
@@ -86,7 +87,7 @@ def _guarded(recorder: Recorder, action: Callable[[], object]) -> object:
 
 
 @contextlib.contextmanager
-def _eager() -> Iterator[None]:
+def eager() -> Iterator[None]:
     """Compiled parts run their Python: hooks added after compilation would silently not fire."""
     if "torch._dynamo" not in sys.modules:
         yield
@@ -114,7 +115,7 @@ def run(
     """
     parameter = next((p for p in model.parameters() if not p.is_meta), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    with _left_alone(model, how, recorder), _eager():
+    with _left_alone(model, how, recorder), eager():
         tensors = {name: from_array(name, array, device) for name, array in inputs.items()}
         if how.loss is not None and not plain:
             # Not the leaves themselves: those may not be changed in place.
@@ -124,7 +125,7 @@ def run(
         if gradients is not None:
             recorder.reads = gradients.read
         before = drawn()
-        with _hooked(recorder, gradients), FunctionWatch(recorder):
+        with hooked(recorder, gradients), FunctionWatch(recorder):
             result = model(*args, **kwargs)
         recorder.drew = drawn() != before
         recorder.finish(result)

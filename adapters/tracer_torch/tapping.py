@@ -1,0 +1,237 @@
+"""Watching a model that its owner's program runs: a training step, a request that is served."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import optimizer as optimizers
+
+from tracer.adapter import Array, NotRecorded, Run, Watcher
+from tracer.text import described
+from tracer_torch import layers
+from tracer_torch.engine import FunctionWatch, Recorder
+from tracer_torch.events import Event, Key
+from tracer_torch.running import eager, hooked
+from tracer_torch.tensors import to_array, walk
+
+Conclude = Callable[[Recorder, Run], tuple[Any, dict[Key, str]]]
+
+
+class Tap:
+    """Follows every call of ``root`` and hands those that ``watcher`` wants over to it, until :meth:`close`.
+
+    A call that is not wanted costs two hooks and one question. One that is runs under the recorder, as a recording of
+    its own would; what it computes is not changed, and a fault of ours never reaches it.
+    """
+
+    def __init__(self, root: nn.Module, watcher: Watcher, conclude: Conclude) -> None:
+        self._root = root
+        self._watcher = watcher
+        self._conclude = conclude
+        self._names: dict[Key, str] | None = None
+        self._run: _Run | None = None
+        self._open = False
+        self._mine = {id(parameter) for parameter in root.parameters()}
+        self._handles: list[Any] = [
+            root.register_forward_pre_hook(self._enter, with_kwargs=True),
+            root.register_forward_hook(self._leave, with_kwargs=True, always_call=True),
+        ]
+        if watcher.gradients:
+            seen = weakref.ref(self)  # torch keeps these hooks for all optimisers there are
+
+            def about_to_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+                tap = seen()
+                if tap is not None:
+                    tap._stepping(optimizer)
+
+            self._handles.append(optimizers.register_optimizer_step_pre_hook(about_to_step))
+
+    def close(self) -> None:
+        """Leave the model as it was; what was begun is handed over."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._finish()
+
+    # -- a call ------------------------------------------------------------------------------------------------
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._run is not None:  # it calls itself, or another thread does
+            return
+        try:
+            self._finish()
+            if not self._watcher.due("train" if module.training else "eval"):
+                return
+            self._open = True
+            self._run = _Run(self._root, self._names, self._watcher, _named(module, args, kwargs))
+        except Exception as error:
+            self._lost(error)
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        run = self._run
+        if run is None or run.thread != threading.get_ident():
+            return
+        self._run = None
+        try:
+            run.close(output)
+            if output is None and run.recorder.failed is not None:
+                self._open = False
+                self._watcher.lost("the model raised")
+                return
+            if self._names is None:
+                how = Run("train" if module.training else "eval")
+                structure, self._names = self._conclude(run.recorder, how)
+                self._watcher.structure(structure)
+                run.hand_over(self._names)
+            if self._watcher.weights and not self._watcher.gradients:
+                self._weights()
+            if not self._watcher.gradients or not torch.is_grad_enabled():
+                self._finish()
+        except Exception as error:
+            self._lost(error)
+        finally:
+            run.recorder.failed = None  # its traceback holds every tensor of the call
+
+    def _stepping(self, optimizer: Any) -> None:
+        if not self._open or self._run is not None:
+            return
+        if any(id(p) in self._mine for group in optimizer.param_groups for p in group["params"]):
+            self._finish()
+
+    def _finish(self) -> None:
+        """The step has all it will get."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            if self._watcher.gradients:
+                for owner, name, parameter in layers.owned(self._root):
+                    if parameter.grad is not None:
+                        self._watcher.weight_gradient(owner, name, *_taken(parameter.grad))
+                if self._watcher.weights:
+                    self._weights()
+            self._watcher.finish()
+        except Exception as error:
+            self._lost(error)
+
+    def _weights(self) -> None:
+        with torch.no_grad():
+            for owner, name, tensor in layers.owned(self._root):
+                if not isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+                    self._watcher.weight(owner, layers.param(name, tensor), *_taken(tensor))
+
+    def _lost(self, error: Exception) -> None:
+        run, self._run, self._open = self._run, None, False
+        if run is not None:
+            run.close(None)
+        self._watcher.lost(described(error, 160))
+
+
+class _Run:
+    """One call that is recorded. ``names`` of its events are known but in the first, which keeps copies till then."""
+
+    def __init__(
+        self, root: nn.Module, names: Mapping[Key, str] | None, watcher: Watcher, inputs: Mapping[str, torch.Tensor]
+    ) -> None:
+        self.thread = threading.get_ident()
+        self._names = names
+        self._watcher = watcher
+        self._waiting: list[tuple[Key, Array | NotRecorded]] = []
+        self._gone: set[str] = set()
+        self.recorder = Recorder(root, describe=names is None, emit=self._emit)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(eager())
+            stack.enter_context(_unseen(self.recorder))
+            self.recorder.begin(inputs)
+            stack.enter_context(hooked(self.recorder, root=False))
+            if layers.is_leaf(root):  # whose own call has begun already
+                self.recorder.enter(root, tuple(inputs.values()), {})
+            stack.enter_context(FunctionWatch(self.recorder))
+            self._stack = stack.pop_all()
+
+    def close(self, output: object) -> None:
+        self._stack.close()
+        with _unseen(self.recorder):
+            if layers.is_leaf(self.recorder.root):
+                self.recorder.leave(self.recorder.root, output)
+            if output is not None:
+                self.recorder.finish(output)
+
+    def hand_over(self, names: Mapping[Key, str]) -> None:
+        """What waited for its names."""
+        self._names = names
+        for key, value in self._waiting:
+            name = names.get(key)
+            if name is not None and self._watcher.wants(name):
+                self._watcher(name, value, owned=True)
+        self._waiting.clear()
+
+    def _emit(self, event: Event, tensor: torch.Tensor) -> None:
+        if event.alias is not None:
+            return
+        key = event.key
+        if self._names is not None:
+            name = self._names.get(key)
+            if name is None or name in self._gone or not self._watcher.wants(name):
+                return
+            self._gone.add(name)
+            self._watcher(name, *_taken(tensor))
+        else:
+            value, owned = _taken(tensor)
+            if not owned and isinstance(value, np.ndarray):
+                value = value.copy()
+            self._waiting.append((key, value))
+        if self._watcher.gradients and tensor.requires_grad:
+            tensor.register_hook(partial(self._gradient, key))  # type: ignore[no-untyped-call]
+
+    def _gradient(self, key: Key, gradient: torch.Tensor) -> None:
+        try:
+            name = None if self._names is None else self._names.get(key)
+            if name is not None and self._watcher.wants(name):
+                self._watcher.gradient(name, *_taken(gradient.detach()))
+        except Exception as error:
+            self._watcher.lost(described(error, 160))
+
+
+@contextlib.contextmanager
+def _unseen(recorder: Recorder) -> Iterator[None]:
+    """Our own torch calls are no operations of the model's."""
+    recorder.busy = True
+    try:
+        yield
+    finally:
+        recorder.busy = False
+
+
+def _taken(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
+    try:
+        return to_array(tensor)
+    except Exception as error:
+        return NotRecorded(described(error, 120)), True
+
+
+def _named(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors that a call is given, by the names that ``forward`` has for them."""
+    try:
+        signature = inspect.signature(module.forward)
+        given: dict[str, Any] = {}
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                given |= value
+            elif kind is inspect.Parameter.VAR_POSITIONAL:
+                given |= {"input" if not i else f"input_{i}": item for i, item in enumerate(value)}
+            else:
+                given[name] = value
+    except (TypeError, ValueError):
+        given = {"input" if not i else f"input_{i}": value for i, value in enumerate(args)} | dict(kwargs)
+    return {name + path: tensor for name, value in given.items() for path, tensor in walk(value)}

@@ -1,0 +1,180 @@
+"""Watching a PyTorch model that its own program runs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+import tracer  # noqa: E402
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(160, 4)
+    )
+
+
+def train(model: nn.Module, steps: int, epsilon: float = 1e-8) -> Any:
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, eps=epsilon)
+    draws = torch.Generator().manual_seed(1)
+    torch.manual_seed(2)
+    model.train()
+    for _ in range(steps):
+        x, y = torch.randn(8, 3, 20, generator=draws), torch.randint(0, 4, (8,), generator=draws)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def test_training_is_recorded_and_not_changed(trace_path: Path) -> None:
+    plain, watched = network(), network()
+    expected = train(plain, 7)
+    with tracer.attach(watched, to=trace_path, every=3, gradients=True, weights=True) as attached:
+        assert train(watched, 7) == expected
+    for mine, theirs in zip(plain.state_dict().values(), watched.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert not watched._forward_hooks
+    assert not watched._forward_pre_hooks
+    assert (attached.step, attached.recorded, attached.left_out, attached.lost_steps) == (6, 3, 0, {})
+    recording = tracer.open(trace_path).recording("pt")
+    assert recording.steps == (0, 3, 6)
+    assert recording.attributes["mode"] == "train"
+    step = recording.at(3)
+    assert step.activations.keys() >= {"input", "0", "1", "2", "3", "4", "5"}
+    assert step.gradients.keys() >= {"0", "5"}
+    assert step.weights.keys() >= {("0", "weight"), ("1", "running_mean")}
+    assert step.weight_gradients.keys() == {("0", "weight"), ("0", "bias"), ("1", "weight"), ("1", "bias"),
+                                            ("5", "weight"), ("5", "bias")}  # fmt: skip
+
+
+def test_what_is_recorded_is_what_was_computed(trace_path: Path) -> None:
+    model = nn.Linear(3, 2)  # a root without modules inside
+    x = torch.randn(4, 3)
+    before = copy.deepcopy(model.state_dict())
+    with tracer.attach(model, to=trace_path, gradients=True, weights=True, name="mine"):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        out = model(x)
+        out.square().sum().backward()
+        gradient = model.weight.grad.clone()
+        optimizer.step()
+    step = tracer.open(trace_path).recording("mine@0")
+    assert np.array_equal(step.read("input"), x.numpy())
+    assert np.array_equal(step.read("linear"), out.detach().numpy())
+    assert np.array_equal(step.read_gradient("linear"), 2 * out.detach().numpy())
+    assert np.array_equal(step.read_stored(step.weights["", "weight"]), before["weight"].numpy())
+    assert np.array_equal(step.read_stored(step.weight_gradients["", "weight"]), gradient.numpy())
+
+
+def test_a_defect_of_the_optimiser_is_seen_to_grow(trace_path: Path) -> None:
+    for name, epsilon in (("right", 1e-8), ("wrong", 1e-4)):
+        with tracer.attach(network(), to=trace_path, name=name, every=5) as attached:
+            train(attached.model, 16, epsilon)
+    trace = tracer.open(trace_path)
+    errors = []
+    for step in trace.recording("wrong").steps:
+        found = tracer.diff(trace.recording(f"right@{step}"), trace.recording(f"wrong@{step}"), causes=False)
+        assert found.pairs[1].stats is not None
+        errors.append(found.pairs[1].stats.rel_l2)
+    assert errors[0] == 0
+    assert errors[0] < errors[1] < errors[-1]
+    assert trace.recording("wrong").attributes["reference"] == "right"
+
+
+def test_validation_between_is_not_counted(trace_path: Path) -> None:
+    model = network()
+    with tracer.attach(model, to=trace_path) as attached:
+        for _ in range(2):
+            model.train()(torch.randn(2, 3, 20))
+            model.eval()(torch.randn(5, 3, 20))
+    assert attached.step == 1
+    assert tracer.open(trace_path).recording("pt@1").read("input").shape == (2, 3, 20)
+
+
+def test_a_batch_of_another_size_and_a_branch(trace_path: Path) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.often, self.rarely = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor, deep: bool = False) -> torch.Tensor:
+            x = self.often(x).relu()
+            return self.rarely(x) if deep else x
+
+    model = Branching()
+    with tracer.attach(model, to=trace_path) as attached:
+        model(torch.randn(4, 3), deep=True)
+        model(x=torch.randn(2, 3))
+    trace = tracer.open(trace_path)
+    assert trace.recording("pt@0").read("rarely").shape == (4, 3)
+    assert trace.recording("pt@1").read("relu").shape == (2, 3)
+    assert "rarely" not in trace.recording("pt@1").activations
+    assert attached.fault is None
+
+
+def test_only_some_layers_and_only_numbers(trace_path: Path) -> None:
+    model = network()
+    with tracer.attach(model, to=trace_path, layers="op:conv*", statistics_only=True, name="few"):
+        model(torch.randn(2, 3, 20))
+    step = tracer.open(trace_path).recording("few@0")
+    assert not step.activations
+    assert step.summaries.keys() == {"input", "0"}
+    assert step.summaries["0"]["size"] == 2 * 8 * 20
+    with pytest.warns(RuntimeWarning, match=r"matches no layer"), tracer.attach(model, to=trace_path, layers="nope"):
+        model(torch.randn(2, 3, 20))
+
+
+def test_a_model_that_raises_is_left_alone(trace_path: Path) -> None:
+    model = network()
+    with tracer.attach(model, to=trace_path) as attached:
+        model(torch.randn(2, 3, 20))
+        with pytest.raises(RuntimeError, match="expected input"):
+            model(torch.randn(2, 4, 20))
+        model(torch.randn(2, 3, 20))
+    assert attached.lost_steps == {1: "the model raised"}
+    assert tracer.open(trace_path).recording("pt").steps == (0, 2)
+
+
+def test_a_fault_of_the_disk_stops_the_recording_not_the_program(trace_path: Path) -> None:
+    model = network()
+    with tracer.attach(model, to=trace_path) as attached:
+        model(torch.randn(2, 3, 20))
+        attached.flush()
+        folder = tracer.open(trace_path).recording("pt").folder / "steps"
+        folder.rename(folder.with_name("gone"))
+
+        def fail() -> None:
+            model(torch.randn(2, 3, 20))
+            attached.flush()
+
+        with pytest.warns(RuntimeWarning, match="records no more steps: cannot write"):
+            fail()
+        folder.with_name("gone").rename(folder)
+        assert model(torch.randn(2, 3, 20)).shape == (2, 4)
+        assert "cannot write" in str(attached.fault)
+    assert tracer.open(trace_path).recording("pt").steps == (0,)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"every": 0}, "every is a whole number"),
+        ({"mode": "training"}, "mode is train or eval"),
+        ({"when_full": "drop"}, "when_full is wait or skip"),
+        ({"reference": "tf"}, "does not exist|no recording"),
+    ],
+)
+def test_mistakes_are_one_line(trace_path: Path, given: dict[str, Any], said: str) -> None:
+    model = network()
+    with pytest.raises(tracer.InputError, match=said):
+        tracer.attach(model, to=trace_path, **given)
+    assert not model._forward_hooks

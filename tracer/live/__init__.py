@@ -1,0 +1,1 @@
+"""Following models while their owners' programs run them."""

@@ -1,0 +1,290 @@
+"""Recording what a program's own runs of a model compute, on a schedule."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from tracer import adapter as adapters
+from tracer.adapter import Array, LoadedModel, Mode, NotRecorded
+from tracer.errors import InputError
+from tracer.graph import Param, Structure
+from tracer.live import place, wire
+from tracer.live.destination import Destination, Local, Opening
+from tracer.live.outlet import Outlet
+from tracer.live.remote import Remote
+from tracer.names import display
+from tracer.recording import free
+from tracer.store import Trace
+from tracer.store.summary import summarize
+from tracer.store.writer import DEFAULT_MEMORY
+from tracer.wanted import wanted
+
+WhenFull = Literal["wait", "skip"]
+DEFAULT_TRACE = "trace.zarr"
+DAEMON = "daemon"
+"""What ``to`` says where a daemon must run."""
+
+
+@dataclass
+class Capture:
+    """What is recorded of a watched model; may be changed while it runs.
+
+    Attributes:
+        on: whether anything is.
+        every: of how many calls one is recorded, the first among them.
+        mode: calls in this mode are counted, others are none; None for that of the first call.
+        layers, exclude: patterns of :func:`tracer.wanted.wanted`.
+        statistics_only: numbers in place of values (:mod:`tracer.store.summary`).
+        when_full: where what was recorded waits to be written: the model waits too, or the step is left out.
+    """
+
+    on: bool = True
+    every: int = 1
+    mode: Mode | None = None
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    statistics_only: bool = False
+    when_full: WhenFull = "wait"
+
+    def __post_init__(self) -> None:
+        """Raises InputError."""
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InputError(f"every is a whole number of at least 1, not {display(str(self.every))}")
+        if self.mode not in (None, "train", "eval"):
+            raise InputError(f"mode is train or eval, not '{display(str(self.mode))}'")
+        if self.when_full not in ("wait", "skip"):
+            raise InputError(f"when_full is wait or skip, not '{display(str(self.when_full))}'")
+
+
+class Attached:
+    """A model that is watched: what :func:`tracer.attach` returns. Detaches at the end of a ``with`` block.
+
+    Attributes:
+        model: the owner's.
+        step: the number of the last counted call.
+        recorded, left_out: how many steps were recorded, and how many were due and left out.
+        lost_steps: why steps were given up, by number; at most the last hundred.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        destination: Destination,
+        opening: Callable[[Structure, tuple[tuple[str, str], ...]], Opening],
+        capture: Capture,
+        *,
+        gradients: bool,
+        weights: bool,
+        memory: int,
+    ) -> None:
+        self.model = model
+        self.gradients = gradients
+        self.weights = weights
+        self.capture = capture
+        self.step = -1
+        self.recorded = 0
+        self.left_out = 0
+        self.lost_steps: dict[int, str] = {}
+        self._destination = destination
+        self._opening = opening
+        self._outlet = Outlet(destination, memory)
+        self._structure: Structure | None = None
+        self._known: frozenset[str] = frozenset()
+        self._wanted: frozenset[str] = frozenset()
+        self._patterns: object = None
+        self._detach: Callable[[], None] = lambda: None
+        self._parameters: tuple[tuple[str, str], ...] = ()
+        self._lock = threading.Lock()
+
+    def follow(self, model: LoadedModel) -> None:
+        if self.gradients or self.weights:
+            self._parameters = tuple((owner, param.name) for owner, param, _ in model.parameters())
+        self._detach = model.watch(self)
+
+    # -- what the owner's program calls ------------------------------------------------------------------------
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is recorded any more; None while all is well."""
+        return self._outlet.fault
+
+    def flush(self) -> None:
+        """Wait until every step so far is written or sent."""
+        self._outlet.flush()
+
+    def detach(self) -> None:
+        """Leave the model as it was, and end the recording once everything is written."""
+        detach, self._detach = self._detach, lambda: None
+        detach()
+        self._outlet.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        detach, self._detach = self._detach, lambda: None
+        detach()
+        self._outlet.close(None if error is None else str(error) or type(error).__name__)
+
+    def control(self, wanted: wire.Capture) -> None:
+        """Record otherwise from the next call on, as the daemon was told to; patterns that fit nothing are left out."""
+        changes: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in wanted.model_dump(exclude={"kind", "recording"}).items()
+            if value is not None
+        }
+        self.capture = replace(self.capture, **changes)
+
+    # -- what the adapter calls --------------------------------------------------------------------------------
+
+    def due(self, mode: Mode) -> bool:
+        capture = self.capture
+        if capture.mode is None:
+            capture.mode = mode
+        if mode != capture.mode:
+            return False
+        self.step += 1
+        if not capture.on or self.step % capture.every or self._outlet.fault is not None:
+            return False
+        if not self._outlet.ready:
+            self.left_out += 1
+            return False
+        if capture.when_full == "skip" and not self._outlet.has_room():
+            self.left_out += 1
+            return False
+        if self._structure is not None:
+            self._outlet.give(self._destination.begin, self.step)
+        return True
+
+    def structure(self, structure: Structure) -> None:
+        self._structure = structure
+        self._known = frozenset(node.name for node in structure.stored())
+        try:
+            self._choose()
+        except InputError as error:
+            self._outlet.fail(str(error))
+            return
+        self._outlet.open(self._opening(structure, self._parameters))
+        self._outlet.give(self._destination.begin, self.step)
+
+    def _choose(self) -> None:
+        patterns = self.capture.layers, self.capture.exclude
+        if patterns != self._patterns and self._structure is not None:
+            only = wanted(self._structure, {}, *patterns)
+            self._wanted = self._known if only is None else only
+            self._patterns = patterns
+
+    def wants(self, name: str) -> bool:
+        return name in self._wanted
+
+    def __call__(self, name: str, value: Array | NotRecorded, owned: bool = False) -> None:
+        if self.capture.statistics_only and isinstance(value, np.ndarray):
+            copied = value if owned else value.copy()
+            self._outlet.give(self._summarized, name, copied, size=copied.nbytes)
+        else:
+            self._give("value", "", name, value, owned)
+
+    def gradient(self, name: str, value: Array | NotRecorded, owned: bool = False) -> None:
+        self._give("gradient", "", name, value, owned)
+
+    def weight(self, owner: str, param: Param, value: Array | NotRecorded, owned: bool = False) -> None:
+        self._give("weight", owner, param.name, value, owned)
+
+    def weight_gradient(self, owner: str, name: str, value: Array | NotRecorded, owned: bool = False) -> None:
+        self._give("weight_gradient", owner, name, value, owned)
+
+    def finish(self) -> None:
+        self.recorded += 1
+        self._outlet.give(self._destination.commit, time.time())
+
+    def lost(self, why: str) -> None:
+        self.lost_steps[self.step] = why
+        while len(self.lost_steps) > 100:
+            del self.lost_steps[next(iter(self.lost_steps))]
+
+    def _give(self, part: Any, owner: str, name: str, value: Array | NotRecorded, owned: bool) -> None:
+        if isinstance(value, NotRecorded):
+            self._outlet.give(self._destination.skip, part, f"{owner}:{name}" if owner else name, value.reason)
+            return
+        copied = value if owned else np.array(value, order="C", copy=True)
+        self._outlet.give(self._destination.put, part, owner, name, copied, size=copied.nbytes)
+
+    def _summarized(self, name: str, values: Array) -> None:
+        self._destination.statistics(name, values.shape, values.dtype.name, summarize(values))
+
+
+def attach(
+    model: object,
+    *,
+    to: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    every: int = 1,
+    mode: Mode | None = None,
+    layers: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    gradients: bool = False,
+    weights: bool = False,
+    statistics_only: bool = False,
+    when_full: WhenFull = "wait",
+    memory: int = DEFAULT_MEMORY,
+    reference: str | None = None,
+) -> Attached:
+    """See :func:`tracer.attach`."""
+    entry, adapter = adapters.for_object(model)
+    capture = Capture(True, every, mode, layers, exclude, statistics_only, when_full)
+    loaded = adapter.wrap(model)
+    destination, taken = _destination(to, name or entry, numbered=name is None, reference=reference)
+
+    def opening(structure: Structure, parameters: tuple[tuple[str, str], ...]) -> Opening:
+        assert capture.mode is not None
+        return Opening(taken, structure, described(loaded, model, capture, structure), reference, parameters)
+
+    attached = Attached(model, destination, opening, capture, gradients=gradients, weights=weights, memory=memory)
+    if isinstance(destination, Remote):
+        destination.control = attached.control
+    attached.follow(loaded)
+    return attached
+
+
+def _destination(
+    to: str | os.PathLike[str] | None, name: str, *, numbered: bool, reference: str | None
+) -> tuple[Destination, str]:
+    """Where the steps go, and the recording's name there as far as that is known. Raises InputError."""
+    if to == DAEMON or (to is None and place.running() is not None):
+        return Remote(numbered=numbered), name
+    trace = Trace.at(to or DEFAULT_TRACE)
+    if reference is not None:
+        trace.recording(reference)  # said now, not when the model first runs
+    if trace.has(name):
+        if not numbered:
+            raise InputError(
+                f"recording '{display(name)}' exists already in {display(str(trace.root))}: give another name"
+            )
+        name = free(trace, name)
+    return Local(trace), name
+
+
+def described(model: LoadedModel, given: object, capture: Capture, structure: Structure) -> dict[str, Any]:
+    """What a recording says of a model that is watched."""
+    return {
+        "framework": model.framework,
+        "versions": {**model.versions(), "python": platform.python_version(), "tracer": version("tracer-nn")},
+        "platform": platform.platform(),
+        "loader": model.loader,
+        "notes": [*model.notes, *structure.notes],
+        "model": {"name": type(given).__qualname__.rpartition("<locals>.")[2]},
+        "mode": capture.mode,
+        "every": capture.every,
+        **{key: list(value) for key in ("layers", "exclude") if (value := getattr(capture, key))},
+        **({"statistics_only": True} if capture.statistics_only else {}),
+    }

@@ -1,0 +1,405 @@
+"""The daemon: takes the steps that recorders send, writes them, has them compared, tells watchers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from tracer.compare.verdict import Tolerance
+from tracer.errors import InputError
+from tracer.live import judging, place, wire
+from tracer.live.door import Door
+from tracer.live.retention import Retention
+from tracer.live.rules import Rules
+from tracer.live.session import Session
+from tracer.names import display
+
+log = logging.getLogger("tracer.daemon")
+_BACKLOG = 64
+"""Steps that may wait to be looked at; beyond that the oldest are left out, and counted."""
+_TURN = 500
+"""Milliseconds after which the daemon looks around, where nothing comes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a daemon runs.
+
+    Attributes:
+        trace: where steps go for which a recorder names no other place.
+        tcp: the port on the loopback interface, with ``token``; None for the Unix socket alone.
+        tolerance: what pairs are judged by.
+    """
+
+    trace: Path
+    tcp: int | None = None
+    token: str = ""
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    rules: Rules = field(default_factory=Rules)
+    retention: Retention = field(default_factory=Retention)
+
+
+@dataclass
+class _Pair:
+    """Two recordings of one trace whose steps are compared as both have them."""
+
+    last: dict[str, Any] | None = None
+    compared: int = 0
+
+
+class Daemon:
+    """Serves until it is told to stop. Disk and comparing aside, all is done in the thread of :meth:`run`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._began = time.time()
+        self._context = zmq.Context()
+        self._sessions: dict[bytes, Session] = {}
+        self._watchers: dict[bytes, float] = {}
+        self._others: dict[bytes, wire.Hello] = {}
+        self._steps: dict[tuple[Path, str], set[int]] = {}
+        self._pairs: dict[tuple[Path, str, str], _Pair] = {}
+        self._events: deque[wire.Event] = deque(maxlen=1000)
+        self._counts: Counter[str] = Counter()
+        self._pending: deque[Any] = deque()
+        self._looking: Future[Any] | None = None
+        self._looker: ProcessPoolExecutor | None = None
+        self._left_out = 0
+        self._stopping = False
+        self._inboxes: list[zmq.Socket[bytes]] = []
+        self._inner = "inproc://tracer-out"
+        self._local = threading.local()
+
+    # -- serving -----------------------------------------------------------------------------------------------
+
+    def run(self, ready: Any = None) -> None:
+        """Serve. Raises InputError where another daemon runs or the port is taken."""
+        with place.alone(), contextlib.ExitStack() as stack:
+            stack.callback(self._context.destroy, 0)
+            stack.enter_context(Door(self._context, self.settings.token))
+            self._inboxes = [self._listening(place.address())]
+            if self.settings.tcp is not None:
+                self._inboxes.append(self._listening(f"tcp://127.0.0.1:{self.settings.tcp}", token=True))
+            outbox = self._context.socket(zmq.PULL)
+            outbox.set_hwm(0)
+            outbox.bind(self._inner)
+            poller = zmq.Poller()
+            for socket in (*self._inboxes, outbox):
+                poller.register(socket, zmq.POLLIN)
+            self._looker = stack.enter_context(_looking())
+            port = "" if self.settings.tcp is None else f" and 127.0.0.1:{self.settings.tcp}"
+            log.info("listening at %s%s, writing %s", place.address(), port, self.settings.trace)
+            if ready is not None:
+                ready()
+            while not self._stopping:
+                for socket, _ in poller.poll(_TURN):
+                    if socket is outbox:
+                        self._send(outbox)
+                    else:
+                        self._receive(self._inboxes.index(socket))
+                self._look_around()
+            for peer, session in list(self._sessions.items()):
+                session.end("the daemon was stopped")
+                self._tell(peer, wire.Fault(why="the daemon was stopped"))
+            self._send(outbox)
+            log.info("stopped")
+
+    def stop(self, *_: Any) -> None:
+        """To be called from a signal handler, too."""
+        self._stopping = True
+
+    def _listening(self, address: str, *, token: bool = False) -> zmq.Socket[bytes]:
+        """Raises InputError where the port is taken."""
+        socket = self._context.socket(zmq.ROUTER)
+        if token:
+            socket.setsockopt(zmq.PLAIN_SERVER, 1)
+        socket.setsockopt(zmq.LINGER, 200)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.SNDTIMEO, 0)
+        socket.setsockopt(zmq.RCVHWM, 16)
+        socket.setsockopt(zmq.MAXMSGSIZE, max(wire.LARGEST_HEADER, wire.PIECE))
+        socket.setsockopt(zmq.ZAP_DOMAIN, b"tracer")
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        before = os.umask(0o177)
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            raise InputError(f"cannot listen at {address}: {error.strerror}") from error
+        finally:
+            os.umask(before)
+        return socket
+
+    def _receive(self, which: int) -> None:
+        inbox = self._inboxes[which]
+        # A turn's worth, so that answers are not kept waiting by a flood.
+        for _ in range(64):
+            try:
+                frames = inbox.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            peer = bytes([which]) + frames[0].bytes
+            try:
+                if not 2 <= len(frames) <= 3:
+                    raise wire.WireError(f"a message of {len(frames) - 1} frames")
+                payload = frames[2].buffer if len(frames) == 3 else memoryview(b"")
+                self._take(peer, wire.decoded(frames[1].bytes), payload)
+            except wire.WireError as error:
+                self._refuse(peer, str(error))
+
+    def _refuse(self, peer: bytes, why: str) -> None:
+        log.warning("refused: %s", display(why, 300))
+        session = self._sessions.pop(peer, None)
+        self._others.pop(peer, None)
+        self._watchers.pop(peer, None)
+        self._tell(peer, wire.Fault(why=why, last=True))
+        if session is not None:
+            threading.Thread(target=session.end, args=(why,), daemon=True).start()
+
+    def _take(self, peer: bytes, message: wire.Message, payload: memoryview) -> None:
+        if isinstance(message, wire.Hello):
+            self._greet(peer, message)
+            return
+        session = self._sessions.get(peer)
+        if session is not None:
+            session.take(message, payload)
+            return
+        if peer not in self._others:
+            raise wire.WireError("no greeting came first: is this a connection of before the daemon's start?")
+        if peer in self._watchers:
+            self._watchers[peer] = time.monotonic()
+        match message:
+            case wire.Ping():
+                self._tell(peer, message)
+            case wire.Status():
+                self._tell(peer, wire.Status(state=self.status()))
+            case wire.Capture():
+                self._tell(peer, wire.Captured(recordings=self._capture(message)))
+            case wire.Stop():
+                self._tell(peer, wire.Stop())
+                self._stopping = True
+            case _:
+                raise wire.WireError(f"'{message.kind}' is not for a {self._others[peer].role} to say")
+
+    def _greet(self, peer: bytes, hello: wire.Hello) -> None:
+        if hello.protocol != wire.PROTOCOL:
+            raise wire.WireError(f"it speaks protocol {hello.protocol}, this daemon {wire.PROTOCOL}: use one version")
+        if peer in self._sessions or peer in self._others:
+            raise wire.WireError("a second greeting")
+        if hello.trace is not None and peer[0]:
+            raise wire.WireError("who comes over TCP records into the daemon's own trace")
+        trace = Path(hello.trace) if hello.trace else self.settings.trace
+        if hello.role == "recorder":
+            self._sessions[peer] = Session(hello, trace, partial(self._tell, peer), self._committed)
+            log.info("recorder of process %s on %s", hello.pid, display(hello.host, 60))
+        else:
+            self._others[peer] = hello
+            if hello.role == "watcher":
+                self._watchers[peer] = time.monotonic()
+        self._tell(peer, wire.Welcome(version=version("tracer-nn"), pid=os.getpid(), trace=str(trace)))
+
+    # -- answering, from any thread ----------------------------------------------------------------------------
+
+    def _tell(self, peer: bytes, message: wire.Message) -> None:
+        out = getattr(self._local, "out", None)
+        if out is None:
+            out = self._local.out = self._context.socket(zmq.PUSH)
+            out.set_hwm(0)
+            out.connect(self._inner)
+        out.send_multipart([peer, wire.encoded(message)])
+
+    def _send(self, outbox: zmq.Socket[bytes]) -> None:
+        while True:
+            try:
+                peer, frame = outbox.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if not peer:
+                self._happened(wire.decoded(frame))
+                continue
+            # One who is gone, or does not read, is not waited for.
+            with contextlib.suppress(zmq.Again, zmq.ZMQError):
+                self._inboxes[peer[0]].send_multipart([peer[1:], frame])
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    def _committed(self, session: Session, step: int, ended: float) -> None:
+        """In the session's thread."""
+        assert session.name is not None
+        said = {"trace": str(session.trace.root), "ended": ended}
+        self._tell(b"", wire.Event(what="step", recording=session.name, step=step, time=time.time(), said=said))
+
+    def _happened(self, event: wire.Message) -> None:
+        assert isinstance(event, wire.Event)
+        if event.what == "step":
+            root = Path(event.said["trace"])
+            steps = self._steps.setdefault((root, event.recording), set())
+            steps.add(event.step)
+            self._queue(partial(self._look_at, root, event.recording, event.step))
+            for reference, candidate in self._twins(root, event.recording):
+                if event.step in self._steps.get((root, reference), ()) and event.step in self._steps[root, candidate]:
+                    self._queue(partial(self._compare, root, reference, candidate, event.step, event.said["ended"]))
+            self._retain(root, event.recording)
+        else:
+            self._events.append(event)
+            self._counts[event.what] += event.what != "compared"
+        for watcher in self._watchers:
+            self._tell(watcher, event)
+
+    def _twins(self, root: Path, name: str) -> Iterator[tuple[str, str]]:
+        """The pairs of recordings that a recording's steps are compared in, reference first."""
+        known = {one: s for s in self._sessions.values() if (one := s.name) is not None and s.trace.root == root}
+        for session in known.values():
+            writer = session.writer
+            reference = None if writer is None else writer.attributes.get("reference")
+            if reference is not None and name in (reference, session.name) and session.name is not None:
+                yield str(reference), session.name
+
+    def _queue(self, task: Any) -> None:
+        self._pending.append(task)
+        while len(self._pending) > _BACKLOG:
+            self._pending.popleft()
+            self._left_out += 1
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        for peer, session in list(self._sessions.items()):
+            if session.over or now - session.figures.heard > wire.GONE:
+                del self._sessions[peer]
+                why = "it was closed" if session.over else f"nothing was heard of it for {wire.GONE:.0f} s"
+                log.info("recorder '%s' is gone: %s", display(session.name or "?", 60), why)
+                threading.Thread(target=session.end, args=(why,), daemon=True).start()
+        for watcher, heard in list(self._watchers.items()):
+            if now - heard > wire.GONE:
+                self._watchers.pop(watcher)
+                self._others.pop(watcher, None)
+        if self._looking is not None and self._looking.done():
+            self._looking = None
+        if self._looking is None and self._pending:
+            self._pending.popleft()()
+
+    def _look_at(self, root: Path, name: str, step: int) -> None:
+        rules = self.settings.rules.model_dump()
+
+        def done(found: Any) -> None:
+            for told in found:
+                said = {"node": told["node"], "what": told["what"], "trace": str(root)}
+                self._tell(b"", wire.Event(what=told["rule"], recording=name, step=step, time=time.time(), said=said))
+
+        self._have_looked(done, judging.looked_at, str(root), name, step, rules)
+
+    def _compare(self, root: Path, reference: str, candidate: str, step: int, ended: float) -> None:
+        def done(found: Any) -> None:
+            pair = self._pairs.setdefault((root, reference, candidate), _Pair())
+            pair.compared += 1
+            parted = found.pop("parted", None)
+            pair.last = {key: value for key, value in found.items() if key != "pairs"}
+            said = {**found, "trace": str(root), "delay": time.time() - ended}
+            self._tell(b"", wire.Event(what="compared", recording=candidate, step=step, time=time.time(), said=said))
+            if parted and self.settings.rules.divergence:
+                told = {"node": found["first"], "what": parted, "trace": str(root)}
+                self._tell(
+                    b"", wire.Event(what="divergence", recording=candidate, step=step, time=time.time(), said=told)
+                )
+
+        tolerance = self.settings.tolerance
+        self._have_looked(done, judging.compared, str(root), reference, candidate, step, tolerance.atol, tolerance.rtol)
+
+    def _have_looked(self, done: Any, function: Any, *arguments: Any) -> None:
+        assert self._looker is not None
+
+        def finished(future: Future[Any]) -> None:
+            try:
+                done(future.result())
+            except Exception as error:
+                log.error("looking at a step failed: %s", error)
+
+        try:
+            self._looking = self._looker.submit(function, *arguments)
+        except BrokenProcessPool:  # it was killed, or a trace broke it
+            log.error("the process that compares died: a new one is started")
+            self._looker = _looker()
+            self._looking = self._looker.submit(function, *arguments)
+        self._looking.add_done_callback(finished)
+
+    def _retain(self, root: Path, name: str) -> None:
+        session = next((s for s in self._sessions.values() if s.name == name and s.trace.root == root), None)
+        writer = None if session is None else session.writer
+        if writer is None or not self.settings.retention:
+            return
+        kept = {e.step for e in self._events if e.recording == name and e.what not in ("step", "compared")}
+        for step in self.settings.retention.dropped(writer.committed(), kept):
+            writer.drop(step)
+
+    # -- what is asked -----------------------------------------------------------------------------------------
+
+    def _capture(self, wanted: wire.Capture) -> list[str]:
+        found = []
+        for peer, session in self._sessions.items():
+            if session.name is not None and not session.over and fnmatchcase(session.name, wanted.recording):
+                self._tell(peer, wanted)
+                found.append(session.name)
+        return sorted(found)
+
+    def status(self) -> dict[str, Any]:
+        """What ``tracer daemon status`` prints."""
+        now = time.monotonic()
+        recorders = []
+        for session in self._sessions.values():
+            figures = session.figures
+            seconds = max(1e-3, time.time() - figures.began)
+            recorders.append(
+                {
+                    "recording": session.name, "trace": str(session.trace.root), "pid": session.hello.pid,
+                    "host": session.hello.host, "steps": figures.steps, "last_step": figures.last_step,
+                    "bytes": figures.nbytes, "messages": figures.messages, "mb_per_s": figures.nbytes / 1e6 / seconds,
+                    "waiting": figures.waiting, "lag": figures.lag, "left_out": figures.left_out,
+                    "silent": now - figures.heard,
+                }
+            )  # fmt: skip
+        pairs = [
+            {"reference": ours, "candidate": theirs, "trace": str(root), "compared": pair.compared, **(pair.last or {})}
+            for (root, ours, theirs), pair in self._pairs.items()
+        ]
+        return {
+            "version": version("tracer-nn"), "pid": os.getpid(), "since": self._began,
+            "trace": str(self.settings.trace), "recorders": recorders, "pairs": pairs,
+            "watchers": len(self._watchers), "to_look_at": len(self._pending) + (self._looking is not None),
+            "not_looked_at": self._left_out, "events": dict(self._counts),
+            "last_events": [e.model_dump() for e in list(self._events)[-20:] if e.what != "compared"],
+        }  # fmt: skip
+
+
+def _looker() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_unseen)
+
+
+def _unseen() -> None:
+    """The process that compares does not take the terminal's Ctrl-C, nor all of the machine."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)
+
+
+@contextlib.contextmanager
+def _looking() -> Iterator[ProcessPoolExecutor]:
+    made = _looker()
+    try:
+        yield made
+    finally:
+        made.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,120 @@
+"""Between the thread that trains and the one that writes or sends: bounded, and never in the way of the former."""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from tracer.errors import TracerError
+from tracer.live.destination import Destination, Opening
+from tracer.text import described
+
+_FULL = 0.5
+"""Of the memory: where so much waits at a step's beginning, the step has no room."""
+_IDLE = 1.0
+"""Seconds without anything after which the destination may look around."""
+_Item = tuple[Callable[..., None], tuple[Any, ...], int]
+
+
+class Outlet:
+    """Hands what it is given to a destination in a thread of its own, in order.
+
+    Where the destination fails, a warning says so once, everything that comes later is dropped at no cost, and the
+    program goes on.
+
+    Args:
+        memory: bytes that may wait; who gives more waits.
+    """
+
+    def __init__(self, destination: Destination, memory: int) -> None:
+        self._destination = destination
+        self._memory = memory
+        self._waiting = 0
+        self._room = threading.Condition()
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self.fault: str | None = None
+        self.opened = False
+        self._thread = threading.Thread(target=self._drain, name="tracer-outlet", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # a daemon thread dies with the interpreter, and the last steps with it
+
+    def has_room(self) -> bool:
+        """Whether a step that begins now is likely to pass without waiting."""
+        return self.fault is None and self._waiting <= self._memory * _FULL
+
+    @property
+    def ready(self) -> bool:
+        """Whether what is given arrives somewhere."""
+        return self.fault is None and self._destination.ready
+
+    def open(self, opening: Opening) -> None:
+        self.opened = True
+        self.give(self._destination.open, opening)
+
+    def give(self, action: Callable[..., None], *arguments: Any, size: int = 0) -> None:
+        """Have ``action``, a method of the destination, called in turn; waits while there is no room for ``size``."""
+        with self._room:
+            # What is larger than all the memory passes alone.
+            self._room.wait_for(
+                lambda: self.fault is not None or self._waiting == 0 or self._waiting + size <= self._memory
+            )
+            if self.fault is not None:
+                return
+            self._waiting += size
+        self._queue.put((action, arguments, size))
+
+    def flush(self) -> None:
+        """Wait until what was given so far is handed over."""
+        done = threading.Event()
+        self.give(done.set)
+        while self.fault is None and self._thread.is_alive() and not done.wait(0.05):
+            pass
+
+    def close(self, fault: str | None = None) -> None:
+        """Hand over what waits, close the destination, end the thread. A second time it does nothing."""
+        atexit.unregister(self.close)
+        if self._thread.is_alive():
+            if self.opened:
+                self._queue.put((self._destination.close, (fault,), 0))
+            self._queue.put(None)
+            self._thread.join()
+
+    def _drain(self) -> None:
+        while (item := self._next()) is not None:
+            action, arguments, size = item
+            if self.fault is None:
+                try:
+                    action(*arguments)
+                except Exception as error:
+                    self.fail(str(error) if isinstance(error, TracerError) else described(error))
+            del item, arguments
+            with self._room:
+                self._waiting -= size
+                self._room.notify_all()
+
+    def _next(self) -> _Item | None:
+        while True:
+            try:
+                return self._queue.get(timeout=_IDLE)
+            except queue.Empty:
+                if self.opened and self.fault is None:
+                    try:
+                        self._destination.idle()
+                    except Exception as error:
+                        self.fail(str(error) if isinstance(error, TracerError) else described(error))
+
+    def fail(self, said: str) -> None:
+        """Take no more, for this reason, with a warning."""
+        with self._room:
+            self.fault = said
+            self._room.notify_all()
+        warnings.warn(f"tracer records no more steps: {said}", RuntimeWarning, stacklevel=1)
+        if self.opened:
+            try:
+                self._destination.close(said)
+            except Exception:  # it failed already, and that is what was said
+                self.opened = False
