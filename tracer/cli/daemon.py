@@ -75,6 +75,9 @@ def start(
         time.sleep(0.05)
     else:
         raise InputError(f"the daemon does not answer after {_START:.0f} s: {display(str(place.log()))}")
+    assert process.stderr is not None
+    process.stderr.close()
+    process.returncode = 0  # it outlives this command, which is no mistake
     settings.say(f"the daemon runs (process {process.pid}), and writes {display(str(trace))}")
     if port is not None:
         settings.say(f"on 127.0.0.1:{port} too, for who has the token in {display(str(_token_file()))}")

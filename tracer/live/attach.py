@@ -101,7 +101,6 @@ class Attached:
         self._structure: Structure | None = None
         self._known: frozenset[str] = frozenset()
         self._wanted: frozenset[str] = frozenset()
-        self._patterns: object = None
         self._detach: Callable[[], None] = lambda: None
         self._parameters: tuple[tuple[str, str], ...] = ()
         self._lock = threading.Lock()
@@ -137,13 +136,17 @@ class Attached:
         self._outlet.close(None if error is None else str(error) or type(error).__name__)
 
     def control(self, wanted: wire.Capture) -> None:
-        """Record otherwise from the next call on, as the daemon was told to; patterns that fit nothing are left out."""
+        """Record otherwise from the next call on, as the daemon was told to; patterns of no layer change nothing."""
         changes: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in wanted.model_dump(exclude={"kind", "recording"}).items()
             if value is not None
         }
-        self.capture = replace(self.capture, **changes)
+        before, self.capture = self.capture, replace(self.capture, **changes)
+        try:
+            self._choose()
+        except InputError:  # the daemon knows the layers, and refused it
+            self.capture = before
 
     # -- what the adapter calls --------------------------------------------------------------------------------
 
@@ -178,11 +181,10 @@ class Attached:
         self._outlet.give(self._destination.begin, self.step)
 
     def _choose(self) -> None:
-        patterns = self.capture.layers, self.capture.exclude
-        if patterns != self._patterns and self._structure is not None:
-            only = wanted(self._structure, {}, *patterns)
+        """Raises InputError for patterns that no layer fits."""
+        if self._structure is not None:
+            only = wanted(self._structure, {}, self.capture.layers, self.capture.exclude)
             self._wanted = self._known if only is None else only
-            self._patterns = patterns
 
     def wants(self, name: str) -> bool:
         return name in self._wanted

@@ -30,6 +30,7 @@ from tracer.live.retention import Retention
 from tracer.live.rules import Rules
 from tracer.live.session import Session
 from tracer.names import display
+from tracer.wanted import wanted
 
 log = logging.getLogger("tracer.daemon")
 _BACKLOG = 64
@@ -190,7 +191,7 @@ class Daemon:
             case wire.Status():
                 self._tell(peer, wire.Status(state=self.status()))
             case wire.Capture():
-                self._tell(peer, wire.Captured(recordings=self._capture(message)))
+                self._tell(peer, self._capture(message))
             case wire.Stop():
                 self._tell(peer, wire.Stop())
                 self._stopping = True
@@ -349,13 +350,21 @@ class Daemon:
 
     # -- what is asked -----------------------------------------------------------------------------------------
 
-    def _capture(self, wanted: wire.Capture) -> list[str]:
-        found = []
+    def _capture(self, asked: wire.Capture) -> wire.Message:
+        """Hand it to the recorders it is for, unless its patterns fit no layer of one of them."""
+        found = {}
         for peer, session in self._sessions.items():
-            if session.name is not None and not session.over and fnmatchcase(session.name, wanted.recording):
-                self._tell(peer, wanted)
-                found.append(session.name)
-        return sorted(found)
+            if session.name is None or session.over or not fnmatchcase(session.name, asked.recording):
+                continue
+            assert session.structure is not None
+            try:
+                wanted(session.structure, {}, asked.layers or (), asked.exclude or ())
+            except InputError as error:
+                return wire.Fault(why=f"'{display(session.name)}': {error}")
+            found[peer] = session.name
+        for peer in found:
+            self._tell(peer, asked)
+        return wire.Captured(recordings=sorted(found.values()))
 
     def status(self) -> dict[str, Any]:
         """What ``tracer daemon status`` prints."""

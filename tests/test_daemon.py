@@ -1,0 +1,296 @@
+"""The daemon: steps of running programs, compared as they come; what breaks, and who may not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+import tracer
+from tests.live_driving import daemon, program, status, until
+from tracer.cli.main import run
+from tracer.errors import InputError
+from tracer.graph import Node, Structure
+from tracer.live import place, wire
+from tracer.live.destination import Opening
+from tracer.live.remote import Away, Connection, Remote, connect
+
+TRAIN = """
+import sys, time
+import torch
+from torch import nn
+import tracer
+name, epsilon, pause, steps = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(), nn.Flatten(), nn.Linear(160, 4))
+optimizer = torch.optim.Adam(model.parameters(), 1e-3, eps=epsilon)
+draws = torch.Generator().manual_seed(1)
+with tracer.attach(model, to="daemon", name=name, every=2, gradients=True) as attached:
+    for step in range(steps):
+        x, y = torch.randn(8, 3, 20, generator=draws), torch.randint(0, 4, (8,), generator=draws)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        time.sleep(pause)
+        if step == 1:
+            print("begun", flush=True)
+print(attached.step, attached.recorded, attached.left_out, attached.fault)
+"""
+STRUCTURE = Structure((Node("x", "input", "input", "input", (), (2, 3), "float32"),), ("x",))
+
+
+def sent(remote: Remote, name: str, steps: range, value: float = 0.0) -> None:
+    remote.open(Opening(name, STRUCTURE, {"framework": "pytorch", "mode": "train"}))
+    for step in steps:
+        remote.begin(step)
+        remote.put("value", "", "x", np.full((2, 3), value, np.float32))
+        remote.commit(0.0)
+
+
+def test_two_programs_are_compared_while_they_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with daemon(tmp_path / "t.zarr"):
+        first = program(TRAIN, "right", "1e-8", "0.05", "12")
+        assert first.stdout is not None
+        assert first.stdout.readline() == "begun\n"
+        second = program(TRAIN, "wrong", "1e-4", "0.05", "12")
+        watching = program("import sys; from tracer.cli.main import run; sys.exit(run(['watch', '--once']))")
+        out, err = second.communicate(timeout=120)
+        assert out.splitlines()[-1] == "11 6 0 None", err
+        assert first.communicate(timeout=60)[0].splitlines()[-1] == "11 6 0 None"
+        pair = until(lambda: [pair for pair in status()["pairs"] if pair["compared"] == 6])[0]
+        assert (pair["reference"], pair["candidate"], pair["step"]) == ("right", "wrong", 10)
+        assert pair["first"] == "0"
+        assert run(["daemon", "status"]) == 0
+        shown = capsys.readouterr().out
+        assert "right ⇄ wrong: 6 steps compared; step 10 parts at 0" in shown
+        assert "wrong@2 divergence: parts from 'right' at 0" in shown
+        out, err = watching.communicate(timeout=60)
+        assert (watching.returncode, "wrong@2 divergence" in out) == (1, True), err
+    trace = tracer.open(tmp_path / "t.zarr")
+    assert [recording.state for recording in trace.recordings()] == ["complete", "complete"]
+    assert trace.recording("wrong").steps == (0, 2, 4, 6, 8, 10)
+    lines = [json.loads(line) for line in (trace.recording("wrong").folder / "compared.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 6, 8, 10]
+    assert lines[0]["verdict"] == "match"
+    assert all(line["verdict"] == "diverged" and line["pairs"]["0"] > 0 for line in lines[1:])
+
+
+def test_a_killed_daemon_does_not_stop_the_program_and_goes_on(tmp_path: Path) -> None:
+    with daemon(tmp_path / "t.zarr"):
+        remote = Remote()
+        sent(remote, "pt", range(3))
+        until(lambda: tracer.open(tmp_path / "t.zarr").recording("pt").steps == (0, 1, 2))
+        os.kill(int(place.running() or 0), signal.SIGKILL)
+        until(lambda: place.running() is None)
+
+        def more() -> None:
+            remote.begin(3)
+            remote.put("value", "", "x", np.zeros((2, 3), np.float32))
+            remote.commit(0.0)
+            remote.idle()
+
+        with pytest.warns(RuntimeWarning, match="the program goes on"):
+            more()
+        assert not remote.ready
+        assert tracer.open(tmp_path / "t.zarr").recording("pt").state == "interrupted"
+        assert run(["daemon", "start", "--trace", str(tmp_path / "t.zarr")]) == 0
+        until(lambda: remote.idle() or remote.ready)
+        remote.begin(7)
+        remote.put("value", "", "x", np.ones((2, 3), np.float32))
+        remote.commit(0.0)
+        remote.close()
+        assert remote.left_out >= 1
+    recording = tracer.open(tmp_path / "t.zarr").recording("pt")
+    assert (recording.state, recording.steps) == ("complete", (0, 1, 2, 7))
+    assert recording.at(7).read("x").sum() == 6
+
+
+def test_a_killed_program_leaves_its_steps(tmp_path: Path) -> None:
+    with daemon(tmp_path / "t.zarr"):
+        running = program(TRAIN, "pt", "1e-8", "0.2", "1000")
+        until(lambda: [r for r in status()["recorders"] if r["steps"] >= 2])
+        running.kill()
+        running.communicate()
+    recording = tracer.open(tmp_path / "t.zarr").recording("pt")
+    assert len(recording.steps) >= 2
+    assert recording.at(recording.steps[-1]).read("0").shape == (8, 8, 20)
+    assert recording.state == "interrupted"
+
+
+def test_capture_is_switched_from_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    with daemon(tmp_path / "t.zarr"):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU())
+        with tracer.attach(model, to="daemon", name="pt") as attached:
+            model(torch.ones(2, 3))
+            attached.flush()
+            assert run(["daemon", "capture", "off"]) == 0
+            assert "told pt" in capsys.readouterr().err
+            until(lambda: not attached.capture.on)
+            model(torch.ones(2, 3))
+            assert run(["daemon", "capture", "on", "--layers", "0", "--stats-only"]) == 0
+            until(lambda: attached.capture.on)
+            model(torch.ones(2, 3))
+            assert run(["daemon", "capture", "keep", "--layers", "nope"]) == 2
+            assert "'pt': --layers 'nope' matches no layer" in capsys.readouterr().err
+            model(torch.ones(2, 3))
+            assert attached.fault is None
+        assert run(["daemon", "capture", "off", "--recording", "other"]) == 2
+        assert "no recorder is connected" in capsys.readouterr().err
+    recording = tracer.open(tmp_path / "t.zarr").recording("pt")
+    assert recording.steps == (0, 2, 3)
+    assert not recording.at(2).activations
+    assert recording.at(2).summaries.keys() == {"input", "0"}
+
+
+def test_only_what_retention_says_stays(tmp_path: Path) -> None:
+    with daemon(tmp_path / "t.zarr", "--keep-last", "2", "--keep-every", "5"):
+        remote = Remote()
+        sent(remote, "pt", range(9), 1.0)
+        remote.begin(9)
+        remote.put("value", "", "x", np.full((2, 3), np.nan, np.float32))
+        remote.commit(0.0)
+        until(lambda: status()["events"].get("nonfinite"))
+        for step in range(10, 14):
+            remote.begin(step)
+            remote.put("value", "", "x", np.ones((2, 3), np.float32))
+            remote.commit(0.0)
+        until(lambda: tracer.open(tmp_path / "t.zarr").recording("pt").steps == (0, 5, 9, 10, 12, 13))
+        remote.close()
+
+
+class _Rude:
+    """A client that says what it likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.context: Any = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(f"ipc://{folder}/daemon.sock")
+
+    def says(self, *frames: bytes) -> wire.Message | None:
+        self.socket.send_multipart(frames)
+        return wire.decoded(self.socket.recv()) if self.socket.poll(5000) else None
+
+    def close(self) -> None:
+        self.context.destroy(0)
+
+
+HELLO = wire.encoded(wire.Hello(protocol=wire.PROTOCOL, role="recorder"))
+OPEN = wire.encoded(wire.Open(name="rude", numbered=True, structure=STRUCTURE.to_json(), attributes={}))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ([], [b"\x80\x04K\x01."], "not a message"),
+        ([], [b"{" * 100_000], "not a message"),
+        ([], [wire.encoded(wire.Begin(step=1))], "no greeting"),
+        ([], [HELLO.replace(b'"protocol":1', b'"protocol":9')], "protocol 9"),
+        ([], [HELLO, b"", b"", b""], "frames"),
+        ([HELLO], [wire.encoded(wire.Begin(step=1))], "before a recording was opened"),
+        ([HELLO], [wire.encoded(wire.Stop())], "before a recording was opened|not for a recorder"),
+        ([HELLO], [OPEN.replace(b'"kind":"open"', b'"kind":"open","x":1')], "not a message"),
+        ([HELLO, OPEN], [wire.encoded(wire.Skip(part="value", name="x", why=""))], "before a step"),
+        ([HELLO, OPEN], [wire.encoded(wire.Commit(step=1, ended=0.0))], "before a step"),
+        (
+            [HELLO, OPEN, wire.encoded(wire.Begin(step=1))],
+            [wire.encoded(wire.Put(part="value", name="x", dtype="float32", shape=[1 << 40])), b"1234"],
+            "a tensor of",
+        ),
+        (
+            [HELLO, OPEN, wire.encoded(wire.Begin(step=1))],
+            [wire.encoded(wire.Put(part="value", name="x", dtype="float32", shape=[1])), b"12345678"],
+            "8 bytes where 4 belong",
+        ),
+        (
+            [HELLO, OPEN, wire.encoded(wire.Begin(step=1))],
+            [wire.encoded(wire.Put(part="value", name="x", dtype="object", shape=[1])), b"12345678"],
+            "element type",
+        ),
+    ],
+)
+def test_a_hostile_client_gets_an_error_and_harms_nobody(
+    daemon_of_module: Path, first: list[bytes], then: list[bytes], said: str
+) -> None:
+    rude = _Rude(daemon_of_module)
+    try:
+        for message in first:
+            rude.socket.send_multipart([message])
+        answer = rude.says(*then)
+        while not isinstance(answer, wire.Fault):
+            assert rude.socket.poll(5000), "nothing was said"
+            answer = wire.decoded(rude.socket.recv())
+        assert answer.last
+        import re
+
+        assert re.search(said, answer.why), answer.why
+    finally:
+        rude.close()
+    assert status()["pid"] == place.running()
+
+
+@pytest.fixture(scope="module")
+def daemon_of_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with daemon(tmp_path_factory.mktemp("module") / "t.zarr", "--port", "23457") as folder:
+        yield folder
+
+
+def test_half_a_message_a_flood_and_a_wrong_token(daemon_of_module: Path) -> None:
+    half = socket.socket(socket.AF_UNIX)
+    half.connect(str(daemon_of_module / "daemon.sock"))
+    half.sendall(b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f")  # and no more
+    web = socket.create_connection(("127.0.0.1", 23457))
+    web.sendall(b"POST / HTTP/1.1\r\nContent-Length: 20\r\n\r\n" + HELLO + b"\n")
+    flood = _Rude(daemon_of_module)
+    flood.socket.send_multipart([HELLO])
+    flood.socket.send_multipart([OPEN])
+    flood.socket.send_multipart([wire.encoded(wire.Begin(step=1))])
+    put = wire.encoded(wire.Put(part="value", name="x", dtype="uint8", shape=[wire.PIECE]))
+    try:
+        for _ in range(64):
+            flood.socket.send_multipart([put, bytes(wire.PIECE)], copy=False)
+        remote = Remote()
+        sent(remote, "good", range(3))
+        remote.close()
+        address = "tcp://127.0.0.1:23457"
+        with pytest.raises(Away, match=r"wrong token|does not answer"):
+            connect("control", address=address, token="guess", seconds=3)
+        with pytest.raises((Away, wire.WireError)):
+            connect("control", address=address, seconds=3)
+        token = (daemon_of_module / "token").read_text()
+        assert (daemon_of_module / "token").stat().st_mode & 0o077 == 0
+        allowed = connect("recorder", address=address, token=token)
+        allowed.close()
+        with pytest.raises(wire.WireError, match="own trace"):
+            Connection("recorder", address, token, "/tmp/elsewhere.zarr", 5)
+    finally:
+        flood.close()
+        half.close()
+        web.close()
+    assert tracer.open(status()["trace"]).recording("good").steps == (0, 1, 2)
+
+
+def test_one_daemon_in_a_folder_of_its_owner(
+    daemon_of_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert daemon_of_module.stat().st_mode & 0o777 == 0o700
+    assert (daemon_of_module / "daemon.sock").stat().st_mode & 0o077 == 0
+    assert run(["daemon", "start"]) == 2
+    assert "running already" in capsys.readouterr().err
+    (tmp_path / "open").mkdir(mode=0o755)
+    monkeypatch.setenv(place.FOLDER, str(tmp_path / "open"))
+    with pytest.raises(InputError, match="open to others"):
+        place.folder()
+    monkeypatch.setenv(place.FOLDER, str(tmp_path / "none"))
+    for command in (["daemon", "stop"], ["daemon", "status"], ["daemon", "logs"], ["watch"]):
+        assert run(command) == 2
+        assert capsys.readouterr().err.count("\n") == 1
