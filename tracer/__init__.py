@@ -22,13 +22,17 @@ _WHERE = {
     **dict.fromkeys(("Diff", "PairDiff", "Stats", "Tolerance", "Verdict"), "tracer.compare"),
     **dict.fromkeys(("InputError", "ModelError", "RefusedError", "TraceError", "TracerError"), "tracer.errors"),
     **dict.fromkeys(("Recording", "Trace"), "tracer.store"),
+    "KerasCallback": "tracer_keras.callback",
+    "LightningCallback": "tracer_torch.lightning",
 }
 
 __all__ = [
     "Alignment",
     "Diff",
     "InputError",
+    "KerasCallback",
     "LayerWeights",
+    "LightningCallback",
     "ModelError",
     "Pair",
     "PairDiff",

@@ -152,6 +152,9 @@ class Watcher(Protocol):
     def due(self, mode: Mode) -> bool:
         """The model is called in this mode: whether this call is to be recorded."""
 
+    def soon(self, mode: Mode, count: int) -> bool:
+        """Whether one of the next ``count`` calls in this mode will be due, where several are begun together."""
+
     def structure(self, structure: Structure) -> None:
         """The graph, as the first call that is recorded shows it; told once, before that call's tensors."""
 
@@ -225,8 +228,9 @@ class LoadedModel(ABC):
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Follow the live model while its owner's program calls it; what is returned ends that.
 
-        What the model computes stays as it is, bit for bit, and a fault of the adapter's or the watcher's never reaches
-        its owner. Raises ReplayError where models of this kind cannot be followed.
+        What the model computes stays as it is (where a compiled step must run uncompiled to be seen, but for rounding),
+        and a fault of the adapter's or the watcher's never reaches its owner. Raises ReplayError where models of this
+        kind cannot be followed.
         """
         raise ReplayError(f"models of {self.framework} loaded by {self.loader} cannot be watched while they run")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, Run, Sink
+from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, Run, Sink, Watcher
 from tracer.errors import InputError, MisfitError, ModelError, ReplayError, TracerError
 from tracer.graph import Param, Structure
 from tracer_keras import filling, losses, runner
@@ -19,8 +19,10 @@ from tracer_keras.decisions import Decisions
 from tracer_keras.describe import weights
 from tracer_keras.flavour import Flavour, tensorflow
 from tracer_keras.handover import Handover
+from tracer_keras.recorder import Recorder
 from tracer_keras.signature import Signature, shown
 from tracer_keras.state import Keeper, changed_by, only_reads
+from tracer_keras.tapping import Tap
 from tracer_keras.tree import Paths, is_leaf
 
 _Again = tuple[bool, frozenset[str], frozenset[str]]
@@ -275,6 +277,17 @@ class KerasModel(LoadedModel):
         paths = self._paths or Paths(self.model, self.flavour)
         for path, described, weight in weights(paths):
             yield path, described, np.asarray(weight.numpy())
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        if not hasattr(self.model, "train_step") or not self.flavour.on_tensorflow:
+            return super().watch(watcher)
+
+        def conclude(recorder: Recorder, outputs: Any) -> tuple[Structure, dict[runner.Key, str]]:
+            plan = runner.concluded(recorder, self._call(), outputs)
+            self._paths = plan.paths
+            return plan.structure, plan.names
+
+        return Tap(self.model, self.flavour, self._stated.names, watcher, conclude).close
 
     def assign(self, values: Mapping[tuple[str, str], Array]) -> None:
         filling.assign(self._paths or Paths(self.model, self.flavour), values)

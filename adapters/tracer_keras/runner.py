@@ -218,6 +218,11 @@ def _inputs(recorder: Recorder, call: Call, tensors: list[Any]) -> None:
         recorder.append(Event(name, "input", "Input", "input", tensor, owner=name))
 
 
+def concluded(recorder: Recorder, call: Call, outputs: Any) -> Plan:
+    """The plan of a call that ``recorder`` saw, and which returned ``outputs``."""
+    return _plan(recorder, call, outputs)[0]
+
+
 def _plan(recorder: Recorder, call: Call, outputs: Any) -> tuple[Plan, dict[str, Any]]:
     """The plan, and the tensors of its nodes by name."""
     _outputs(recorder, outputs)

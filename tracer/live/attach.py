@@ -31,6 +31,8 @@ from tracer.wanted import wanted
 
 WhenFull = Literal["wait", "skip"]
 DEFAULT_TRACE = "trace.zarr"
+LOSS = "the program's own"
+"""What stands in a recording where others name the loss whose gradients they hold."""
 DAEMON = "daemon"
 """What ``to`` says where a daemon must run."""
 
@@ -150,6 +152,12 @@ class Attached:
 
     # -- what the adapter calls --------------------------------------------------------------------------------
 
+    def soon(self, mode: Mode, count: int) -> bool:
+        capture = self.capture
+        if not capture.on or capture.mode not in (None, mode) or not self._outlet.ready:
+            return False
+        return any(step % capture.every == 0 for step in range(self.step + 1, self.step + 1 + count))
+
     def due(self, mode: Mode) -> bool:
         capture = self.capture
         if capture.mode is None:
@@ -249,7 +257,8 @@ def attach(
 
     def opening(structure: Structure, parameters: tuple[tuple[str, str], ...]) -> Opening:
         assert capture.mode is not None
-        return Opening(taken, structure, described(loaded, model, capture, structure), reference, parameters)
+        said = described(loaded, model, capture, structure) | ({"loss": LOSS} if gradients else {})
+        return Opening(taken, structure, said, reference, parameters)
 
     attached = Attached(model, destination, opening, capture, gradients=gradients, weights=weights, memory=memory)
     if isinstance(destination, Remote):

@@ -1,0 +1,290 @@
+"""Watching a Keras model that its owner's program runs: in ``fit`` and ``predict``, or called by a loop of its own.
+
+Keras runs its steps as compiled functions, into which nobody sees: a step that is recorded runs the same
+``train_step`` eagerly instead, which may round otherwise in the last bits (and tf_keras's dropout draws other numbers
+there than in a compiled step).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tracer.adapter import Array, Mode, NotRecorded, Watcher
+from tracer.graph import Structure
+from tracer.text import described
+from tracer_keras import describe, runner
+from tracer_keras.events import Event, flatten
+from tracer_keras.flavour import Flavour, tensorflow
+from tracer_keras.recorder import Recorder
+from tracer_keras.tree import Paths
+
+Conclude = Callable[[Recorder, Any], tuple[Structure, dict[runner.Key, str]]]
+_FUNCTIONS: dict[str, Mode] = {"train": "train", "test": "eval", "predict": "eval"}
+
+
+class Tap:
+    """Follows ``root`` and hands the calls that ``watcher`` wants over to it, until :meth:`close`.
+
+    ``names`` are those of the inputs; ``conclude`` makes the structure of the first call that is recorded.
+    """
+
+    def __init__(self, root: Any, flavour: Flavour, names: tuple[str, ...], watcher: Watcher, conclude: Conclude):
+        self._root = root
+        self._flavour = flavour
+        self._inputs = names
+        self._watcher = watcher
+        self._conclude = conclude
+        self._names: dict[runner.Key, str] | None = None
+        self._owners: dict[int, tuple[str, str]] = {}
+        self._seen: list[tuple[runner.Key, Any]] = []
+        self._open = False
+        self._asked = False
+        """Whether the call that comes was asked about already."""
+        self._busy = False
+        self._paths: Paths | None = None
+        self._undo: list[Callable[[], None]] = []
+        self._watch_calls()
+        for kind in _FUNCTIONS:
+            self._watch_function(kind)
+        if watcher.gradients:
+            self._watch_tapes()
+
+    def close(self) -> None:
+        """Leave the model and Keras as they were."""
+        while self._undo:
+            self._undo.pop()()
+        self._finish()
+
+    # -- compiled steps ----------------------------------------------------------------------------------------
+
+    def _watch_function(self, kind: str) -> None:
+        root, made, make = self._root, f"{kind}_function", f"make_{kind}_function"
+        if not hasattr(root, make):
+            return
+        if kind == "predict" and int(getattr(root, "steps_per_execution", 1) or 1) > 1:
+            return  # what it returns is joined inside
+        original_make = getattr(root, make)
+
+        def wrap() -> None:
+            function = getattr(root, made, None)
+            if function is not None and not hasattr(function, "_tracer_original"):
+                object.__setattr__(root, made, self._step(kind, function))
+
+        def remake(*args: Any, **kwargs: Any) -> Any:
+            unwrap()  # it keeps what it finds
+            original_make(*args, **kwargs)
+            wrap()
+            return getattr(root, made)
+
+        def unwrap() -> None:
+            function = getattr(root, made, None)
+            if (compiled := getattr(function, "_tracer_original", None)) is not None:
+                object.__setattr__(root, made, compiled)
+
+        def undo() -> None:
+            unwrap()
+            object.__delattr__(root, make)
+
+        object.__setattr__(root, make, remake)
+        wrap()
+        self._undo.append(undo)
+
+    def _step(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def step(data: Any) -> Any:
+            count = int(getattr(self._root, "steps_per_execution", 1) or 1)
+            mode = _FUNCTIONS[kind]
+            if not self._watcher.soon(mode, count):
+                for _ in range(count):
+                    self._due(mode)
+                return function(data)
+            outputs: Any = None
+            one = getattr(self._root, f"{kind}_step")
+            batches = iter(data)  # predict gives a list
+            for _ in range(count):
+                self._asked = self._due(mode)
+                self._busy = not self._asked
+                try:
+                    outputs = one(next(batches))
+                finally:
+                    self._asked = self._busy = False
+                self._finish()
+            return outputs
+
+        step._tracer_original = function  # type: ignore[attr-defined]
+        return step
+
+    def _due(self, mode: Mode) -> bool:
+        try:
+            self._finish()
+            return self._watcher.due(mode)
+        except Exception as error:
+            self._lost(error)
+            return False
+
+    # -- a call ------------------------------------------------------------------------------------------------
+
+    def _watch_calls(self) -> None:
+        cls = self._flavour.layer_class
+        original = cls.__dict__["__call__"]
+        thread = threading.get_ident()
+
+        @functools.wraps(original)
+        def call(instance: Any, *args: Any, **kwargs: Any) -> Any:
+            if instance is not self._root or self._busy or threading.get_ident() != thread:
+                return original(instance, *args, **kwargs)
+            if not tensorflow().executing_eagerly() or _symbolic(args, kwargs):
+                return original(instance, *args, **kwargs)
+            return self._call(functools.partial(original, instance), args, kwargs)
+
+        call.autograph_info__ = {}  # type: ignore[attr-defined]
+        cls.__call__ = call
+        self._undo.append(lambda: setattr(cls, "__call__", original))
+
+    def _call(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        asked, self._asked = self._asked, False
+        if not asked and not self._due("train" if kwargs.get("training") else "eval"):
+            return original(*args, **kwargs)
+        self._open = self._busy = True
+        seen = _Call(self._root, self._flavour, self._watcher, self._names)
+        try:
+            self._prepare(seen, args, kwargs)
+            try:
+                with seen.recorder:
+                    outputs = self._root(*args, **kwargs)
+            except BaseException:
+                self._open = False
+                self._watcher.lost("the model raised")
+                raise
+            self._conclude_call(seen, outputs)
+            return outputs
+        finally:
+            self._busy = False
+
+    def _prepare(self, seen: _Call, args: Any, kwargs: Any) -> None:
+        try:
+            for name, tensor in _named(self._inputs, args, kwargs).items():
+                seen.recorder.paths.reserve(name)
+                seen.recorder.append(Event(name, "input", "Input", "input", tensor, owner=name))
+        except Exception as error:
+            seen.recorder.notes.append(f"the inputs could not be recorded: {type(error).__name__}")
+
+    def _conclude_call(self, seen: _Call, outputs: Any) -> None:
+        try:
+            if self._names is None:
+                structure, self._names = self._conclude(seen.recorder, outputs)
+                paths = seen.recorder.paths
+                for owner, param, weight in describe.weights(paths):
+                    for handle in (weight, getattr(weight, "value", weight), getattr(weight, "_value", weight)):
+                        self._owners[id(handle)] = owner, param.name
+                self._paths = paths
+                self._watcher.structure(structure)
+                seen.hand_over(self._names)
+            if self._watcher.gradients:
+                self._seen = seen.tensors
+            if self._watcher.weights and self._paths is not None:
+                for owner, param, weight in describe.weights(self._paths):
+                    self._watcher.weight(owner, param, runner.array(weight))
+            if not self._watcher.gradients:
+                self._finish()
+        except Exception as error:
+            self._lost(error)
+
+    def _finish(self) -> None:
+        if self._open:
+            self._open = False
+            self._seen = []
+            self._watcher.finish()
+
+    def _lost(self, error: Exception) -> None:
+        self._open = False
+        self._seen = []
+        self._watcher.lost(described(error, 160))
+
+    # -- gradients ---------------------------------------------------------------------------------------------
+
+    def _watch_tapes(self) -> None:
+        cls = tensorflow().GradientTape
+        original = cls.gradient
+
+        @functools.wraps(original)
+        def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._open or not tensorflow().executing_eagerly():
+                return original(tape, target, sources, *args, **kwargs)
+            seen, self._seen = self._seen, []
+            try:
+                found, inner = original(tape, target, [sources, [tensor for _, tensor in seen]], *args, **kwargs)
+            except TypeError:  # targets and sources of another kind than were foreseen
+                return original(tape, target, sources, *args, **kwargs)
+            self._differentiated(sources, found, [key for key, _ in seen], inner)
+            return found
+
+        cls.gradient = gradient
+        self._undo.append(lambda: setattr(cls, "gradient", original))
+
+    def _differentiated(self, sources: Any, found: Any, keys: list[runner.Key], inner: list[Any]) -> None:
+        try:
+            tf = tensorflow()
+            for key, value in zip(keys, inner, strict=True):
+                name = (self._names or {}).get(key)
+                if value is not None and name is not None and self._watcher.wants(name):
+                    self._watcher.gradient(name, runner.array(tf.convert_to_tensor(value)), True)
+            for source, value in zip(tf.nest.flatten(sources), tf.nest.flatten(found), strict=True):
+                of = self._owners.get(id(source))
+                if value is not None and of is not None:
+                    self._watcher.weight_gradient(*of, runner.array(tf.convert_to_tensor(value)), True)
+        except Exception as error:
+            self._lost(error)
+
+
+class _Call:
+    """One call that is recorded. ``names`` of its events are known but in the first, which keeps values till then."""
+
+    def __init__(self, root: Any, flavour: Flavour, watcher: Watcher, names: Mapping[runner.Key, str] | None) -> None:
+        self._watcher = watcher
+        self._names = names
+        self._waiting: list[tuple[runner.Key, Array | NotRecorded]] = []
+        self.tensors: list[tuple[runner.Key, Any]] = []
+        self.recorder = Recorder(root, flavour, Paths(root, flavour), None, self._emit)
+
+    def hand_over(self, names: Mapping[runner.Key, str]) -> None:
+        """What waited for its names."""
+        for key, value in self._waiting:
+            name = names.get(key)
+            if name is not None and self._watcher.wants(name):
+                self._watcher(name, value, True)
+        self._waiting.clear()
+
+    def _emit(self, event: Event) -> None:
+        if event.alias is not None:
+            return
+        key, name = event.key(), None
+        if self._names is not None:
+            name = self._names.get(key)
+            if name is None or not self._watcher.wants(name):
+                return
+        why = runner.reason(event.value)
+        value: Array | NotRecorded = NotRecorded(why) if why is not None else runner.array(event.value)
+        if self._watcher.gradients and why is None and event.value.dtype.is_floating:
+            self.tensors.append((key, event.value))
+        if name is None:
+            self._waiting.append((key, value))
+        else:
+            self._watcher(name, value, True)
+
+
+def _symbolic(*values: Any) -> bool:
+    return any(type(leaf).__name__.endswith("KerasTensor") for _, leaf in flatten(values))
+
+
+def _named(names: tuple[str, ...], args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a call by the names of the inputs."""
+    given = args[0] if args else next(iter(kwargs.values()), None)
+    if isinstance(given, Mapping):
+        return {str(key): value for key, value in given.items()}
+    leaves = [leaf for _, leaf in flatten(given)]
+    stems = names if len(names) == len(leaves) else tuple(f"input_{index}" for index in range(len(leaves)))
+    return dict(zip(stems, leaves, strict=True))
