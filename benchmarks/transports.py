@@ -180,7 +180,7 @@ def _there(module: str) -> bool:
         return False
 
 
-def _seconds(name: str, size: int, count: int) -> float:
+def seconds(name: str, size: int, count: int) -> float:
     _, serve, send = _TRANSPORTS[name]
     spawning = multiprocessing.get_context("spawn")
     body = memoryview(np.random.default_rng(0).bytes(size))
@@ -197,7 +197,7 @@ def _seconds(name: str, size: int, count: int) -> float:
     return took
 
 
-def _copied(size: int, count: int) -> float:
+def copied(size: int, count: int) -> float:
     source, target = np.ones(size, np.uint8), np.empty(size, np.uint8)
     np.copyto(target, source)
     began = time.perf_counter()
@@ -217,7 +217,7 @@ def main() -> None:
         rates = []
         for size in _SIZES:
             count = min(_MOST, max(_WINDOW, _TOTAL // size))
-            run = _copied if name == "memcpy" else lambda size, count, name=name: _seconds(name, size, count)
+            run = copied if name == "memcpy" else lambda size, count, name=name: seconds(name, size, count)
             rates.append(size * count / 1e6 / statistics.median(run(size, count) for _ in range(asked.repeat)))
             rows.append({"transport": name, "bytes": size, "mb_per_s": rates[-1]})
         print(f"{name:<14}" + "".join(f"{rate:>13.0f}" for rate in rates), flush=True)

@@ -69,6 +69,19 @@ def test_a_pack_gives_back_what_it_was_given(tmp_path: Path, values: np.ndarray)
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.zarr.zip"]
 
 
+def test_a_pack_of_many_gigabytes_is_a_zip_of_wide_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracer.store.packs._limits", (1000, 4))  # so that a small one is written as those are
+    writer = PackWriter(tmp_path / "p.zarr.zip")
+    values = {f"layers/{i}/pt": np.arange(i * 100, dtype=np.float32) for i in range(6)}
+    for place, one in values.items():
+        writer.put(place, one, {}, ["axis0"])
+    writer.commit({"step": 1})
+    with zipfile.ZipFile(tmp_path / "p.zarr.zip") as whole:
+        assert whole.testzip() is None
+    pack = Pack(tmp_path / "p.zarr.zip")
+    assert all(np.array_equal(pack.read_array(place), one) for place, one in values.items())
+
+
 def test_zarr_python_reads_a_step(tmp_path: Path) -> None:
     trace = Trace.create(tmp_path / "t.zarr")
     with series(trace) as writer:

@@ -17,8 +17,9 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,36 @@ _ALIGNMENT = 64
 """Bytes: where a tensor's data begins in the file, so that it can be used where it lies."""
 _PADDING = struct.Struct("<HH")
 _PADDING_ID = 0xD935  # what Android's zipalign uses
-_HEADER = struct.Struct("<4s5H3L2H")  # of a local file: APPNOTE.TXT 4.3.7
-_ALWAYS = (1980, 1, 1, 0, 0, 0)
+# The records of a zip file: APPNOTE.TXT 4.3.7, 4.3.12, 4.3.14, 4.3.15, 4.3.16, and 4.5.3 for sizes beyond 32 bits.
+_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR = struct.Struct("<4sLQL")
+_END = struct.Struct("<4s4H2LH")
+_WIDE = struct.Struct("<2H2Q")
+_WIDE_AT = struct.Struct("<2H3Q")
+_LARGE, _MANY = 0xFFFFFFFF, 0xFFFF
+"""What stands in a record for a number that is in a wider one."""
+_limits = _LARGE, _MANY
+"""From which size and count on it stands there."""
+_VERSION = 45
+_UTF8 = 0x800
+_DATE = (1 << 5) | 1  # the first of January 1980: when it was written stands in the attributes
+
+
+@dataclass(slots=True)
+class _Entry:
+    name: bytes
+    crc: int
+    size: int
+    offset: int
 
 
 class PackWriter:
     """Writes one pack; nothing is at ``path`` before :meth:`commit`.
+
+    Python's zipfile writes three records and goes back twice for each tensor, which costs more than small tensors
+    themselves: a tensor is one write here, and what describes them all is one at the end.
 
     Raises OSError where the disk fails; what was written is then to be given up with :meth:`abort`.
     """
@@ -47,59 +72,103 @@ class PackWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary = path.with_name(f"{zarr3.TEMPORARY}-{uuid.uuid4().hex}")
-        self._file = open(self._temporary, "wb")  # noqa: SIM115
-        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
-        self._groups: set[str] = set()
-
-    @property
-    def nbytes(self) -> int:
-        """Written so far."""
-        return self._file.tell()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file: int | None = os.open(self._temporary, flags, 0o644)
+        self._at = 0
+        self._entries: list[_Entry] = []
+        self._described: dict[str, bytes] = {}
 
     def put(self, place: str, values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]) -> None:
         """Write an array at a path relative to the hierarchy's root."""
-        self._group(str(PurePosixPath(place).parent))
         on_disk = dtypes.stored_as(values.dtype)
         data = np.asarray(values, order="C").view(on_disk).astype(on_disk.newbyteorder("<"), copy=False)
         extra = {} if on_disk == values.dtype else {"dtype": values.dtype.name}
         metadata = zarr3.array_metadata(values.shape, on_disk, {**attributes, **extra}, dimensions, checksum=False)
         if data.size:
             self._write(f"{place}/{zarr3.chunk_name(values.ndim)}", data.reshape(-1).view(np.uint8).data)
-        self._describe(place, metadata)
+        self._described[place] = zarr3.encoded(metadata)
 
     def commit(self, attributes: Mapping[str, Any]) -> int:
         """Put the pack in its place, with ``attributes`` at its root. Its size in bytes."""
-        self._describe("", zarr3.group_metadata(attributes))
-        self._zip.close()
-        size = self._file.tell()
-        self._file.close()
+        assert self._file is not None, "it is over"
+        group = zarr3.encoded(zarr3.group_metadata({}))
+        for place in list(self._described):
+            while (place := place.rpartition("/")[0]) and place not in self._described:
+                self._described[place] = group
+        self._described[""] = zarr3.encoded(zarr3.group_metadata(attributes))
+        described = []
+        for place, text in self._described.items():
+            described += self._entry(f"{place}/{zarr3.METADATA}" if place else zarr3.METADATA, memoryview(text), False)
+        self._put(*described)
+        self._put(*self._directory())
+        os.close(self._file)
+        self._file = None
         os.replace(self._temporary, self.path)
-        return size
+        return self._at
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        self._zip.fp = None  # else it would write its directory when it is collected
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def _group(self, place: str) -> None:
-        while place != "." and place not in self._groups:
-            self._groups.add(place)
-            self._describe(place, zarr3.group_metadata({}))
-            place = str(PurePosixPath(place).parent)
-
-    def _describe(self, place: str, metadata: Mapping[str, Any]) -> None:
-        name = f"{place}/{zarr3.METADATA}" if place else zarr3.METADATA
-        self._zip.writestr(zipfile.ZipInfo(name, _ALWAYS), zarr3.encoded(metadata))
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+            self._temporary.unlink(missing_ok=True)
 
     def _write(self, name: str, data: memoryview) -> None:
-        info = zipfile.ZipInfo(name, _ALWAYS)
-        start = self._file.tell() + _HEADER.size + len(name.encode()) + _PADDING.size
-        gap = -start % _ALIGNMENT
-        info.extra = _PADDING.pack(_PADDING_ID, gap) + bytes(gap)
-        info.file_size = len(data)
-        with self._zip.open(info, "w", force_zip64=len(data) > zipfile.ZIP64_LIMIT // 2) as entry:
-            entry.write(data)
+        self._put(*self._entry(name, data, True))
+
+    def _entry(self, name: str, data: memoryview, aligned: bool) -> list[bytes | memoryview]:
+        """The pieces of a stored entry that is written next."""
+        raw, size = name.encode(), len(data)
+        crc = zlib.crc32(data)
+        wide = size >= _limits[0]
+        extra = _WIDE.pack(1, 16, size, size) if wide else b""
+        if aligned:
+            gap = -(self._at + _LOCAL.size + len(raw) + len(extra) + _PADDING.size) % _ALIGNMENT
+            extra += _PADDING.pack(_PADDING_ID, gap) + bytes(gap)
+        said = _LARGE if wide else size
+        head = _LOCAL.pack(b"PK\3\4", _VERSION, _UTF8, 0, 0, _DATE, crc, said, said, len(raw), len(extra))
+        self._entries.append(_Entry(raw, crc, size, self._at))
+        self._at += len(head) + len(raw) + len(extra) + size
+        return [head, raw, extra, data]
+
+    def _directory(self) -> list[bytes]:
+        parts = []
+        for entry in self._entries:
+            wide = max(entry.size, entry.offset) >= _limits[0]
+            extra = _WIDE_AT.pack(1, 24, entry.size, entry.size, entry.offset) if wide else b""
+            size, offset = (_LARGE, _LARGE) if wide else (entry.size, entry.offset)
+            parts.append(
+                _CENTRAL.pack(
+                    b"PK\1\2", _VERSION, _VERSION, _UTF8, 0, 0, _DATE, entry.crc, size, size, len(entry.name),
+                    len(extra), 0, 0, 0, 0, offset,
+                )
+                + entry.name + extra
+            )  # fmt: skip
+        start, length, count = self._at, sum(map(len, parts)), len(parts)
+        end = count, length, start
+        if start + length >= _limits[0] or count >= _limits[1]:
+            fields = (_END64.size - 12, _VERSION, _VERSION, 0, 0, count, *end)
+            parts += [_END64.pack(b"PK\6\6", *fields), _LOCATOR.pack(b"PK\6\7", 0, start + length, 1)]
+            end = _MANY, _LARGE, _LARGE
+        parts.append(_END.pack(b"PK\5\6", 0, 0, end[0], *end, 0))
+        self._at += sum(map(len, parts))
+        return parts
+
+    def _put(self, *pieces: bytes | memoryview) -> None:
+        assert self._file is not None, "it is over"
+        small, whole = bytearray(), []
+        for piece in pieces:
+            if len(piece) < _GATHERED:
+                small += piece
+            else:
+                whole += [memoryview(bytes(small)), memoryview(piece)]
+                small = bytearray()
+        for part in (*whole, memoryview(small)):
+            zarr3.write_all(self._file, part)
+
+
+_GATHERED = 1 << 14
+"""Bytes: smaller pieces are copied together and written at once."""
 
 
 class Pack:
@@ -163,10 +232,10 @@ class Pack:
             raise TraceError(f"{where} is not an entry that tracer wrote")
         start = info.header_offset
         try:
-            magic, *_, name_length, extra_length = _HEADER.unpack_from(self._map, start)
+            magic, *_, name_length, extra_length = _LOCAL.unpack_from(self._map, start)
         except struct.error:
             raise TraceError(f"damaged: {where} lies outside the file") from None
-        start += _HEADER.size + name_length + extra_length
+        start += _LOCAL.size + name_length + extra_length
         raw = memoryview(self._map)[start : start + info.file_size]
         if magic != b"PK\3\4" or len(raw) != info.file_size or info.file_size != info.compress_size:
             raise TraceError(f"damaged: {where} is not whole")

@@ -117,8 +117,8 @@ def write_array(folder: Path, values: NDArray[Any], attributes: Mapping[str, Any
         if data.size:
             raw = data.reshape(-1).view(np.uint8).data
             with open(chunk, "wb", buffering=0) as file:
-                _write_all(file.fileno(), raw)
-                _write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
+                write_all(file.fileno(), raw)
+                write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
         extra = {} if on_disk == values.dtype else {"dtype": values.dtype.name}
         write_metadata(folder, array_metadata(values.shape, on_disk, {**attributes, **extra}, dimensions))
     except BaseException:
@@ -180,7 +180,7 @@ class GrowingArray:
             raw = self._map.reshape(-1).view(np.uint8).data
             with open(self._chunk, "r+b", buffering=0) as file:
                 file.seek(self._bytes)
-                _write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
+                write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
             del raw
             self._map = None
         else:
@@ -196,7 +196,8 @@ class GrowingArray:
         self._chunk.unlink(missing_ok=True)
 
 
-def _write_all(descriptor: int, data: memoryview) -> None:
+def write_all(descriptor: int, data: memoryview) -> None:
+    """Write all of ``data``. Raises OSError."""
     while data:
         written = os.write(descriptor, data[: 1 << 30])
         if written == 0:
@@ -276,7 +277,11 @@ def fingerprint(folder: Path, rank: int) -> tuple[int, ...]:
 
     Raises TraceError when the array's metadata is missing or something is no regular file.
     """
-    if not stat.S_ISREG((folder / METADATA).lstat().st_mode if (folder / METADATA).exists() else 0):
+    try:
+        regular = stat.S_ISREG(os.lstat(folder / METADATA).st_mode)
+    except OSError:
+        regular = False
+    if not regular:
         raise TraceError(f"damaged: {display(str(folder))} is missing")
     try:
         descriptor = open_regular(folder / chunk_name(rank))
