@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 import zarr
 
 import tracer
+from tracer.cli.main import run
 from tracer.graph import Node, Structure
 from tracer.store import Trace
 from tracer.store.packs import Pack, PackWriter
@@ -112,6 +115,36 @@ def test_a_step_reads_as_a_recording(tmp_path: Path) -> None:
         trace.recording("one@5")
     with pytest.raises(tracer.InputError, match="different inputs"):
         tracer.diff(trace.recording("one@10"), trace.recording("two@20"))
+
+
+def test_recordings_of_steps_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.zarr"
+    trace = Trace.create(path)
+    for name, more in (("one", 0.0), ("two", 1e-3), ("three", 0.0)):
+        with series(trace, name) as writer:
+            for step in range(0, 30, 10):
+                writer.begin(step)
+                writer.put("value", "x", np.ones((2, 3), np.float32))
+                writer.put("value", "a/b", np.ones((2, 4), np.float32) + np.float32(more * (step > 0)))
+                writer.commit(ended=1.0)
+    with series(trace, "late") as writer:
+        write(writer, 99)
+
+    def printed(*arguments: str, code: int) -> str:
+        assert run([*arguments, "--trace", str(path)]) == code
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    assert re.search(r"one .* 2 a step +0, 10, 20 ", printed("runs", code=0))
+    assert "they part at step 10, first at a/b" in printed("steps", "one", "two", code=1)
+    assert (trace.recording("two").folder / "compared.jsonl").exists()
+    again = json.loads(printed("steps", "one", "two", "--json", code=1))
+    assert [one["first_error"] is None for one in again["steps"]] == [True, False, False]
+    assert "every step agrees" in printed("steps", "one", "three", code=0)
+    assert "one@20 (?) ⇄ two@20" in printed("diff", "one", "two", code=1)
+    assert "one@10 (?) ⇄ two@10" in printed("diff", "one@10", "two", code=1)
+    assert "no step is in both: 'one' has 0, 10, 20 and 'late' has 99" in printed("diff", "one", "late", code=2)
+    assert "is one run, not a recording of many steps" in printed("steps", "one@0", "two", code=2)
 
 
 def test_a_step_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tracer.cli.app import JsonOption, TraceOption, app
+from tracer.cli.app import CandidateArgument, JsonOption, ReferenceArgument, TraceOption, app
 from tracer.cli.settings import DEFAULT_TRACE
 
 __all__ = ["app"]
@@ -35,9 +35,7 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and log here: systemd, containers.")] = False,
     port: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(
-            "--port", help="Listen on this port of 127.0.0.1 too, with a token.", min=1024, max=65535
-        ),
+        typer.Option("--port", help="Listen on this port of 127.0.0.1 too, with a token.", min=1024, max=65535),
     ] = None,
     keep_last: Annotated[int, typer.Option("--keep-last", help="Keep so many of the newest steps.", min=0)] = 0,
     keep_every: Annotated[
@@ -106,6 +104,21 @@ def capture(
     return daemon.capture(
         on, recording, every=every, layers=layers or [], exclude=exclude or [], statistics_only=statistics_only
     )
+
+
+@app.command()
+def steps(
+    reference: ReferenceArgument = None,
+    candidate: CandidateArgument = None,
+    trace: TraceOption = DEFAULT_TRACE,
+    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
+    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    json: JsonOption = False,
+) -> int:
+    """Compare two recordings of many steps: at which step they part, and how that grows (exit 1 if they do)."""
+    from tracer.cli import stepping
+
+    return stepping.steps(trace, reference, candidate, atol=atol, rtol=rtol, as_json=json)
 
 
 @app.command()

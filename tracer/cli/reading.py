@@ -24,6 +24,7 @@ from tracer.report import text, words
 from tracer.report.outline import columns
 from tracer.selection import choose
 from tracer.store import Recording, Trace
+from tracer.store.recordings import ranges
 
 if TYPE_CHECKING:
     from tracer.cli.rerunning import Again
@@ -66,7 +67,8 @@ def _cells(r: Recording) -> dict[str, str]:
         "framework": r.framework,
         "model": r.model,
         "loader": str(r.attributes.get("loader", "?")),
-        "activations": f"{len(r.summaries)}/{r.planned}",
+        "activations": f"{len(r.summaries)}/{r.planned}" if not r.steps else f"{r.planned} a step",
+        "steps": ranges(r.steps),
         "aligned to": _aligned(r),
         "input": r.input_id,
         "size": words.bytes_text(r.nbytes),
@@ -109,6 +111,7 @@ def _described(r: Recording) -> dict[str, object]:
         "state": r.state,
         **{key: r.attributes.get(key) for key in (*keys, *more)},
         "pairs": _pairs(r),
+        "steps": list(r.steps),
         "activations": len(r.summaries),
         "gradients": len(r.gradients),
         "planned": r.planned,

@@ -45,14 +45,17 @@ def run(
     Raises InputError.
     """
     import tracer_tui
-    from tracer.alignment.mapping import load
     from tracer.cli import configured, settings
     from tracer.compare import Tolerance
     from tracer.selection import choose
     from tracer.store import Trace
 
     opened = Trace.open(trace)
-    file = load(mapping) if mapping is not None else None
+    file = None
+    if mapping is not None:
+        from tracer.alignment.mapping import load
+
+        file = load(mapping)
     names = None
     if reference is not None:
         chosen = choose(opened, reference, candidate)

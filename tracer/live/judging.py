@@ -3,6 +3,7 @@ that neither its memory nor its time, nor a trace that breaks it, is the daemon'
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -67,6 +68,8 @@ def compared(root: str, reference: str, candidate: str, step: int, atol: float, 
     result = {
         "step": step,
         "reference": reference,
+        "atol": atol,
+        "rtol": rtol,
         "verdict": str(found.verdict),
         "first": None if first is None else first.aligned,
         "first_error": None if first is None or first.stats is None else _number(first.stats.rel_l2),
@@ -93,13 +96,13 @@ def _keep(recording: Recording, file: str, lines: list[dict[str, Any]]) -> None:
     if not lines:
         return
     text = "".join(json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n" for line in lines)
-    descriptor = os.open(
-        recording.folder / file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-    )
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(OSError):  # a full disk, or a trace that is only read: what was found is still told
+        descriptor = os.open(recording.folder / file, flags, 0o644)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
 
 
 def lines(recording: Recording, file: str) -> list[dict[str, Any]]:

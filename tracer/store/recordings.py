@@ -136,6 +136,9 @@ class Recording:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of what was saved; of a recording of many steps, of all its steps' files."""
+        if self.attributes.get("steps") and not isinstance(self, Step):
+            return sum(path.stat().st_size for path in packs(self.folder / STEPS).values())
         return sum(
             math.prod(s.shape) * dtypes.by_name(s.dtype).itemsize
             for s in (
@@ -262,6 +265,15 @@ class Step(Recording):
 
     pack: Pack
     number: int
+
+    @property
+    def of(self) -> str:
+        """The name of the whole recording."""
+        return self.name.rpartition(AT)[0]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return (self.number,)
 
     def attributes_of(self, stored: Stored) -> Mapping[str, Any]:
         return self.pack.array_attributes(stored.path)
