@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +296,104 @@ def test_one_daemon_in_a_folder_of_its_owner(
     for command in (["daemon", "stop"], ["daemon", "status"], ["daemon", "logs"], ["watch"]):
         assert run(command) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+RANK = """
+import os, sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+import tracer
+rank, meeting, name, shift = int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+
+class Sharded(nn.Module):
+    def forward(self, x):
+        return x + 1
+
+torch.manual_seed(0)
+net = nn.parallel.DistributedDataParallel(Net())
+optimizer = torch.optim.SGD(net.parameters(), 0.1 + shift * rank)
+with tracer.attach(net, to="daemon", name=name, gradients=True) as attached:
+    for step in range(3):
+        optimizer.zero_grad()
+        net(torch.full((2, 4), float(rank + step))).square().mean().backward()
+        optimizer.step()
+mesh = init_device_mesh("cpu", (2,))
+with tracer.attach(Sharded(), to="daemon", name=name + "-sharded") as attached:
+    attached.model(distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)]))
+    attached.model(distribute_tensor(torch.ones(4, 2), mesh, [Replicate()]))
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_are_recorded_apart_and_compared_with_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with daemon(tmp_path / "t.zarr"):
+        for name, shift in (("right", "0"), ("wrong", "0.5")):
+            both = [program(RANK, str(rank), str(tmp_path / f"meeting-{name}"), name, shift) for rank in (0, 1)]
+            for one in both:
+                _, err = one.communicate(timeout=120)
+                assert one.returncode == 0, err
+        trace = tracer.open(tmp_path / "t.zarr")
+        aligned = {r.name: r.attributes["reference"] for r in trace.recordings() if "sharded" not in r.name}
+    assert aligned == {"right.rank0": None, "right.rank1": None, "wrong.rank0": "right.rank0",
+                       "wrong.rank1": "right.rank1"}  # fmt: skip
+    assert trace.recording("right.rank1@2").read("x")[0, 0] == 3
+    assert run(["steps", "right.rank1", "wrong.rank1", "--trace", str(tmp_path / "t.zarr")]) == 1
+    sharded = trace.recording("right-sharded.rank0")
+    assert "a shard of a tensor of shape (4, 2)" in sharded.at(0).skipped["x"]
+    assert sharded.at(1).read("x").shape == (4, 2)
+
+
+def test_events_are_told_to_a_command_and_an_address_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    class Ear(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Ear)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.chdir(tmp_path)
+    settings = tmp_path / "tracer.toml"
+    settings.write_text(
+        f"[events]\ncommand = ['tee', '{tmp_path}/said.json']\nwebhook = 'http://127.0.0.1:{server.server_port}/'\n"
+        "[rules]\nexploding = 0\n"
+    )
+    with daemon(tmp_path / "t.zarr"):
+        remote = Remote()
+        sent(remote, "pt", range(2), float("inf"))
+        until(lambda: told)
+        remote.close()
+    server.shutdown()
+    server.server_close()
+    assert (told[0]["what"], told[0]["step"], told[0]["said"]["node"]) == ("nonfinite", 0, "x")
+    assert json.loads((tmp_path / "said.json").read_text()) == told[0]
+    assert len(told) == 1  # it lasts, and is told once
+    monkeypatch.setenv(place.FOLDER, str(tmp_path / "run"))
+    for line, said in (
+        ("[events]\nwebhook = 'http://example.org/'", "loopback"),
+        ("[rules]\ndaed = 1", "daed"),
+        ("[retention]\nlast = -1", "last"),
+    ):
+        settings.write_text(line)
+        assert run(["daemon", "start"]) == 2
+        assert said in capsys.readouterr().err

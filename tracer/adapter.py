@@ -234,6 +234,10 @@ class LoadedModel(ABC):
         """
         raise ReplayError(f"models of {self.framework} loaded by {self.loader} cannot be watched while they run")
 
+    def rank(self) -> int | None:
+        """Which process of a distributed run this is; None where there is one alone."""
+        return None
+
     def replay(self, inputs: Mapping[str, Array], exchange: Exchange, *, double: bool = False) -> None:
         """Run once more as :attr:`run` says, with tensors exchanged on the way; no gradients.
 

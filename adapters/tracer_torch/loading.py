@@ -248,7 +248,7 @@ def _fill(model: torch.nn.Module, content: object, path: Path) -> Iterator[str]:
         [("", content.state_dict())] if isinstance(content, torch.nn.Module) else list(candidates(_held(content)))
     )
     if not found:
-        raise InputError(f"{shown} holds no state dict (a {type(content).__name__}{_keys(content)})")
+        raise InputError(f"{shown} holds no state dict ({_what(content)})")
     return load_into(model, found, shown)
 
 
@@ -256,15 +256,18 @@ def _held(content: object) -> object:
     return content.state_dict if isinstance(content, ExportedProgram) else content
 
 
-def _keys(content: object) -> str:
-    return f" with keys {some([str(key) for key in content], 5)}" if isinstance(content, Mapping) else ""
+def _what(content: object) -> str:
+    name = type(content).__name__
+    if not isinstance(content, Mapping):
+        return f"a {name}"
+    return f"a {name} with keys {some([str(key) for key in content], 5)}" if content else f"an empty {name}"
 
 
 def _needs_arch(content: object, path: Path) -> str:
     shown = display(str(path))
     found = list(candidates(content))
     if not found:
-        return f"{shown} holds neither a module nor a state dict, but a {type(content).__name__}{_keys(content)}"
+        return f"{shown} holds neither a module nor a state dict, but {_what(content)}"
     where, state = found[0]
     inside = f" under '{display(where, 40)}'" if where else ""
     count = f"{len(state)} tensor{'s' if len(state) != 1 else ''}"

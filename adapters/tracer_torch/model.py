@@ -231,6 +231,10 @@ class TorchModel(LoadedModel):
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         return Tap(self.module, watcher, lambda recorder, how: _conclude(recorder, how, "", False)).close
 
+    def rank(self) -> int | None:
+        apart = torch.distributed
+        return apart.get_rank() if apart.is_available() and apart.is_initialized() else None
+
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:
         with torch.no_grad():
             for owner, name, tensor in layers.owned(self.module):

@@ -108,6 +108,9 @@ def _names(slots: object) -> tuple[str, ...]:
 
 def unfit(tensor: torch.Tensor) -> str | None:
     """Why ``tensor`` has no plain array of numbers behind it; None when it has."""
+    placements = getattr(tensor, "placements", None)  # a DTensor's: looked for without importing torch.distributed
+    if placements is not None and not all(placement.is_replicate() for placement in placements):
+        return f"a shard of a tensor of shape {shape_of(tensor)}: {', '.join(map(str, placements))}"
     if tensor.is_nested:
         return "nested tensor"
     if tensor.is_meta:
@@ -134,6 +137,8 @@ def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
     if reason is not None:
         return NotRecorded(reason), True
     plain = tensor.detach()
+    if hasattr(plain, "placements"):  # a DTensor that every process has whole
+        plain = plain.to_local()
     owned = False
     if plain.is_quantized:
         plain, owned = plain.dequantize(), True

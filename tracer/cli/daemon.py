@@ -25,6 +25,7 @@ from tracer.live.daemon import Settings
 from tracer.live.remote import Away, Connection, connect
 from tracer.live.retention import Retention
 from tracer.live.rules import Rules
+from tracer.live.telling import Telling
 from tracer.names import display
 from tracer.report.words import bytes_text
 
@@ -43,7 +44,7 @@ def start(
     retention = _configured(Retention, "retention", {key: value for key, value in given.items() if value})
     how = Settings(
         trace.absolute(), port, secrets.token_urlsafe(24) if port is not None else "", Tolerance(atol, rtol),
-        _configured(Rules, "rules", {}), retention,
+        _configured(Rules, "rules", {}), retention, _configured(Telling, "events", {}),
     )  # fmt: skip
     place.folder(make=True)
     if how.token:

@@ -253,12 +253,14 @@ def attach(
     entry, adapter = adapters.for_object(model)
     capture = Capture(True, every, mode, layers, exclude, statistics_only, when_full)
     loaded = adapter.wrap(model)
-    destination, taken = _destination(to, name or entry, numbered=name is None, reference=reference)
+    rank = loaded.rank()
+    stem = (name or entry) + ("" if rank is None else f".rank{rank}")
+    destination, taken = _destination(to, stem, numbered=name is None, reference=reference)
 
     def opening(structure: Structure, parameters: tuple[tuple[str, str], ...]) -> Opening:
         assert capture.mode is not None
         said = described(loaded, model, capture, structure) | ({"loss": LOSS} if gradients else {})
-        return Opening(taken, structure, said, reference, parameters)
+        return Opening(taken, structure, said if rank is None else {**said, "rank": rank}, reference, parameters)
 
     attached = Attached(model, destination, opening, capture, gradients=gradients, weights=weights, memory=memory)
     if isinstance(destination, Remote):

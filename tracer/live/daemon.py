@@ -29,6 +29,7 @@ from tracer.live.door import Door
 from tracer.live.retention import Retention
 from tracer.live.rules import Rules
 from tracer.live.session import Session
+from tracer.live.telling import Teller, Telling
 from tracer.names import display
 from tracer.wanted import wanted
 
@@ -55,6 +56,7 @@ class Settings:
     tolerance: Tolerance = field(default_factory=Tolerance)
     rules: Rules = field(default_factory=Rules)
     retention: Retention = field(default_factory=Retention)
+    telling: Telling = field(default_factory=Telling)
 
 
 @dataclass
@@ -83,6 +85,7 @@ class Daemon:
         self._looking: Future[Any] | None = None
         self._looker: ProcessPoolExecutor | None = None
         self._left_out = 0
+        self._teller = Teller(settings.telling)
         self._stopping = False
         self._inboxes: list[zmq.Socket[bytes]] = []
         self._inner = "inproc://tracer-out"
@@ -259,7 +262,9 @@ class Daemon:
             self._retain(root, event.recording)
         else:
             self._events.append(event)
-            self._counts[event.what] += event.what != "compared"
+            if event.what != "compared":
+                self._counts[event.what] += 1
+                self._teller.tell(event.model_dump(exclude={"kind"}))
         for watcher in self._watchers:
             self._tell(watcher, event)
 

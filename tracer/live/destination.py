@@ -65,19 +65,22 @@ class Destination(Protocol):
         """No more steps come."""
 
 
-def reference_of(trace: Trace, name: str, wanted: str | None) -> Recording | None:
-    """The recording that a new one is aligned to. Raises InputError where the one that is ``wanted`` is not there."""
-    if wanted is not None:
-        return trace.recording(wanted)
-    others = (one for one in trace.recordings() if one.name != name)
+def reference_of(trace: Trace, opening: Opening) -> Recording | None:
+    """The recording that a new one is aligned to, of the same rank. Raises InputError where one that is named is not
+    there."""
+    rank = opening.attributes.get("rank")
+    if opening.reference is not None:
+        own = f"{opening.reference}.rank{rank}"
+        return trace.recording(own if rank is not None and trace.has(own) else opening.reference)
     whole = ("complete", "recording", "interrupted")
-    return next((one for one in others if one.state in whole and not one.attributes.get("reference")), None)
+    others = [one for one in trace.recordings() if one.name != opening.name and one.state in whole]
+    return next((o for o in others if o.attributes.get("rank") == rank and not o.attributes.get("reference")), None)
 
 
 def opened(trace: Trace, opening: Opening, *, resume: bool = False) -> SeriesWriter:
     """The writer of a recording of steps, aligned to the reference; to be entered. Raises InputError, TraceError."""
     structure = opening.structure
-    reference = reference_of(trace, opening.name, opening.reference)
+    reference = reference_of(trace, opening)
     alignment = None if reference is None else align(reference, structure)
     keys = {node.name: node.name for node in structure.stored()}
     if reference is not None and alignment is not None:
