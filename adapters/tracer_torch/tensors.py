@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Set
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -138,7 +138,7 @@ def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
         return NotRecorded(reason), True
     plain = tensor.detach()
     if hasattr(plain, "placements"):  # a DTensor that every process has whole
-        plain = plain.to_local()
+        plain = cast(Any, plain).to_local()
     owned = False
     if plain.is_quantized:
         plain, owned = plain.dequantize(), True
