@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tracer.alignment import Alignment, Pair, align
     from tracer.alignment.declared import LayerWeights, layer_weights
-    from tracer.api import diff, explain, graft, open, record, transfer, weights
+    from tracer.api import attach, diff, explain, graft, open, record, transfer, weights
     from tracer.compare import Diff, PairDiff, Stats, Tolerance, Verdict
     from tracer.errors import InputError, ModelError, RefusedError, TraceError, TracerError
     from tracer.store import Recording, Trace
@@ -30,9 +30,7 @@ __all__ = [
     "Alignment",
     "Diff",
     "InputError",
-    "KerasCallback",
     "LayerWeights",
-    "LightningCallback",
     "ModelError",
     "Pair",
     "PairDiff",
@@ -68,4 +66,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(_WHERE)  # the callbacks too, which "import *" leaves out: they need their frameworks
