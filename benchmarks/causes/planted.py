@@ -8,6 +8,7 @@ import pstats
 import traceback
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -25,8 +26,8 @@ from tracer.errors import TracerError
 
 def _planned(options: argparse.Namespace) -> Iterator[tuple[Any, list[str]]]:
     """The ports to take, each with the kinds to look for in it."""
-    if options.third:
-        yield from _third(options)
+    if options.networks:
+        yield from _networks(options)
         return
     if options.second:
         yield from _second(options)
@@ -66,17 +67,17 @@ def _second(options: argparse.Namespace) -> Iterator[tuple[Bench, list[str]]]:
                 yield cls(pair), kinds
 
 
-def _third(options: argparse.Namespace) -> Iterator[tuple[Any, list[str]]]:
-    """The networks of the third set, each with its defects and its correct ports."""
-    from benchmarks.causes.third import ThirdBench
-    from benchmarks.corpus.mutations import third
+def _networks(options: argparse.Namespace) -> Iterator[tuple[Any, list[str]]]:
+    """The networks of a set of their own, each with its defects and its correct ports."""
+    from benchmarks.causes.networks import NetworkBench
 
-    for name, one in third.DEFECTS.items():
+    chosen = import_module(f"benchmarks.corpus.mutations.{options.networks}").SET
+    for name, one in chosen.defects.items():
         RIGHT[name], VAGUE[name] = one.right, one.vague
         if one.latent:
             LATENT_KINDS.add(name)
-    for network in third.NETWORKS:
-        bench = ThirdBench(network)
+    for network in chosen.networks:
+        bench = NetworkBench(chosen, network)
         if not options.names or _among(bench.pair.port.name, options.names):
             yield bench, [name for name in bench.names if _among(name, options.kinds)]
 
@@ -96,6 +97,7 @@ def run_defects(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     correct: list[Judged] = []
     failed = 0
+    unseen = options.second or options.networks == "fourth"
     profile = cProfile.Profile() if options.profile else None
     for bench, kinds in _planned(options):
         port = bench.pair.port
@@ -104,7 +106,7 @@ def run_defects(options: argparse.Namespace) -> None:
         twins: dict[str, str] | None = None
         for run in _runs(bench, kinds, options):
             if twins is None:
-                twins = bench.twins if options.third else twins_of(bench.reference, bench.correct)
+                twins = bench.twins if options.networks else twins_of(bench.reference, bench.correct)
             title = "+".join(run.kinds) or run.name
             try:
                 result = judged(run, twins, options.seconds, profile)
@@ -114,25 +116,25 @@ def run_defects(options: argparse.Namespace) -> None:
                 if options.verbose:
                     traceback.print_exc()
                 continue
-            rows += _rows(run, result, told=not options.second)
+            rows += _rows(run, result, told=not unseen)
             if not run.kinds:
                 correct.append(result)
             marks = " ".join(result.outcomes)
             print(f"{port.name:26} {title:26} {marks:8} {len(result.false)} false {result.latent} latent  "
                   f"{result.seconds:5.1f} s of {result.explained.looked} pairs", flush=True)  # fmt: skip
-            if options.verbose if options.second else not port.held_out:
+            if options.verbose if unseen else not port.held_out:
                 _tell(result, options.verbose)
     if rows:
         table("KIND", rows, "kind")
         table("PORT", rows, "port")
-        if options.second or options.third:
+        if options.second or options.networks:
             table("SET", rows, "set")
         if correct:
             said = [one.status for result in correct for one in result.false]
             print(f"{len(correct)} correct ports: {sum(status in SAID for status in said)} names said, "
                   f"{said.count('unknown')} unknown")  # fmt: skip
         names = (
-            ("third", options.third),
+            (options.networks, options.networks),
             ("second", options.second),
             ("new", options.new),
             ("stacks", options.stacks),
@@ -157,7 +159,7 @@ def _record(bench: Any, kinds: Sequence[str], options: argparse.Namespace) -> No
 
 
 def _runs(bench: Any, kinds: Sequence[str], options: argparse.Namespace) -> Iterator[Run]:
-    if options.third:
+    if options.networks:
         yield from bench.runs(kinds)
         return
     if not options.stacks:

@@ -8,15 +8,6 @@ be said of these. benchmarks.causes takes the set with ``--third``.
 from __future__ import annotations
 
 from benchmarks.corpus.mutations.third import keras_side, pictures, shapes, signals, texts  # noqa: F401
-from benchmarks.corpus.mutations.third.registry import (
-    CONTROLS,
-    DEFECTS,
-    NETWORKS,
-    TOGETHER,
-    Defect,
-    Pair,
-    built,
-    outputs,
-)
+from benchmarks.corpus.mutations.third.registry import SET
 
-__all__ = ["CONTROLS", "DEFECTS", "NETWORKS", "TOGETHER", "Defect", "Pair", "built", "outputs"]
+__all__ = ["SET"]

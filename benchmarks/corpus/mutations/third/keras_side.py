@@ -11,8 +11,9 @@ from keras import layers, ops
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.corpus.mutations.third.carrying import carry_back, fill_torch
-from benchmarks.corpus.mutations.third.registry import Pair, mistake, neighbours, network, one_layer
+from benchmarks.corpus.mutations.carrying import carry_back, fill_torch
+from benchmarks.corpus.mutations.pairs import Pair
+from benchmarks.corpus.mutations.third.registry import mistake, neighbours, network, one_layer
 
 
 class Residual(nn.Module):

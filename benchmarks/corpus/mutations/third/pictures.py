@@ -12,8 +12,9 @@ from keras import layers, ops
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.corpus.mutations.third.carrying import carry, fill
-from benchmarks.corpus.mutations.third.registry import Pair, control, defect, neighbours, network, one_layer
+from benchmarks.corpus.mutations.carrying import carry, fill
+from benchmarks.corpus.mutations.pairs import Pair
+from benchmarks.corpus.mutations.third.registry import control, defect, neighbours, network, one_layer
 
 _MEANS = (103.939, 116.779, 123.68)
 

@@ -11,8 +11,9 @@ from keras import layers, ops
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.corpus.mutations.third.carrying import carry, fill
-from benchmarks.corpus.mutations.third.registry import Pair, control, defect, neighbours, network, one_layer
+from benchmarks.corpus.mutations.carrying import carry, fill
+from benchmarks.corpus.mutations.pairs import Pair
+from benchmarks.corpus.mutations.third.registry import control, defect, neighbours, network, one_layer
 
 
 class Heart(nn.Module):
@@ -311,7 +312,7 @@ def _(port: Any) -> None:
 
 
 @defect("tagger/padding-row-dropped", "words", "embedding-offset",
-        "weights-perturbed weights-swapped weights-not-loaded ids")  # fmt: skip
+        "weights-perturbed weights-swapped weights-not-loaded")  # fmt: skip
 def _(port: Any) -> None:
     """The table without its first row, which was taken for the padding's."""
     port.words.weight.data.copy_(port.words.weight.data.roll(-1, 0))

@@ -12,8 +12,9 @@ from keras import layers, ops
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.corpus.mutations.third.carrying import carry, fill, values
-from benchmarks.corpus.mutations.third.registry import Pair, control, defect, neighbours, network, one_layer
+from benchmarks.corpus.mutations.carrying import carry, fill, values
+from benchmarks.corpus.mutations.pairs import Pair
+from benchmarks.corpus.mutations.third.registry import control, defect, neighbours, network, one_layer
 
 _HEADS = "mix?qkv mix/split mix.chunk mix/reshape mix/reshape_[12] mix.view* mix?transpose* mix?matmul*"
 _TURN = (
@@ -429,7 +430,7 @@ def _(port: Any) -> None:
     port.norm1.eps = port.norm2.eps = port.norm3.eps = None
 
 
-@defect("decoder/norm-with-mean", "norm2", "norm-axis operation-kind", "block-extra equation")
+@defect("decoder/norm-with-mean", "norm2", "norm-axis operation-kind", "block-extra")
 def _(port: Any) -> None:
     """LayerNorm for RMSNorm."""
     norm = nn.LayerNorm(16, eps=1e-3, bias=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,10 @@ def fill_torch(module: Any) -> None:
                 tensor.copy_(torch.from_numpy(values(name, shape, int(np.prod(shape[1:])))))
 
 
-def carry(reference: Any, port: Any) -> Any:
-    """Fill a module with the Keras model's weights by their names, and return it.
+def carry(reference: Any, port: Any, rename: Callable[[str], str] = str) -> Any:
+    """Fill a module with the Keras model's weights by their layers' names, and return it.
+
+    ``rename`` turns a layer's name into the module's.
 
     Raises:
         AssertionError: a weight fits nowhere, or a parameter gets nothing.
@@ -73,7 +75,7 @@ def carry(reference: Any, port: Any) -> Any:
                     continue
                 moved, place = plain(layer, own), own[0].path.rpartition("/")[0].replace("/", ".")
             for name, array in moved:
-                tensor = state.pop(f"{place}.{name}")
+                tensor = state.pop(f"{rename(place)}.{name}")
                 assert tuple(tensor.shape) == array.shape, (place, name, tensor.shape, array.shape)
                 tensor.copy_(torch.from_numpy(np.array(array)))
     assert not state, f"nothing goes to {sorted(state)}"
@@ -87,9 +89,12 @@ def plain(layer: Any, own: list[Any]) -> Moved:
         if weight.name == "kernel" and "Depthwise" in type(layer).__name__:
             array = array.transpose(-2, -1, *range(array.ndim - 2))  # (k…, C, M): all of a channel's beside one another
             array = array.reshape(-1, 1, *array.shape[2:])
+        elif weight.name == "kernel" and type(layer).__name__ == "EinsumDense":  # heads and features are two axes
+            joined = (-1, array.shape[-1]) if layer.name == "attention_output" else (array.shape[0], -1)
+            array = array.reshape(joined).T
         elif weight.name == "kernel":
             array = array.transpose(-1, -2, *range(array.ndim - 2))
-        yield name, array.reshape(-1) if weight.name == "alpha" else array
+        yield name, array.reshape(-1) if weight.name in ("alpha", "bias") else array
 
 
 def recurrent(layer: Any) -> Moved:
@@ -111,7 +116,7 @@ def recurrent(layer: Any) -> Moved:
 
 
 def carry_back(reference: Any, port: Any) -> Any:
-    """Fill a Keras model with a module's weights by their names, and return it."""
+    """Fill a Keras model with a module's weights by their names, and return it; a bias it has not is dropped."""
     state = {name: tensor.detach().numpy() for name, tensor in reference.state_dict().items()}
     for layer in port.layers:
         if layer.weights:
@@ -135,6 +140,8 @@ def _back(layer: Any, own: dict[str, np.ndarray]) -> list[np.ndarray]:
     weight = own["weight"]
     if "running_mean" in own:
         return [weight, own["bias"], own["running_mean"], own["running_var"]]
-    if kind.startswith(("Conv", "Dense")):
+    if kind == "DepthwiseConv2D":  # one output for each channel
+        weight = weight.transpose(2, 3, 0, 1)
+    elif kind.startswith(("Conv", "Dense")):
         weight = weight.transpose(*range(2, weight.ndim), 1, 0)
-    return [weight, own["bias"]] if "bias" in own else [weight]
+    return [weight, own["bias"]] if "bias" in own and getattr(layer, "use_bias", True) else [weight]

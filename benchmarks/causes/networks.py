@@ -1,4 +1,4 @@
-"""The third set of defects: its networks recorded, each with its defects and its other correct ways."""
+"""The sets of defects in networks of their own: these recorded, each with its defects and its other correct ways."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 
 import tracer
 from benchmarks.causes.runs import Run
-from benchmarks.corpus.mutations import third
+from benchmarks.corpus import mutations
+from benchmarks.corpus.mutations.pairs import DefectSet
 from benchmarks.corpus.record import home
 from benchmarks.planted import Planted, twins_of
 from tracer.errors import TracerError
@@ -28,26 +29,28 @@ def within(name: str, places: Iterable[str]) -> bool:
     return any(fnmatchcase(name, place + end) for place in places for end in ("", ".*", "/*", "#*", "[[]*"))
 
 
-def _digest() -> str:
+def _digest(which: DefectSet) -> str:
     """Of the set's source: what was recorded by another is not taken."""
-    files = sorted(Path(third.__file__).parent.glob("*.py"))
+    home_ = Path(mutations.__file__).parent
+    files = [home_ / "carrying.py", *sorted((home_ / which.name).glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
-class ThirdBench:
-    """One pair of networks of the third set."""
+class NetworkBench:
+    """One pair of networks of a set."""
 
+    of: DefectSet
     network: str
 
     @cached_property
     def pair(self) -> Any:
         """With what the tables ask of a port."""
-        return SimpleNamespace(port=SimpleNamespace(name=f"third/{self.network}", held_out=False))
+        return SimpleNamespace(port=SimpleNamespace(name=f"{self.of.name}/{self.network}", held_out=False))
 
     @cached_property
     def folder(self) -> Path:
-        return home() / "third" / self.network / _digest()
+        return home() / self.of.name / self.network / _digest(self.of)
 
     @cached_property
     def _trace(self) -> Trace:
@@ -56,8 +59,7 @@ class ThirdBench:
     @property
     def names(self) -> list[str]:
         """Of all that is recorded: the correct ports, the defects, and two at once."""
-        every = (*third.CONTROLS, *third.DEFECTS, *third.TOGETHER)
-        return [CORRECT, *(name for name in every if name.partition("/")[0] == self.network)]
+        return [CORRECT, *self.of.names(self.network)]
 
     def recording(self, name: str) -> Recording:
         return self._trace.recording(name.replace("/", " "))
@@ -86,10 +88,10 @@ class ThirdBench:
         shutil.rmtree(self.folder.parent, ignore_errors=True)
         self.folder.mkdir(parents=True)
         made = self.folder / "making.zarr"
-        pair = third.NETWORKS[self.network]()
+        pair = self.of.networks[self.network]()
         tracer.record(pair.reference, pair.inputs, trace=made, name="reference")
         for name in self.names:
-            port = third.built(pair, name)
+            port = self.of.build(pair, name)
             tracer.record(port, trace=made, name=name.replace("/", " "), layout=pair.layout)
         made.rename(self.folder / "trace.zarr")
 
@@ -101,8 +103,8 @@ class ThirdBench:
             except TracerError as error:
                 print(f"{self.pair.port.name}: {name}: {error} (--record)")
                 continue
-            label = {None: "", True: "two in one layer", False: "two in neighbours"}[third.TOGETHER.get(name)]
-            parts = [part for part in name.split("+") if part in third.DEFECTS]
+            label = {None: "", True: "two in one layer", False: "two in neighbours"}[self.of.together.get(name)]
+            parts = [part for part in name.split("+") if part in self.of.defects]
             label = label or ("one" if parts else "correct")
             yield Run(self, self.planted(parts, candidate), candidate, label == "two in one layer", label, name)
 
@@ -112,7 +114,7 @@ class ThirdBench:
         known = {node.name for node in self.correct.structure if node.role == "layer"}
         found.was = {node.name: node.name for node in candidate.structure if node.name in known}
         for part in parts:
-            at = third.DEFECTS[part].at
+            at = self.of.defects[part].at
             place = {node.name for node in candidate.structure if within(node.name, at)}
             lost = {f"reference:{node.name}" for node in self.reference.structure if within(node.name, at)}
             if not place and not lost:
