@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -51,11 +52,25 @@ def real_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Keras model and a port that flattens in another order, recorded by the project itself."""
     if find_spec("keras") is None or find_spec("torch") is None:
         pytest.skip("needs keras and torch")
-    path = tmp_path_factory.mktemp("real") / "trace.zarr"
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parent.parent
-    subprocess.run([sys.executable, "-c", _RECORD_ECG, str(path)], cwd=root, env=environment, check=True, timeout=300)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share one
+        folder = folder.parent
+    path = folder / "real" / "trace.zarr"
+    with open(folder / "real.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.parent.exists():
+            _record(path)
     return path
+
+
+def _record(path: Path) -> None:
+    """In a process of its own; the trace appears when it is whole."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    root, made = Path(__file__).parent.parent, path.parent.with_suffix(".part")
+    made.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", _RECORD_ECG, str(made / path.name)]
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    made.rename(path.parent)
 
 
 @pytest.fixture

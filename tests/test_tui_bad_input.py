@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-from tests.tui_driving import layers, opened, press, record, settled, shown, two, values
+from tests.tui_driving import layers, opened, press, record, send, settled, shown, two, values
 from tracer.compare import Verdict
 from tracer.store import Trace
 from tracer_tui.app import TracerApp
@@ -27,7 +27,7 @@ async def walked(app: TracerApp, pilot: Pilot[Any], keys: tuple[str, ...] = EVER
     for _ in layers(app).everything:
         assert isinstance(app.screen, LayerScreen)
         for key in keys:
-            await pilot.press(key)
+            send(pilot, key)
         await settled(pilot)
         assert app.is_running
         await press(pilot, "right_square_bracket")
@@ -155,6 +155,9 @@ async def test_an_error_in_a_thread_is_a_notice(made: Path, monkeypatch: pytest.
         assert "no room" in shown(app)
         await press(pilot, *EVERY)
         assert app.is_running
+    monkeypatch.setattr("tracer.causes.kept.explained", broken)
+    async with opened(made) as (app, _):
+        assert "the causes could not be looked for" in shown(app)
     monkeypatch.setattr("tracer_tui.screens.layers.diff", broken)
     async with opened(made) as (app, pilot):
         assert "no room" in shown(app)

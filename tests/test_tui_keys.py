@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli import refused
-from tests.tui_driving import layers, press, settled, shown
+from tests.tui_driving import driven, layers, press, settled, shown
 from tracer.cli import configured
 from tracer.compare import Tolerance
 from tracer.errors import InputError
@@ -79,7 +79,7 @@ def test_a_wrong_table_of_keys_is_one_sentence(table: dict[str, Any], says: str)
 async def test_other_keys_work_and_are_shown(made: Path) -> None:
     keys = keymap.parse({"layers.sort": ["f2", "n"], "layers.next_divergence": "s", "runs.mark": "u"}, WHERE)
     app = TracerApp(Session(Trace.open(made), None, Tolerance(), keymap=keys))
-    async with app.run_test(size=(200, 40), notifications=True) as pilot:
+    async with driven(app, (200, 40)) as pilot:
         await settled(pilot)
         screen = layers(app)
         assert "s Next ✗" in shown(app)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-from tests.tui_driving import layers, opened, press, record, settled, shown, values
+from tests.tui_driving import driven, layers, opened, press, record, send, settled, shown, values
 from tracer.compare import Tolerance, Verdict, diff
 from tracer.compare.tensors import Kept
 from tracer.graph import Node, Structure
@@ -202,7 +202,7 @@ async def test_a_second_visit_shows_the_pairs_of_the_first_at_once(made: Path, m
 
     monkeypatch.setattr(module, "align", slow)
     app = TracerApp(Session(Trace.open(made), None, Tolerance(), now=lambda: 2e9))
-    async with app.run_test(size=(120, 40)) as pilot:
+    async with driven(app) as pilot:
         for _ in range(500):
             await pilot.pause(0.02)
             if any(isinstance(screen, LayersScreen) and screen.diff is not None for screen in app.screen_stack):
@@ -212,7 +212,7 @@ async def test_a_second_visit_shows_the_pairs_of_the_first_at_once(made: Path, m
         assert "paired as last time" in text
         assert "First divergence: two" in text
         assert layers(app).settled is None
-        await pilot.press("g")
+        send(pilot, "g")
         go_on.set()
         await settled(pilot)
         assert "paired as last time" not in shown(app)

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from tests.test_mapping_rejected import OURS, THEIRS
-from tests.tui_driving import CLOCK, HOSTILE, SIZES, layers, opened, press, record, settled, shown, two, values
+from tests.tui_driving import CLOCK, HOSTILE, SIZES, driven, layers, opened, press, record, settled, shown, two, values
 from tracer.alignment.mapping import Mapping, load
 from tracer.compare import Tolerance
 from tracer.errors import InputError
@@ -249,7 +249,7 @@ async def test_a_mapping_file_is_edited_in_place(real_trace: Path, tmp_path: Pat
     )
     session = Session(Trace.open(real_trace), None, Tolerance(), load(file), file, now=lambda: CLOCK)
     app = TracerApp(session)
-    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+    async with driven(app) as pilot:
         await settled(pilot)
         await press(pilot, "m")
         screen = mapping(app)
@@ -325,8 +325,7 @@ async def test_survives_any_size_and_a_comparison_that_fails(tmp_path: Path) -> 
     record(path, "a", {"x": values(1, 4), "y": values(1, 4)})
     record(path, "b", {"x": values(1, 4), "y": values(1, 4)}, input_id="other")
     async with opened(path) as (app, pilot):
-        await pilot.press("m")
-        await settled(pilot)
+        await press(pilot, "m")
         for key in ("a", "r", "x", "space", "enter", "u", "c", "n", "A", "enter", "ctrl+s", "tab", "j"):
             await press(pilot, key)
         for size in [(40, 10), (200, 60), (20, 5), (80, 24)]:
@@ -339,13 +338,11 @@ async def test_weights_and_mapping_at_any_size_in_any_theme(real_trace: Path) ->
     async with opened(real_trace, ascii_only=True) as (app, pilot):
         for keys in (["w"], ["e"], ["escape", "enter"], ["q", "q", "m"], ["tab", "space"], ["ctrl+s"]):
             await press(pilot, *keys)
-            for size in [(40, 10), (200, 60), (20, 5), (80, 24)]:
-                await pilot.resize_terminal(*size)
-                await pilot.pause()
             app.theme = "textual-light" if app.theme == "textual-dark" else "textual-dark"
-            await settled(pilot)
-            assert shown(app).isascii(), keys
-            assert app.is_running
+            for size in [(40, 10), (200, 60), (20, 5), (35, 30)]:
+                await pilot.resize_terminal(*size)
+                await settled(pilot)
+                assert shown(app).isascii(), keys
 
 
 def test_edits_are_steps() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -25,7 +31,7 @@ import pytest
 
 import tracer_tui
 from tests.cli import COMMAND, ENVIRONMENT, refused, run
-from tests.tui_driving import layers, press, record, settled, values
+from tests.tui_driving import driven, layers, press, record, settled, values
 from tracer.compare import Tolerance
 from tracer.store import Trace
 from tracer_tui import remembering
@@ -45,7 +51,7 @@ async def test_the_place_is_remembered_outside_the_trace(made: Path, tmp_path: P
     kept = tmp_path / "state"
     before = sorted(made.rglob("*"))
     with visited(made, kept) as app:
-        async with app.run_test(size=(120, 40)) as pilot:
+        async with driven(app) as pilot:
             await settled(pilot)
             before = sorted(made.rglob("*"))
             app.theme = "textual-light"
@@ -56,7 +62,7 @@ async def test_the_place_is_remembered_outside_the_trace(made: Path, tmp_path: P
     (file,) = kept.glob("*.json")
     assert json.loads(file.read_text())["trace"] == str(made)
     with visited(made, kept) as app:
-        async with app.run_test(size=(120, 40)) as pilot:
+        async with driven(app) as pilot:
             await settled(pilot)
             screen = layers(app)
             assert app.theme == "textual-light"
@@ -69,7 +75,7 @@ async def test_the_place_is_remembered_outside_the_trace(made: Path, tmp_path: P
     Trace.open(made).delete("b")
     record(made, "b", {"x": values(1, 4), "one": values(1, 8, 8, 3, seed=1), "two": values(1, 6, 5, seed=3)})
     with visited(made, kept) as app:
-        async with app.run_test(size=(120, 40)) as pilot:
+        async with driven(app) as pilot:
             await settled(pilot)
             screen = layers(app)
             assert screen.filter == ""  # another recording: the first divergence comes first again
@@ -285,3 +291,64 @@ def test_a_session_in_tmux(stories: Path) -> None:
         assert not tmux("list-sessions")
     finally:
         tmux("kill-server")
+
+
+class Terminal:
+    """The interface in a terminal of its own, which no multiplexer stands before."""
+
+    def __init__(self, trace: Path) -> None:
+        self._end, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        environment = {k: v for k, v in ENVIRONMENT.items() if k not in ("TMUX", "NO_COLOR")}
+        environment |= {"TERM": "xterm-256color", "XDG_STATE_HOME": str(trace.parent / "state")}
+        self.process = subprocess.Popen(
+            [*COMMAND, "ui", "--trace", str(trace)], stdin=other, stdout=other, stderr=other, env=environment,
+            cwd=trace.parent, start_new_session=True,
+        )  # fmt: skip
+        os.close(other)
+
+    def press(self, key: bytes) -> None:
+        os.write(self._end, key)
+
+    def until(self, wanted: bytes, seconds: float = 60) -> bytes:
+        """What is written until something is in it; all that is left where the process has ended."""
+        seen, end = b"", time.monotonic() + seconds
+        while wanted not in seen:
+            assert time.monotonic() < end, f"{wanted!r} was not seen in\n{seen[-2000:]!r}"
+            if select.select([self._end], [], [], 0.2)[0]:
+                try:
+                    seen += os.read(self._end, 1 << 16)
+                except OSError:  # nobody holds the other end any more
+                    break
+        return seen
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+
+def test_a_terminal_is_copied_to_stopped_in_and_left_in_order(made: Path) -> None:
+    terminal = Terminal(made)
+    try:
+        terminal.until(b"First divergence")
+        terminal.press(b"y")
+        seen = terminal.until(b"\x1b]52;c;")
+        seen = seen.partition(b"\x1b]52;c;")[2]
+        while b"\a" not in seen:
+            seen += terminal.until(b"\a")
+        text = base64.b64decode(seen.partition(b"\a")[0]).decode()
+        assert text.startswith("First divergence: two")
+        terminal.press(b"\x1a")
+        terminal.until(b"\x1b[?1049l")  # the shell's own screen
+        _, status = os.waitpid(terminal.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.until(b"First divergence")
+        terminal.process.terminate()
+        assert b"\x1b[?1049l" in terminal.until(b"nothing of the sort")
+        assert terminal.process.wait(30) == 128 + signal.SIGTERM
+        (file,) = (made.parent / "state").rglob("*.json")
+        assert json.loads(file.read_text())["layer"] == ["two", "two"]
+    finally:
+        terminal.close()

@@ -13,6 +13,7 @@ import tracer
 from tests.tui_driving import SIZES, layers, opened, press, settled, shown, values
 from tracer.store import Trace
 from tracer.weighing.reading import undone
+from tracer.weighing.table import WeightTable
 from tracer_tui.app import TracerApp
 from tracer_tui.screens.saving import SaveScreen
 from tracer_tui.screens.weight import WeightScreen
@@ -246,3 +247,22 @@ def test_steps_are_taken_back() -> None:
     before, back = undone((("part", 1, 1, 2), ("move", 1, 0)), values.shape)
     assert before == (("part", 1, 1, 2),)
     np.testing.assert_array_equal(read(back, [values[:, 4:].T])[0], values[:, 4:])
+
+
+async def test_rows_are_shown_as_they_are_known(weighed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracer.weighing.table._REST", -1.0)
+    shown_then: list[tuple[int, bool]] = []
+    take = WeightsScreen._take
+
+    def noted(self: WeightsScreen, table: WeightTable) -> None:
+        take(self, table)
+        shown_then.append((len(self.listed), self.has_result))
+        if len(self.listed) == 3:
+            self.grid.cursor = 2
+
+    monkeypatch.setattr(WeightsScreen, "_take", noted)
+    async with opened(weighed) as (app, pilot):
+        await press(pilot, "w")
+        assert shown_then == [*((count + 1, False) for count in range(10)), (10, True)]
+        assert weights(app).grid.cursor == 2  # where it was put meanwhile
+        assert "comparing" not in shown(app)

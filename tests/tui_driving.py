@@ -5,17 +5,22 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from textual import events
+from textual.message import Message
+from textual.messages import Prompt
 from textual.pilot import Pilot
+from textual.worker import WorkerError
 
 from tracer.compare import Tolerance
 from tracer.graph import Node, Structure
 from tracer.store import RecordingWriter, Trace
 from tracer_tui.app import TracerApp
+from tracer_tui.screens import base
 from tracer_tui.screens.layers import LayersScreen
 from tracer_tui.session import Session
 
@@ -33,6 +38,7 @@ HOSTILE = [
     "\udcff",
 ]
 CLOCK = 2_000_000_000.0
+base.SECONDS = dict.fromkeys(base.SECONDS, 600.0)  # a slow machine would not see notices in time
 
 
 def record(
@@ -83,22 +89,56 @@ async def opened(
     session = Session(Trace.open(path), None, Tolerance(), ascii_only=ascii_only, now=lambda: CLOCK)
     app = TracerApp(session)
     app.theme = theme
-    async with app.run_test(size=size, notifications=True) as pilot:
+    async with driven(app, size) as pilot:
         await settled(pilot)
         yield app, pilot
 
 
+@asynccontextmanager
+async def driven(app: TracerApp, size: tuple[int, int] = (120, 40)) -> AsyncIterator[Pilot[Any]]:
+    """The application without a terminal; what passes between its widgets is counted for :func:`settled`."""
+    async with app.run_test(size=size, notifications=True, message_hook=_TRAFFIC.note) as pilot:
+        yield pilot
+
+
+class _Traffic:
+    """How many messages were handled."""
+
+    count = 0
+
+    def note(self, message: Message) -> None:
+        # The first two are how the driver waits; a timer that changes something sends a message.
+        self.count += not isinstance(message, events.Callback | events.Timer | Prompt)
+
+
+_TRAFFIC = _Traffic()
+
+
 async def settled(pilot: Pilot[Any]) -> None:
-    for _ in range(2):
-        await pilot.pause()
-        await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
+    """Until no thread works, and nothing passes between the widgets any more. Timers are not waited for."""
+    quiet = 0
+    while quiet < 2:
+        before = _TRAFFIC.count
+        for worker in list(pilot.app.workers):
+            with suppress(WorkerError):  # it was cancelled
+                await worker.wait()
+        await pilot.pause(0)
+        quiet = quiet + 1 if _TRAFFIC.count == before and not len(pilot.app.workers) else 0
 
 
 async def press(pilot: Pilot[Any], *keys: str) -> None:
+    """Press keys one after the other, each when the one before has had all its effect.
+
+    The pilot's own way waits for the processor to be idle, which takes longer than all else.
+    """
     for key in keys:
-        await pilot.press(key)
+        send(pilot, key)
         await settled(pilot)
+
+
+def send(pilot: Pilot[Any], key: str) -> None:
+    """Press a key while something may be under way."""
+    pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
 
 
 def shown(app: TracerApp) -> str:

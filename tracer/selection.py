@@ -35,6 +35,11 @@ def choose(
     return chosen
 
 
+def of_steps(recording: Recording) -> bool:
+    """Whether it is a whole recording of many steps."""
+    return bool(recording.attributes.get("steps")) and not isinstance(recording, Step)
+
+
 def common(first: Recording, second: Recording) -> list[int]:
     """The steps that two recordings have, in order."""
     return sorted(set(first.steps) & set(second.steps))
@@ -52,7 +57,7 @@ def pair_of_series(
     else:
         sides = _newest(trace, reference, complete=True)
     for side in sides:
-        if isinstance(side, Step) or not side.attributes.get("steps"):
+        if not of_steps(side):
             raise InputError(f"'{display(side.name)}' is one run, not a recording of many steps: tracer diff")
     _at_one_step(*sides)
     return *sides, common(*sides)
@@ -61,7 +66,7 @@ def pair_of_series(
 def _at_one_step(first: Recording, second: Recording) -> tuple[Recording, Recording]:
     """Raises InputError where recordings of steps have none in common."""
     sides = first, second
-    many = [bool(side.steps) and not isinstance(side, Step) for side in sides]
+    many = [of_steps(side) and bool(side.steps) for side in sides]
     if not any(many):
         return sides
     if all(many):

@@ -47,7 +47,7 @@ def run(
     import tracer_tui
     from tracer.cli import configured, settings
     from tracer.compare import Tolerance
-    from tracer.selection import choose
+    from tracer.selection import choose, of_steps
     from tracer.store import Trace
 
     opened = Trace.open(trace)
@@ -60,6 +60,8 @@ def run(
     if reference is not None:
         chosen = choose(opened, reference, candidate)
         names = (chosen[0].name, chosen[1].name)
+        if candidate is not None and all(of_steps(opened.recording(name)) for name in (reference, candidate)):
+            names = (reference, candidate)  # all of their steps
     size = _size(how.size)
     table, where = configured.table("ui", "keys")
     keys = tracer_tui.parse_keys(table, where)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from textual.binding import Binding, BindingType
 
-AREAS = ("runs", "layers", "blocks", "layer", "weights", "weight", "mapping")
+AREAS = ("runs", "steps", "layers", "blocks", "layer", "weights", "weight", "mapping")
 TENSORS = ("layer", "weight")
 """The screens that show two tensors."""
+PANELS = tuple(area for area in AREAS if area != "blocks")
+"""The screens that have a panel of text."""
 Keymap = Mapping[str, tuple[str, ...]]
 """Keys instead of those in the list, by ``area.action``."""
 _SHOWN = {
@@ -25,6 +27,8 @@ _SHOWN = {
     "pagedown": "pgdn",
     "pageup": "pgup",
     "shift+tab": "S-tab",
+    "shift+down": "S-down",
+    "shift+up": "S-up",
 }
 
 
@@ -75,13 +79,19 @@ ACTIONS: tuple[Action, ...] = (
     Action("refresh_runs", ("r",), "Refresh", "Read the trace again", ("runs",)),
     Action("follow", ("f",), "Follow", "Keep the cursor on what was recorded last", ("runs",), 3),
     Action("pause", ("p",), "Pause", "Stop showing what happens in the trace, or go on", ("runs",), 4),
+    Action("open", ("enter",), "Compare", "Compare the chosen step: layers, causes, weights", ("steps",), 1),
+    Action("next_divergence", ("n",), "First ✗", "Go to the first step that parts, and its layer", ("steps",), 2),
+    Action("step_back", ("h", "left"), "Step −", "Show the step before", ("steps",), 3),
+    Action("step", ("l", "right"), "Step +", "Show the step behind", ("steps",), 4),
+    Action("follow", ("f",), "Follow", "Show the newest step", ("steps",), 5),
+    Action("pause", ("space", "p"), "Pause", "Stop showing what comes, or go on", ("steps",), 6),
     Action("open", ("enter",), "Open", "Open the layer: heatmaps, statistics, worst elements", ("layers",), 1),
     Action("next_divergence", ("n",), "Next ✗", "Go to the next divergence", ("layers",), 2),
     Action("previous_divergence", ("N",), "Previous ✗", "Go to the previous divergence", ("layers",)),
     Action("filter", ("slash",), "Filter", "Filter as you type: text, is:diverged, op:conv*, err>1e-4", ("layers",), 3),
     Action("sort", ("s",), "Sort", "Sort by the next of order, error, name", ("layers",)),
     Action("sort_back", ("S",), "Sort back", "Sort by the previous of order, error, name", ("layers",)),
-    Action("tolerance", ("t",), "Tolerance", "Set the tolerance: atol, then rtol if it changes too", ("layers",), 5),
+    Action("tolerance", ("t",), "Tolerance", "Set the tolerance: atol, then rtol if it changes too", ("layers",)),
     Action("looser", ("plus", "equals_sign"), "Looser", "Ten times the tolerance", ("layers", "layer")),
     Action("tighter", ("minus",), "Tighter", "A tenth of the tolerance", ("layers", "layer")),
     Action("copy", ("y",), "Copy", "Copy what is known about the pair", ("layers",), 6),
@@ -103,7 +113,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("next_divergence", ("n",), "Next ✗", "Go to the next that is not equal", ("weights",), 2),
     Action("previous_divergence", ("N",), "Previous ✗", "Go to the previous that is not equal", ("weights",)),
     Action("filter", ("slash",), "Filter", "Filter as you type: text, is:differs, op:bias, err>1e-4", ("weights",), 3),
-    Action("sort", ("s",), "Sort", "Sort by the next of order, error, name", ("weights",), 4),
+    Action("sort", ("s",), "Sort", "Sort by the next of order, error, name", ("weights",)),
     Action("sort_back", ("S",), "Sort back", "Sort by the previous of order, error, name", ("weights",)),
     Action("save", ("e",), "Save .npy", "Save the values of either side, in either's layout", ("weights",), 5),
     Action("save", ("e",), "Save .npy", "Save the values of either side, in either's layout", ("weight",)),
@@ -120,7 +130,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("accept_all", ("A",), "All", "Accept all from a confidence on", ("mapping",), 3),
     Action("pick", ("space",), "Pick", "Pick a node; several of a side are paired as a group", ("mapping",), 4),
     Action("open", ("enter",), "Pair", "Pair what was picked on both sides", ("mapping",)),
-    Action("ignore", ("x",), "Ignore", "Leave the node out of the pairs, or let it in again", ("mapping",), 5),
+    Action("ignore", ("x",), "Ignore", "Leave the node out of the pairs, or let it in again", ("mapping",)),
     Action("undo", ("u",), "Undo", "Take the last decision back", ("mapping",), 6),
     Action("redo", ("ctrl+r",), "Redo", "Make the decision that was taken back", ("mapping",)),
     Action("save", ("ctrl+s",), "Save", "Save the mapping file", ("mapping",), 7),
@@ -142,10 +152,13 @@ ACTIONS: tuple[Action, ...] = (
     Action("turn", ("a",), "Axes", "Show other axes", TENSORS),
     Action("curves", ("c",), "Curves", "Curves of both sides over each other along an axis, or pictures", TENSORS, 5),
     Action("details", ("d",), "Details", "The distribution, or the error at every index of an axis", TENSORS, 6),
-    Action("numbers", ("v",), "Values", "Show numbers in place of colours and curves", TENSORS, 7),
+    Action("numbers", ("v",), "Values", "Show numbers in place of colours and curves", TENSORS),
     Action("open", ("enter",), "Show element", "Show the slice that holds the chosen element", TENSORS),
     *_MOVES,
+    Action("read_on", ("J", "shift+down"), "Read on", "Scroll the panel that says what is known", PANELS),
+    Action("read_back", ("K", "shift+up"), "Read back", "Scroll that panel back", PANELS),
     Action("palette", ("colon", "ctrl+p"), "Palette", "Find any action by its name", AREAS),
+    Action("suspend", ("ctrl+z",), "Suspend", "Stop until the shell's fg", AREAS),
     Action("help", ("question_mark", "f1"), "Help", "Show all keys", AREAS, 8),
     Action("back", ("q", "escape"), "Back", "Go back; from the recordings, leave", AREAS, 9),
 )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import signal
 import subprocess
+import time
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, cast
 
-from textual import on, work
+from textual import events, on, work
 from textual.app import App, SystemCommand
+from textual.dom import DOMNode
 from textual.message import Message
 from textual.screen import Screen
 from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.theme import Theme
 
+from tracer.selection import of_steps
 from tracer.store import Recording
 from tracer_tui import actions
 from tracer_tui.look import Look
@@ -24,6 +31,8 @@ from tracer_tui.screens.runs import RunsScreen
 from tracer_tui.session import Session
 from tracer_tui.watching import PERIOD, Snapshot, Watch
 
+_LONGEST = 1.0
+"""Seconds that a key may hold up the next ones."""
 _SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 5}
 
 
@@ -42,7 +51,7 @@ class TracerApp(App[int]):
     ENABLE_COMMAND_PALETTE = True
     # Textual annotates these in a way that no stricter annotation here agrees with.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (150, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-medium"), (45, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (18, "-short"), (30, "-medium"), (45, "-tall")]  # noqa: RUF012
 
     class Changed(Message):
         """Something has happened in the trace."""
@@ -59,6 +68,8 @@ class TracerApp(App[int]):
         self._watching = False
         self._started_by = os.getppid()
         self._look: Look | None = None
+        self._typed: deque[events.Key] = deque()
+        self._pressed = 0.0
         self.set_keymap({name: ",".join(keys) for name, keys in session.keymap.items()})
         if session.ascii_only:
             self.add_class("-ascii")
@@ -76,7 +87,14 @@ class TracerApp(App[int]):
         self._look = None  # the theme is changing
         return super().get_css_variables()
 
+    @property
+    def can_suspend(self) -> bool:
+        """Whether there is a terminal of its own, which a shell can take over."""
+        return self._driver is not None and self._driver.can_suspend
+
     def on_mount(self) -> None:
+        if not self.is_headless:
+            self._end_in_order()
         if self.session.ascii_only:
             ScrollBar.renderer = _PlainScrollBar
         self.push_screen(RunsScreen())
@@ -86,6 +104,14 @@ class TracerApp(App[int]):
         self.theme_changed_signal.subscribe(self, self._note_theme)
         self.look_again()
         self.set_interval(PERIOD, self._tick)
+
+    def _end_in_order(self) -> None:
+        """Leave the terminal as it was, and keep the place, where the process is told to end."""
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            with contextlib.suppress(AttributeError, NotImplementedError):  # as on Windows
+                number = getattr(signal, name)
+                loop.add_signal_handler(number, self.exit, 128 + number)
 
     def _note_theme(self, theme: Theme) -> None:
         self.session.place.theme = theme.name
@@ -117,6 +143,38 @@ class TracerApp(App[int]):
             if isinstance(screen, TracerScreen) and screen.is_mounted:
                 screen.trace_changed(event.snapshot)
 
+    async def on_event(self, event: events.Event) -> None:
+        if not isinstance(event, events.Key) or event.is_forwarded:
+            await super().on_event(event)
+            return
+        self._typed.append(event)
+        if len(self._typed) > 1 and time.monotonic() - self._pressed > _LONGEST:
+            self._typed.popleft()  # what it was sent to has gone
+            await self._press()
+        elif len(self._typed) == 1:
+            await self._press()
+
+    async def _press(self) -> None:
+        """Hand on the key that was typed first.
+
+        Where many come at once, as over a slow line, each is to find what the one before has brought about: a prompt, a
+        screen. A key is done when what is sent behind it, from the focused widget up, comes back; behind its messages
+        too, and behind what those bring about.
+        """
+        self._pressed = time.monotonic()
+        way = 3 * list((self.focused or self.screen).ancestors_with_self)
+        await super().on_event(self._typed[0])
+        await self._pressed_through(way, self._typed[0])
+
+    async def _pressed_through(self, way: list[DOMNode], key: events.Key) -> None:
+        while way:
+            if way.pop(0).call_later(self._pressed_through, way, key):
+                return
+        if self._typed and self._typed[0] is key:
+            self._typed.popleft()
+            if self._typed:
+                await self._press()
+
     def pause(self, on: bool) -> None:
         """Stop following the trace, or catch up with it."""
         self.session.paused = on
@@ -124,8 +182,13 @@ class TracerApp(App[int]):
             self.look_again()
 
     def compare(self, reference: Recording, candidate: Recording) -> None:
-        """Open the comparison of two recordings."""
-        self.push_screen(LayersScreen(reference, candidate))
+        """Open the comparison of two recordings; of two of many steps, what their steps have come to."""
+        if of_steps(reference) and of_steps(candidate):
+            from tracer_tui.screens.steps import StepsScreen
+
+            self.push_screen(StepsScreen(reference, candidate))
+        else:
+            self.push_screen(LayersScreen(reference, candidate))
 
     def copy_to_clipboard(self, text: str) -> None:
         """Copy through the terminal; tmux takes no such request from a program, but a command."""

@@ -11,6 +11,8 @@ from tracer_tui.look import Keep, Look
 from tracer_tui.widgets.grid import GAP, Column
 
 _MEASURED = 400
+_NARROWEST = 8
+"""Cells that are left to what may be cut, where no column can go any more."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Field:
         title: a string of ours or a text made by :class:`~tracer_tui.look.Look`.
         priority: 0 always stays; the others go when there is no room, the highest first.
         content: a row's text in full length.
-        least: it may be cut down to this width before any column goes; 0 for one that is never cut.
+        least: it may be cut down to this width before any column goes, further where none can; 0 for one that is never
+            cut.
         width: fixed, where the content need not be measured.
         keep: of what is too long: the ``ends``, the ``tail`` (of paths), or the ``head`` (of sentences).
     """
@@ -44,7 +47,7 @@ class Fitted:
     look: Look
 
     def cell(self, row: int) -> Text:
-        return _cut(self.field.content(row), self.width, self.look, keep=self.field.keep)
+        return self.look.cut(self.field.content(row), self.width, self.field.keep)
 
 
 def fit(fields: Sequence[Field], rows: int, width: int, look: Look) -> tuple[list[Column], list[Fitted]]:
@@ -67,25 +70,23 @@ def fit(fields: Sequence[Field], rows: int, width: int, look: Look) -> tuple[lis
             break
         kept.remove(max(droppable, key=lambda i: fields[i].priority))
     widths = {i: natural[i] for i in kept}
+    least = {i: fields[i].least for i in kept if fields[i].least}
     while (excess := sum(widths[i] + GAP for i in kept) - GAP - room) > 0:
-        soft = [i for i in kept if fields[i].least and widths[i] > fields[i].least]
+        soft = [i for i in least if widths[i] > least[i]]
         if not soft:
-            break
+            if all(width <= _NARROWEST for width in least.values()):
+                break
+            least = {i: min(width, _NARROWEST) for i, width in least.items()}  # better than figures cut off
+            continue
         widest = max(soft, key=lambda i: widths[i])
         others = [widths[i] for i in soft if i != widest]
-        target = max(fields[widest].least, max(others, default=0) - 1, widths[widest] - excess)
-        widths[widest] = max(fields[widest].least, min(target, widths[widest] - 1))
+        target = max(least[widest], max(others, default=0) - 1, widths[widest] - excess)
+        widths[widest] = max(least[widest], min(target, widths[widest] - 1))
     columns = [Column(_title(fields[i], widths[i], look), widths[i], fields[i].right) for i in kept]
     return columns, [Fitted(fields[i], widths[i], look) for i in kept]
 
 
 def _title(field: Field, width: int, look: Look) -> Text:
     title = look.text(field.title) if isinstance(field.title, str) else field.title
-    cut = _cut(title, width, look)
+    cut = look.cut(title, width)
     return Text(" " * (width - cut.cell_len)) + cut if field.right else cut
-
-
-def _cut(text: Text, width: int, look: Look, *, keep: Keep = "ends") -> Text:
-    if text.cell_len <= width:
-        return text
-    return Text(look.shorten(text.plain, width, keep), text.spans[0].style if text.spans else text.style)

@@ -6,10 +6,13 @@ import contextlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tracer.alignment.mapping import Mapping
 from tracer.errors import InputError
 from tracer.names import display
+
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping
 
 _OTHER = (".json", ".toml")
 

@@ -64,6 +64,7 @@ class Look:
                 Verdict.DIVERGED: style(foreground, bold=True),
                 Verdict.INHERITED: style(foreground.blend(background, 0.35)),
                 Verdict.NOT_COMPARABLE: style(foreground, bold=True),
+                "fix": style(foreground, bold=True),
             }
         return {
             Verdict.MATCH: style(self.color("text-success")),
@@ -74,6 +75,7 @@ class Look:
             Verdict.NOT_COMPARABLE: style(self.color("text-warning"), bold=True),
             "dim": style(foreground.blend(background, 0.35)),
             "faint": style(foreground.blend(background, 0.65)),
+            "fix": style(self.color("text-success")),
             "key": style(self.color("text-accent"), bold=True),
             "bold": Style(bold=True),
             "reference": style(self.color("text-primary")),
@@ -116,6 +118,12 @@ class Look:
         while end and cell_len(end) > left:
             end = end[max(1, len(end) - left) if len(end) > 2 * left + 2 else 1 :]
         return set_cell_size(shown, head) + dots + end
+
+    def cut(self, text: Text, width: int, keep: Keep = "ends") -> Text:
+        """A text of this class, no longer than ``width``."""
+        if text.cell_len <= width:
+            return text
+        return Text(self.shorten(text.plain, width, keep), text.spans[0].style if text.spans else text.style)
 
     def join(self, *parts: str | Text | tuple[str, str]) -> Text:
         """One line from pieces: strings, ``(string, style)``, and texts made here."""

@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tracer.alignment.mapping import Mapping
 from tracer.compare import Tolerance
 from tracer.errors import TracerError
-from tracer.selection import choose
+from tracer.selection import choose, pair_of_series
 from tracer.store import Recording, Trace
 from tracer_tui.actions import Keymap
 from tracer_tui.editing import Edits
 from tracer_tui.remembering import Place
+
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping
 
 
 @dataclass
@@ -59,6 +62,9 @@ class Session:
 
     def chosen(self) -> tuple[Recording, Recording] | None:
         """The two recordings to compare at once, if there are two; one may still be under way."""
+        with contextlib.suppress(TracerError, OSError):
+            ours, theirs, _ = pair_of_series(self.trace, *(self.names or (None, None)))
+            return ours, theirs
         for complete in (True, False):
             with contextlib.suppress(TracerError, OSError):
                 found = choose(self.trace, *(self.names or (None, None)), complete=complete)

@@ -32,7 +32,7 @@ def statistics(
     moments = _moments(look, row, recordings, min(14, max(8, (width - _LABEL) // 2)))
     stats = row.pair.stats if row.pair is not None else None
     if row.pair is None or stats is None:
-        return _joined([look.text(row.reason[:1].upper() + row.reason[1:]), Text(), *moments])
+        return Text("\n").join([look.text(row.reason[:1].upper() + row.reason[1:]), Text(), *moments])
     style = "" if row.verdict == "match" else str(row.verdict)
     lines = [_line(look, "max|Δ|", f"{words.number(stats.max_abs)} at {words.index_text(stats.argmax)}", style)]
     lines.append(_line(look, "needs", _needs(row)))
@@ -44,7 +44,7 @@ def statistics(
     measures += [("cosine", cosine), ("rounding", words.number(row.pair.floor, 1))]
     beside = 2 if width >= 2 * (_LABEL + 11) else 1
     lines += [_beside(look, *measures[at : at + beside]) for at in range(0, len(measures), beside)]
-    return _joined([*lines, Text(), *moments])
+    return Text("\n").join([*lines, Text(), *moments])
 
 
 def weight_statistics(
@@ -73,12 +73,6 @@ def _beside(look: Look, *parts: tuple[str, str]) -> Text:
     out = Text()
     for label, text in parts:
         out.append_text(look.join((label.ljust(_LABEL), "bold"), text.ljust(10))).append(" ")
-    return out
-
-
-def _joined(lines: Sequence[Text]) -> Text:
-    out = Text("\n").join(lines)
-    out.no_wrap, out.overflow = False, "fold"
     return out
 
 

@@ -15,9 +15,13 @@ from tracer_tui.look import Look
 from tracer_tui.session import Session
 from tracer_tui.watching import Snapshot
 from tracer_tui.widgets.grid import Grid
+from tracer_tui.widgets.panel import Panel
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
+
+SECONDS = {"information": 4.0, "warning": 4.0, "error": 8.0}
+"""How long a notice stays."""
 
 
 class TracerScreen(Screen[None]):
@@ -70,7 +74,7 @@ class TracerScreen(Screen[None]):
 
     def say(self, text: str, severity: Literal["information", "warning", "error"] = "information") -> None:
         """A notice; its text is never markup."""
-        self.notify(self.look.plain(text), severity=severity, markup=False, timeout=8 if severity == "error" else 4)
+        self.notify(self.look.plain(text), severity=severity, markup=False, timeout=SECONDS[severity])
 
     def open_source(self, source: str) -> None:
         """Open ``file:line`` in the user's editor; one of the terminal has the screen until it ends."""
@@ -116,8 +120,25 @@ class TracerScreen(Screen[None]):
     def action_page_up(self) -> None:
         self.grid.move(-self.grid.page)
 
+    def action_read_on(self) -> None:
+        self._turn_pages(1)
+
+    def action_read_back(self) -> None:
+        self._turn_pages(-1)
+
+    def _turn_pages(self, way: int) -> None:
+        """Scroll the panel, which the cursor never enters."""
+        for panel in self.query(Panel):
+            panel.scroll_relative(y=way * max(1, panel.size.height - 1), animate=False)
+
     def action_palette(self) -> None:
         self.app.action_command_palette()
+
+    def action_suspend(self) -> None:
+        if self.own_app.can_suspend:
+            self.app.action_suspend_process()
+        else:
+            self.say("There is no shell to go back to")
 
     def action_help(self) -> None:
         from tracer_tui.screens.help import HelpScreen

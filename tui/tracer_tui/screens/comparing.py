@@ -65,7 +65,8 @@ class ComparingScreen(ListScreen[R]):
         if not self.has_result:
             self._status = f"comparing {event.done}/{event.total}"
             self._show_title()
-            self.grid.say(self.look.text(self._status, "dim"))
+            if not self.everything:
+                self.grid.say(self.look.text(self._status, "dim"))
 
     @on(Failed)
     def _failure(self, event: Failed) -> None:

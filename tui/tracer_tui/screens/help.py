@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from tracer.compare import Verdict
 from tracer_tui import actions
+from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
@@ -49,6 +50,10 @@ def _legend(area: str, look: Look) -> Iterator[tuple[Text, str, str]]:
             yield look.mark(verdict), verdict, meaning
 
 
+class HelpBox(VerticalScroll, Framed):
+    """All keys."""
+
+
 class HelpScreen(ModalScreen[None]):
     """Closed by the keys that close anything."""
 
@@ -60,9 +65,8 @@ class HelpScreen(ModalScreen[None]):
     DEFAULT_CSS = """
     HelpScreen {
         align: center middle;
-        & > VerticalScroll {
-            width: 78; max-width: 100%; height: auto; max-height: 100%; background: $surface; padding: 0 2;
-            border: round $primary; border-title-color: $text-primary; scrollbar-size-vertical: 1;
+        & > HelpBox {
+            width: 78; max-width: 100%; height: auto; max-height: 100%; padding: 0 2; scrollbar-size-vertical: 1;
         }
         & Static { height: auto; }
     }
@@ -73,16 +77,15 @@ class HelpScreen(ModalScreen[None]):
         self._area = area
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll():
+        with HelpBox():
             yield Static(self._content(), markup=False)
 
     def on_mount(self) -> None:
-        box = self.query_one(VerticalScroll)
-        box.border_title = "keys"
-        box.border_subtitle = "esc closes"
+        look = cast("TracerApp", self.app).look
+        self.query_one(HelpBox).entitle(look.text("keys"), look.text("esc closes"))
 
     def action_scroll(self, lines: int) -> None:
-        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+        self.query_one(HelpBox).scroll_relative(y=lines, animate=False)
 
     def _content(self) -> Text:
         app = cast("TracerApp", self.app)

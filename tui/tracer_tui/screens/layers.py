@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping
     from tracer.weighing.table import WeightTable
 
+_ROOMY = 60
+"""Columns from which on the title tells the tolerance besides the counts."""
 _QUIET = 0.15
 """Seconds without another edit of the mapping after which the pairs are sought anew."""
 
@@ -233,8 +235,11 @@ class LayersScreen(LiveScreen[Row]):
             return
         findings = {pair.aligned: pair.finding for pair in event.diff.pairs}
         pairs = tuple(replace(pair, finding=findings.get(pair.aligned)) for pair in self.diff.pairs)
+        for note in event.diff.notes:
+            if note not in self.diff.notes:
+                self.say(note, "warning")
         key = self._key()
-        self._take(replace(self.diff, pairs=pairs))
+        self._take(replace(self.diff, pairs=pairs, notes=event.diff.notes))
         self._restore(key)
 
     def _take(self, found: Diff) -> None:
@@ -340,7 +345,10 @@ class LayersScreen(LiveScreen[Row]):
             (f"   input {ours.input_id} {shapes}", "dim"),
         )
         tolerance = self.session.tolerance
-        second = look.join((f"atol {tolerance.atol:g} rtol {tolerance.rtol:g}   ", "dim"))
+        second = Text()
+        if self.size.width >= _ROOMY:
+            second.append_text(look.text(self.key("tolerance"), "key"))
+            second.append_text(look.text(f" atol {tolerance.atol:g} rtol {tolerance.rtol:g}   ", "dim"))
         if found is None:
             second.append_text(look.text(self._status, "diverged" if self._failed else "bold"))
         else:

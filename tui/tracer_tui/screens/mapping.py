@@ -27,7 +27,7 @@ from tracer_tui.pairing import Listed, Names, Said, State, Suggestion
 from tracer_tui.screens.listing import ListScreen
 from tracer_tui.screens.saving import Choice, SaveScreen
 from tracer_tui.session import explain
-from tracer_tui.widgets.grid import Grid
+from tracer_tui.widgets.grid import FramedGrid, Grid
 from tracer_tui.widgets.lines import KeyBar, Lines, Prompt
 from tracer_tui.widgets.panel import Panel
 from tracer_tui.widgets.reasons import reasons_text, rivals
@@ -79,7 +79,7 @@ class MappingScreen(ListScreen[Suggestion]):
         yield Lines(id="title")
         with Horizontal(id="lists"):
             for pane in _PANES:
-                yield Grid(id=pane)
+                yield FramedGrid(id=pane)
         yield Panel(id="why")
         yield Prompt(id="prompt")
         yield KeyBar("mapping")
@@ -170,12 +170,12 @@ class MappingScreen(ListScreen[Suggestion]):
             Field("", 3, bar, width=_BAR),
         ]
         self._draw(self.listing, fields, len(rows), cursor, self._status or "no suggestion fits the filter")
-        self.listing.border_title = look.text("suggestions")
+        self.query_one("#suggestions", FramedGrid).entitle(look.text("suggestions"))
         test = query.parse(self.filter, self.STATES)
         for side, (recording, pane) in enumerate(((self.reference, "#ours"), (self.candidate, "#theirs"))):
             found = pairing.nodes(side, self.everything, self._said) if self._said is not None else []
-            grid = self.query_one(pane, Grid)
-            grid.border_title = look.text(f"{recording.name} ({len(found)})", width=max(1, grid.size.width - 4))
+            grid = self.query_one(pane, FramedGrid)
+            grid.entitle(look.text(f"{recording.name} ({len(found)})"))
             self.nodes[side][:] = [node for node in found if test(node)]
             self._fill_side(side, grid)
 

@@ -10,8 +10,6 @@ from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Vertical
-from textual.widgets import Static
 
 from tracer.errors import TracerError
 from tracer.report import words
@@ -22,6 +20,7 @@ from tracer_tui.screens.base import TracerScreen
 from tracer_tui.watching import Snapshot
 from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.lines import KeyBar, Lines
+from tracer_tui.widgets.panel import Panel
 
 
 class RunsScreen(TracerScreen):
@@ -41,8 +40,7 @@ class RunsScreen(TracerScreen):
     def compose(self) -> ComposeResult:
         yield Lines(id="title")
         yield Grid()
-        with Vertical(id="next", classes="panel"):
-            yield Static("", markup=False)
+        yield Panel(id="next")
         yield KeyBar("runs")
 
     def on_mount(self) -> None:
@@ -130,7 +128,7 @@ class RunsScreen(TracerScreen):
             if fault := _fault(recording):
                 self.say(fault, "warning")
                 return
-            if not recording.summaries and recording.state != "recording":
+            if not recording.summaries and not recording.steps and recording.state != "recording":
                 self.say(f"'{recording.name}' holds no activations ({recording.state}): record it again", "warning")
                 return
         self.own_app.compare(*chosen)
@@ -211,8 +209,6 @@ class RunsScreen(TracerScreen):
     def _advise(self) -> None:
         """What to do next."""
         look, out = self.look, Text()
-        panel = self.query_one("#next", Vertical)
-        panel.border_title = look.text("next")
         if self._error:
             out = look.text(self._error, "diverged")
         elif len(self.recordings) < 2:
@@ -238,8 +234,7 @@ class RunsScreen(TracerScreen):
             mark = self.key("mark")
             out = look.join((mark, "key"), " marks the reference, ", (mark, "key"), " again the candidate; ")
             out.append_text(look.join((self.key("open"), "key"), " compares."))
-        out.no_wrap = False
-        self.query_one("#next Static", Static).update(out)
+        self.query_one(Panel).show(look.text("next"), out)
 
 
 def _option(root: str) -> str:

@@ -17,6 +17,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from tracer_tui.session import explain
+from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
@@ -45,6 +46,10 @@ def file_name(text: str) -> str:
     return "".join(char if char.isalnum() or char in "._-" else "." for char in text).strip(".")
 
 
+class SaveBox(Vertical, Framed):
+    """What is asked."""
+
+
 class SaveScreen(ModalScreen[tuple[Path, ...]]):
     """Closes with the files that were written, or with none."""
 
@@ -56,9 +61,8 @@ class SaveScreen(ModalScreen[tuple[Path, ...]]):
     DEFAULT_CSS = """
     SaveScreen {
         align: center middle;
-        & > Vertical {
-            width: 78; max-width: 100%; height: auto; max-height: 100%; background: $surface; padding: 0 2;
-            border: round $primary; border-title-color: $text-primary;
+        & > SaveBox {
+            width: 78; max-width: 100%; height: auto; max-height: 100%; padding: 0 2;
         }
         & Static { height: auto; }
         & Input, & Input:focus { border: none; height: 1; padding: 0; background: $panel; margin: 1 0 0 0; }
@@ -80,17 +84,15 @@ class SaveScreen(ModalScreen[tuple[Path, ...]]):
         self._busy = False
 
     def compose(self) -> ComposeResult:
-        with Vertical():
+        with SaveBox():
             yield Static("", markup=False, id="choices")
             yield Input(self._choices[0].name, compact=True, select_on_focus=False)
             yield Static("", markup=False, id="note")
 
     def on_mount(self) -> None:
-        box = self.query_one(Vertical)
         look = cast("TracerApp", self.app).look
-        box.border_title = look.text(self._title, width=70)
         several = "up and down choose, " if len(self._choices) > 1 else ""
-        box.border_subtitle = look.text(f"{several}enter saves, esc leaves")
+        self.query_one(SaveBox).entitle(look.text(self._title), look.text(f"{several}enter saves, esc leaves"))
         self.query_one(Input).focus()
         self._draw()
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from rich.text import Text
 from textual import events, on, work
 from textual.app import ComposeResult
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal
 from textual.message import Message
-from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from tracer.report import words
@@ -23,8 +22,9 @@ from tracer_tui.tensors import Histogram, Planes, Tensors, View, Where
 from tracer_tui.widgets.byaxis import ByAxis
 from tracer_tui.widgets.curves import Curve, Curves
 from tracer_tui.widgets.distribution import Distribution
-from tracer_tui.widgets.grid import Grid
+from tracer_tui.widgets.grid import FramedGrid
 from tracer_tui.widgets.lines import KeyBar, Lines, Prompt
+from tracer_tui.widgets.panel import Panel
 from tracer_tui.widgets.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -106,9 +106,8 @@ class TensorScreen(TracerScreen, Generic[R]):
         with Horizontal(id="details"):
             yield Distribution(id="distribution")
             yield ByAxis(id="by-axis")
-            with VerticalScroll(id="statistics", classes="panel", can_focus=False):
-                yield Static("", markup=False)
-            yield Grid(id="worst")
+            yield Panel(id="statistics")
+            yield FramedGrid(id="worst")
         yield Prompt(id="prompt")
         yield KeyBar(self.AREA)
 
@@ -251,9 +250,12 @@ class TensorScreen(TracerScreen, Generic[R]):
         names = self.home.reference.name, self.home.candidate.name
         ready = self._planes if isinstance(self._planes, Planes) else None
         pictures, curves = self.query_one(Pictures), self.query_one(Curves)
-        pictures.display = not self.curves
-        # A tall screen has room for the line through the element of interest below the pictures.
-        curves.display = self.curves or (self.has_class("-tall") and self.view is not None and len(self.view.shape) > 0)
+        # A tall screen has room for the line through the element of interest below the pictures, a tiny one for the
+        # details alone.
+        also = self.has_class("-tall") and self.view is not None and len(self.view.shape) > 0
+        hidden = self.has_class("-tiny") and self._detail > 0
+        pictures.display = not self.curves and not hidden
+        curves.display = (self.curves or also) and not hidden
         pictures.show(ready, self.view, names, self._reasons())
         curves.show(self._curve(ready), names, self._reasons()[2])
 
@@ -280,10 +282,9 @@ class TensorScreen(TracerScreen, Generic[R]):
         names = self.home.reference.name, self.home.candidate.name
         self.query_one(Distribution).show(self.histogram, names)
         self._show_by_axis()
-        panel = self.query_one("#statistics", VerticalScroll)
-        panel.border_title = look.text("statistics")
-        self.query_one("#statistics Static", Static).update(self.facts(max(20, panel.size.width - 3)))
-        self.grid.border_title = look.text("worst elements")
+        panel = self.query_one(Panel)
+        panel.show(look.text("statistics"), self.facts(max(20, panel.size.width - 3)))
+        self.query_one(FramedGrid).entitle(look.text("worst elements"))
         worst = self.where.worst if self.where is not None else []
         fields = [
             Field("index", 0, lambda i: look.text(words.index_text(worst[i][0])), least=12),
@@ -319,6 +320,7 @@ class TensorScreen(TracerScreen, Generic[R]):
             self.say("There is no axis along which errors could be told apart")
         self._detail = (self._detail + 1) % (len(axes) + 1)
         self._show_by_axis()
+        self._show_pictures()
 
     def action_curves(self) -> None:
         view = self.view

@@ -79,9 +79,7 @@ class WeightScreen(TensorScreen[WeightRow]):
             lines.append(look.text(_LAYOUTS[part.layout], "dim"))
         lines += [look.text(note, STYLES[row.status] if not at else "") for at, note in enumerate(row.notes)]
         lines += weight_statistics(look, row, self.where, self.names, width=width)
-        out = Text("\n").join(lines)
-        out.no_wrap, out.overflow = False, "fold"
-        return out
+        return Text("\n").join(lines)
 
     def action_part(self) -> None:
         if len(self._parts) < 2:

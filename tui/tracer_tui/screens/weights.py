@@ -105,32 +105,39 @@ class WeightsScreen(ComparingScreen[WeightRow]):
                 mapping=self.home.mapping,
                 alignment=None if diff is None else diff.alignment,
                 progress=self.progress_of(worker),
+                so_far=self._tell,
             )
         except Cancelled:
             return
         except Exception as error:
             self.post_message(self.Failed(explain(error)))
             return
-        self.post_message(self.Ready(found))
+        self._tell(found)
+
+    def _tell(self, table: WeightTable) -> None:
+        self.post_message(self.Ready(table))
 
     @property
     def has_result(self) -> bool:
-        return self.table is not None
+        return self.table is not None and self.table.whole
 
     @on(Ready)
     def _ready(self, event: Ready) -> None:
-        self.home.weights = event.table
+        if event.table.whole:
+            self.home.weights = event.table
         self._take(event.table)
 
     def _take(self, table: WeightTable) -> None:
+        here = self._key() if self.table is not None and self.grid.cursor else None
         self.table = table
-        self._status = "" if table.rows else "neither model has weights"
+        if table.whole:
+            self._status = "" if table.rows else "neither model has weights"
         self.everything = rows_of(table, self.home.diff)
         own = [row for row in self.everything if self._owners.intersection(one.owner for one in row.row.reference)]
         wrong = [row for row in self.everything if row.wrong]
         wanted = next((row.key for row in (*[row for row in own if row.wrong], *own, *wrong)), None)
         self._show_title()
-        self._restore(wanted)
+        self._restore(here or wanted)
 
     def compared(self) -> None:
         """The pairs below are others: so are those of the parameters, then."""
@@ -230,6 +237,7 @@ class WeightsScreen(ComparingScreen[WeightRow]):
                     second.append_text(look.text(f" {table.counts[status]} {words.WORDS[status]}"))
             second.append_text(look.text(f"   {self._sums(table)}", "dim"))
             second.append_text(look.text(self._mode(), "dim"))
+            second.append_text(look.text("" if table.whole else f"   {self._status}", "key"))
         self.query_one("#title", Lines).show(first, second)
 
     def _sums(self, table: WeightTable) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from rich.segment import Segment
 from rich.text import Text
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tracer_tui import tensors
 from tracer_tui.curves import peaks
 from tracer_tui.tensors import Array
+from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
@@ -20,16 +19,11 @@ if TYPE_CHECKING:
 _LABEL = 8
 
 
-class ByAxis(Widget):
+class ByAxis(Framed):
     """One bar an index, red where elements are outside the tolerance."""
 
     ALLOW_SELECT = False
-    DEFAULT_CSS = """
-    ByAxis {
-        width: 1fr; height: 1fr; border: round $primary 60%; border-title-color: $text-primary; background: $surface;
-        border-subtitle-color: $foreground 60%;
-    }
-    """
+    DEFAULT_CSS = "ByAxis { width: 1fr; height: 1fr; }"
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -43,23 +37,16 @@ class ByAxis(Widget):
         self._greatest = np.zeros(0) if greatest is None else greatest
         self._hit = np.zeros(0, np.int64) if hit is None else hit
         self._message = look.text(message, "dim")
-        self.border_title = look.text(f"max|Δ| by {name}")
-        self._note()
-        self.refresh()
-
-    def on_resize(self) -> None:
-        self._note()
-
-    def _note(self) -> None:
-        look = cast("TracerApp", self.app).look
-        text = ""
+        note = None
         if len(self._greatest) and self._greatest.max() > 0:
-            text = f"outside: {tensors.spans(self._hit)}" if self._hit.any() else "within the tolerance"
-        self.border_subtitle = look.text(text, width=max(8, self.size.width - 4)) if text else None
+            outside = f"outside: {tensors.spans(self._hit)}" if self._hit.any() else "within the tolerance"
+            note = look.text(outside)
+        self.entitle(look.text(f"max|Δ| by {name}"), note)
+        self.refresh()
 
     def render_line(self, y: int) -> Strip:
         look = cast("TracerApp", self.app).look
-        base, width, height = self.rich_style, self.size.width, self.size.height
+        width, height = self.size
         count, rows, columns = len(self._greatest), height - 1, width - _LABEL - 1
         out = Text(no_wrap=True)
         if not count or rows < 1 or columns < 4:
@@ -90,5 +77,4 @@ class ByAxis(Widget):
                 line[used - len(last) : used] = last
             line[start : start + len(here)] = here
             out = look.join(" " * _LABEL, ("".join(line)[:columns], "dim"))
-        segments = [Segment(s.text, base + s.style if s.style else base) for s in out.render(self.app.console, "")]
-        return Strip(segments).adjust_cell_length(width, base)
+        return self.strip(out, width)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tracer_tui.curves import braille, dots, envelope, peaks
 from tracer_tui.tensors import Array
+from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
@@ -55,16 +54,11 @@ class Curve:
         return min(float(part.min()) for part in known), max(float(part.max()) for part in known)
 
 
-class Curves(Widget):
+class Curves(Framed):
     """The curves above, the size of the difference below, red where it is over the tolerance."""
 
     ALLOW_SELECT = False
-    DEFAULT_CSS = """
-    Curves {
-        height: 1fr; border: round $primary 60%; border-title-color: $text-primary; background: $surface;
-        border-subtitle-color: $foreground 60%;
-    }
-    """
+    DEFAULT_CSS = "Curves { height: 1fr; }"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -79,8 +73,8 @@ class Curves(Widget):
         look = cast("TracerApp", self.app).look
         self._curve, self._drawn = curve, None
         self._message = look.text(message, "dim")
-        self.border_title = look.join((names[0], "reference"), " and ", (names[1], "candidate"))
-        self.border_subtitle = look.text(f"along {curve.axis}") if curve is not None else None
+        title = look.join((names[0], "reference"), " and ", (names[1], "candidate"))
+        self.entitle(title, look.text(f"along {curve.axis}") if curve is not None else None)
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
@@ -104,12 +98,7 @@ class Curves(Widget):
             lines = [look.text(" no room", "dim")]
         else:
             lines = self._as_curves(self._curve, width, height)
-        base, out = self.rich_style, []
-        for line in lines:
-            line.truncate(width, overflow="crop")
-            segments = [Segment(s.text, base + s.style if s.style else base) for s in line.render(self.app.console, "")]
-            out.append(Strip(segments).adjust_cell_length(width, base))
-        return out
+        return [self.strip(line, width) for line in lines]
 
     def _as_curves(self, curve: Curve, width: int, height: int) -> list[Text]:
         look = cast("TracerApp", self.app).look

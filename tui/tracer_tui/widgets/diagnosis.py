@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
 
 
-_STYLES = {"dim": "dim", "green": "match", "": "bold"}
+_STYLES = {"dim": "dim", "green": "fix", "": "bold"}
 """Styles of the reports by the names they have here."""
 _UNBROKEN = 10_000
 """The panel breaks lines itself."""
@@ -73,12 +73,12 @@ class Diagnosis(Panel):
             out.append_text(look.text("·", "dim") if row.pending else look.mark(row.verdict)).append(" ")
             out.append_text(look.join((f"{headline(row, diff)}: {row.sides}", style), f"   {row.op}, {row.shape}"))
             if row.pair is not None:
-                confidence = f"   confidence {row.pair.pair.confidence:.2f}"
-                out.append_text(look.join(f", axes {row.axes}", (confidence, "dim")))
                 for line, name in _causes(row):
                     out.append("\n").append_text(look.text(line, name))
                 if looking and row.verdict is Verdict.DIVERGED:
                     out.append("\n").append_text(look.text("Looking for the cause …", "dim"))
+                paired = f"Axes {row.axes}   confidence {row.pair.pair.confidence:.2f}"
+                out.append("\n").append_text(look.text(paired, "dim"))
                 for fact in words.facts(row.pair):
                     out.append("\n").append_text(look.text(fact))
                 if row.pair.pair.confidence < 0.9:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
-from rich.segment import Segment
 from rich.text import Text
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tracer_tui.tensors import Histogram
+from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
@@ -18,16 +17,11 @@ if TYPE_CHECKING:
 _LABEL = 10
 
 
-class Distribution(Widget):
+class Distribution(Framed):
     """A line a bin, values growing upwards."""
 
     ALLOW_SELECT = False
-    DEFAULT_CSS = """
-    Distribution {
-        width: 1fr; height: 1fr; border: round $primary 60%; border-title-color: $text-primary; background: $surface;
-        border-subtitle-color: $foreground 60%;
-    }
-    """
+    DEFAULT_CSS = "Distribution { width: 1fr; height: 1fr; }"
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -39,16 +33,15 @@ class Distribution(Widget):
         if histogram is not None:
             histogram = histogram.grouped(max(3, self.size.height - 1))
         self._histogram, self._names = histogram, names
-        self.border_title = look.text("distribution")
         notes = []
         if histogram is not None:
             notes = ["log counts"] * histogram.logarithmic + ["sampled"] * histogram.sampled
-        self.border_subtitle = look.text(", ".join(notes)) if notes else None
+        self.entitle(look.text("distribution"), look.text(", ".join(notes)) if notes else None)
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
         look = cast("TracerApp", self.app).look
-        base, width = self.rich_style, self.size.width
+        width = self.size.width
         room = (width - _LABEL) // 2
         out = Text(no_wrap=True)
         if self._histogram is None or room < 2:
@@ -66,8 +59,7 @@ class Distribution(Widget):
                 out.append(" " * (room - len(left))).append_text(look.text(left, "reference"))
                 out.append_text(look.text(f"{middle:+.2g}".center(_LABEL), "dim"))
                 out.append_text(look.text(right, "candidate"))
-        segments = [Segment(s.text, base + s.style if s.style else base) for s in out.render(self.app.console, "")]
-        return Strip(segments).adjust_cell_length(width, base)
+        return self.strip(out, width)
 
     def _bar(self, side: int, at: int, room: int) -> str:
         """Whole cells to the left (there are no eighths that grow that way), eighths to the right."""

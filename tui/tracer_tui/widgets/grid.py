@@ -15,6 +15,8 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tracer_tui.widgets.framed import Framed
+
 Cells = Callable[[int], Sequence[Text]]
 GAP = 2
 
@@ -110,7 +112,7 @@ class Grid(ScrollView, can_focus=True):
         elif self.cursor >= top + visible:
             self.scroll_to(y=self.cursor - visible + 1, animate=False, immediate=True)
 
-    def on_resize(self, _: events.Resize) -> None:
+    def on_resize(self) -> None:
         self._reveal()
 
     def move(self, by: int) -> None:
@@ -180,3 +182,7 @@ class Grid(ScrollView, can_focus=True):
     def row_region(self, row: int) -> Region:
         """Where a row stands on this widget, for tests and mouse."""
         return Region(0, row - self.scroll_offset.y + self._header, self.size.width, 1)
+
+
+class FramedGrid(Grid, Framed):
+    """A table with a title."""

@@ -11,9 +11,9 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tracer_tui import tensors
+from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
@@ -22,7 +22,7 @@ _SHADES = " .:-=+*#%@"
 _CELL = 10
 
 
-class Heatmap(Widget):
+class Heatmap(Framed):
     """Two points a cell, one above the other; every point is the value of greatest magnitude that falls on it.
 
     Without colour, or in ASCII, differences are drawn as signs and values as shades of characters. A cell that holds
@@ -30,12 +30,7 @@ class Heatmap(Widget):
     """
 
     ALLOW_SELECT = False
-    DEFAULT_CSS = """
-    Heatmap {
-        width: 1fr; height: 1fr; border: round $primary 60%; border-title-color: $text-primary; background: $surface;
-        border-subtitle-color: $foreground 60%;
-    }
-    """
+    DEFAULT_CSS = "Heatmap { width: 1fr; height: 1fr; }"
 
     def __init__(self, kind: str, *, id: str) -> None:
         super().__init__(id=id)
@@ -77,16 +72,14 @@ class Heatmap(Widget):
             line = lines[at] if 0 <= at < len(lines) else Text("")
             line.rstrip()
             line.align("center", width)
-            return Strip(
-                [Segment(s.text, base + s.style if s.style else base) for s in line.render(self.app.console, "")], width
-            )
+            return self.strip(line, width)
         if self.numbers:
             return self._number_line(y, width, height, base)
         look = cast("TracerApp", self.app).look
         coarse = look.ascii_only or (look.no_color and self._kind == "difference")
         pooled = self._points(height if coarse else 2 * height, width)
         if coarse:
-            return self._coarse_line(pooled[y], base)
+            return self._coarse_line(pooled[y])
         return self._half_line(pooled[2 * y], pooled[2 * y + 1], base)
 
     def _points(self, height: int, width: int) -> NDArray[Any]:
@@ -134,7 +127,7 @@ class Heatmap(Widget):
             self._styles[key] = style
         return Segment("▀" * count, style)
 
-    def _coarse_line(self, points: NDArray[Any], base: Style) -> Strip:
+    def _coarse_line(self, points: NDArray[Any]) -> Strip:
         out = Text(no_wrap=True)
         for value in points.tolist():
             if not math.isfinite(value):
@@ -145,7 +138,7 @@ class Heatmap(Widget):
                 out.append(sign, Style(reverse=size >= 0.75, bold=size >= 0.3))
             else:
                 out.append(_SHADES[min(len(_SHADES) - 1, max(0, int(value * len(_SHADES))))])
-        return Strip([Segment(s.text, base + s.style if s.style else base) for s in out.render(self.app.console, "")])
+        return self.strip(out, len(points))
 
     def _number_line(self, y: int, width: int, height: int, base: Style) -> Strip:
         assert self._plane is not None

@@ -137,7 +137,9 @@ class Prompt(Horizontal):
         self.remove_class("-open")
 
     def hint(self, text: str) -> None:
-        self.query_one(".hint", Label).update(Text(text))
+        label = self.query_one(".hint", Label)
+        if text != str(label.content):  # an update costs a layout of the screen
+            label.update(Text(text))
 
     @on(Input.Changed)
     def _changed(self, event: Input.Changed) -> None:

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
-from textual.app import ComposeResult
-from textual.containers import VerticalScroll
-from textual.widgets import Static
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from tracer_tui.widgets.framed import Framed
 
 
-class Panel(VerticalScroll, can_focus=False):
-    """What is known about the row under the cursor."""
+class Panel(ScrollView, Framed, can_focus=False):
+    """What is known about the row under the cursor. Another text of no other height costs no layout of the screen."""
 
+    ALLOW_SELECT = False
     DEFAULT_CSS = """
-    Panel {
-        border: round $primary 60%; border-title-color: $text-primary; background: $surface; padding: 0 1;
-        scrollbar-size-vertical: 1;
-        &.-bad { border: round $error; border-title-color: $text-error; }
-        & > Static { height: auto; }
-    }
+    Panel { padding: 0 1; overflow-x: hidden; scrollbar-gutter: stable; scrollbar-size-vertical: 1; }
     """
 
-    def compose(self) -> ComposeResult:
-        yield Static("", markup=False)
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._text = Text("")
+        self._lines: Sequence[Text] = ()
 
     @property
     def plain(self) -> str:
         """What is shown, for tests."""
-        return str(self.query_one(Static).visual)
+        return self._text.plain
 
     def show(self, title: Text, text: Text, *, bad: bool = False) -> None:
-        text.no_wrap, text.overflow = False, "fold"
-        self.border_title = title
+        self.entitle(title)
         self.set_class(bad, "-bad")
-        self.query_one(Static).update(text)
+        self._text = text
+        self._wrap()
         self.scroll_home(animate=False)
+
+    def on_resize(self) -> None:
+        self._wrap()
+
+    def _wrap(self) -> None:
+        before, size = len(self._lines), self.scrollable_content_region.size
+        self._lines = self._wrapped(size.width)
+        self.virtual_size = Size(size.width, max(len(self._lines), size.height))
+        self.refresh(layout=self.styles.is_auto_height and len(self._lines) != before)
+
+    def _wrapped(self, width: int) -> Sequence[Text]:
+        return list(self._text.wrap(self.app.console, max(1, width), overflow="fold", no_wrap=False))
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self._wrapped(width))
+
+    def render_line(self, y: int) -> Strip:
+        at = y + self.scroll_offset.y
+        return self.strip(self._lines[at] if at < len(self._lines) else Text(""), self.scrollable_content_region.width)

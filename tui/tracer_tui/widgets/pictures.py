@@ -45,9 +45,8 @@ class Pictures(Horizontal):
         if planes is not None and view is not None:
             focus = planes.nearest(view.focus)
         for place, (widget, title, plane) in enumerate(zip(self.query(Heatmap), titles, drawn, strict=True)):
-            widget.border_title = look.text(title, width=max(8, widget.size.width - 4))
-            scale = f"±{greatest:.3g}" if place == 2 else f"{limits[0]:.3g} … {limits[1]:.3g}"
-            widget.border_subtitle = look.text(scale) if plane is not None else None
+            scale = f"±{greatest:.3g}" if place == 2 else f"{limits[0]:.3g}…{limits[1]:.3g}"
+            widget.entitle(look.text(title), look.text(scale) if plane is not None else None)
             widget.numbers_shown(self.numbers)
             message = look.text(reasons[place], "dim")
             if place == 2 and plane is not None and plane.size and not plane.any():

@@ -12,9 +12,9 @@ from rich.style import Style
 from textual import events
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tracer.compare import Verdict
+from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
     from tracer_tui.app import TracerApp
@@ -53,15 +53,14 @@ def pooled(bars: Sequence[Bar], columns: int) -> list[tuple[Bar, int, int]]:
     return out
 
 
-class Profile(Widget):
+class Profile(Framed):
     """Bars over all pairs, with the tolerance as a dotted line; the cursor's bar is marked below."""
 
     ALLOW_SELECT = False
     COMPONENT_CLASSES: ClassVar[set[str]] = {"profile--cursor"}
     DEFAULT_CSS = """
     Profile {
-        height: 9; border: round $primary 60%; border-title-color: $text-primary; background: $surface;
-        border-subtitle-color: $foreground 60%;
+        height: 9;
         & > .profile--cursor { background: $primary 45%; }
         &:nocolor > .profile--cursor { text-style: reverse; }
     }
@@ -83,8 +82,7 @@ class Profile(Widget):
     def show(self, bars: Sequence[Bar], atol: float) -> None:
         self._bars, self._atol = bars, atol
         look = cast("TracerApp", self.app).look
-        self.border_title = look.text("max|Δ| by pair")
-        self.border_subtitle = look.text(f"{'┄'} atol {atol:g}")
+        self.entitle(look.text("max|Δ| by pair"), look.text(f"┄ atol {atol:g}"))
         self.refresh()
 
     def point(self, number: int | None) -> None:
