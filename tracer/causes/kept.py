@@ -133,7 +133,7 @@ def _depends(diff: Diff) -> str:
     facts += sorted(f"{point.name} {point.value}" for point in entry_points(group=ENTRY_POINTS))
     for recording in (diff.reference, diff.candidate):
         for stored in recording.activations.values():
-            facts.append(comparisons.fingerprint(recording, stored))
+            facts.append(recording.fingerprint(stored))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

@@ -6,17 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracer import configuration, dtypes, kinds
 from tracer.alignment import Alignment, Pair, align
 from tracer.alignment.consistency import MASKED
 from tracer.alignment.engine import IGNORED
 from tracer.alignment.features import least_apart, same_content
-from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.outputs import Output
 from tracer.causes.finding import Finding
-from tracer.compare.baseline import Baseline
 from tracer.compare.judging import Of, judged, tolerance_for
 from tracer.compare.local import Measure, Measured, depends_on
 from tracer.compare.pair import PairDiff
@@ -25,6 +23,10 @@ from tracer.compare.verdict import Tolerance, Verdict
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.graph import Node
 from tracer.store import Recording, Stored
+
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping as MappingFile
+    from tracer.compare.baseline import Baseline
 
 SCHEMA = "tracer-diff/1"
 AGREEING = (Verdict.MATCH, Verdict.NOISE)

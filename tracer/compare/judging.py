@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tracer import dtypes, kinds
 from tracer.alignment import labels
 from tracer.alignment.features import TRANSPARENT, Apart, pairable
 from tracer.alignment.flattened import READS_ROWS, as_computed, within_rows
-from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.outputs import Output
 from tracer.compare import instability
 from tracer.compare.local import DRAWS, Local
@@ -22,11 +21,16 @@ from tracer.graph import Node, Structure
 from tracer.names import display
 from tracer.store import Recording
 
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping as MappingFile
+
 Of = Literal["values", "gradients"]
 """What is compared of a pair: activations, or the loss's gradients with respect to them."""
 
 UNSEEN = "it differs, but all that reads it agrees: what is masked is not seen"
 _OFF = (Verdict.DIVERGED, Verdict.INHERITED)
+_ORDERING = kinds.LAYOUT_ONLY | {"concat"}
+"""Kinds that may hold the same values in another order, whether by their own doing or their input's."""
 _DEEP = 100
 """Depth that is granted to the readers of a re-ordered tensor, whose own depth is not known yet."""
 
@@ -311,7 +315,7 @@ class _Judge:
         A port may flatten in another order and re-order the rows of the next kernel: that is no defect. A forgotten
         permute looks the same here but not one layer on. What works element by element hands the order on.
         """
-        if not (self._agrees(pair, pair.ordered) or (pair.node.kind in kinds.LAYOUT_ONLY and pair.content == 1.0)):
+        if not (self._agrees(pair, pair.ordered) or (pair.node.kind in _ORDERING and pair.content == 1.0)):
             return False
         readers = self._readers(pair)
         return bool(readers) and self._of == "values" and all(map(self._takes, readers))
@@ -342,7 +346,8 @@ class _Judge:
 
     def _takes(self, pair: PairDiff) -> bool:
         """Whether a reader of re-ordered values comes out right, or hands the order on to layers that do."""
-        return self._agrees(pair, pair.stats) or (self._agrees(pair, pair.ordered) and self._kept(pair))
+        ordered = pair.node.kind == "concat" or self._agrees(pair, pair.ordered)
+        return self._agrees(pair, pair.stats) or (ordered and self._kept(pair))
 
     def _agrees(self, pair: PairDiff, stats: Stats | None) -> bool:
         if stats is None:

@@ -55,9 +55,16 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
+@cache
+def _form(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(kind), get_args(kind)
+
+
 def _read(kind: Any, raw: Any) -> Any:
     """``raw`` as what a field's annotation asks for."""
-    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is float and type(raw) is float:
+        return raw
+    origin, arguments = _form(kind)
     if origin is UnionType:
         (kind,) = (choice for choice in arguments if choice is not NoneType)
         return None if raw is None else _read(kind, raw)

@@ -8,6 +8,7 @@ value that does the same.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -53,6 +54,8 @@ class Status(StrEnum):
     ASIDE = "aside"
 
 
+_REST = 0.3
+"""Seconds between two tables of what is known so far."""
 _SUMS = "as they count: of all gates but the last only the sum of the two biases does"
 FAULTS = (Status.DIFFERS, Status.MISSING, Status.EXTRA)
 
@@ -113,7 +116,8 @@ class WeightTable:
     """The weights of two recordings, row by row in the order in which the reference runs.
 
     ``bool(table)`` says that they are equal, ``str(table)`` is what ``tracer weights`` prints. ``tied`` are, for each
-    side, parameters that hold the very same values; ``whole`` is False where only some rows were asked for.
+    side, parameters that hold the very same values; ``whole`` is False where only some rows were asked for, or
+    are known by then.
     """
 
     reference: Recording
@@ -181,11 +185,13 @@ def compare(
     mapping: MappingFile | None = None,
     alignment: Alignment | None = None,
     progress: Callable[[int, int], None] | None = None,
+    so_far: Callable[[WeightTable], None] | None = None,
 ) -> WeightTable:
     """Compare the recorded weights of two recordings.
 
     Args:
         alignment: of the two under ``mapping``, where it is known already.
+        so_far: takes what is known by then, now and then.
 
     Raises InputError when the mapping does not fit, TraceError where one of them holds no weights or cannot be read.
     """
@@ -194,7 +200,7 @@ def compare(
             raise TraceError(f"recording '{display(recording.name)}' holds no weights: record it without "
                              "--no-save-weights")  # fmt: skip
     alignment = alignment or align(reference, candidate, mapping)
-    return _Comparing(reference, candidate, alignment).table(progress or (lambda done, total: None))
+    return _Comparing(reference, candidate, alignment).table(progress or (lambda done, total: None), so_far)
 
 
 class _Comparing:
@@ -212,20 +218,32 @@ class _Comparing:
         self.known = weights[0].sketches, weights[1].sketches
         self.elsewhere = _elsewhere(*weights)
 
-    def table(self, progress: Callable[[int, int], None]) -> WeightTable:
+    def table(self, progress: Callable[[int, int], None], so_far: Callable[[WeightTable], None] | None) -> WeightTable:
         pairs = self.alignment.parameters.pairs
-        rows = []
+        rows, told = [], time.monotonic()
         for number, pair in enumerate(pairs):
             rows.append(self._pair(pair))
             progress(number + 1, len(pairs))
-        rows += self._alone()
+            if so_far is not None and time.monotonic() - told > _REST:
+                so_far(self._of(rows, whole=False))
+                told = time.monotonic()
+        return self._of([*rows, *self._alone()], whole=True)
+
+    def _of(self, rows: Sequence[Row], *, whole: bool) -> WeightTable:
         rows = [row for _, row in sorted(zip(self._places(rows), rows, strict=True), key=lambda item: item[0])]
-        summary = tuple(Summary.of(found.values()) for found in self.parameters)
-        ties = tuple(tied(recording) for recording in self.sides)
         return WeightTable(
-            self.sides[0], self.sides[1], self.alignment, tuple(rows), self.reading, (summary[0], summary[1]),
-            (ties[0], ties[1]), self.damaged,
+            self.sides[0], self.sides[1], self.alignment, tuple(rows), self.reading, self._totals, self._ties,
+            self.damaged, whole,
         )  # fmt: skip
+
+    @cached_property
+    def _totals(self) -> tuple[Summary, Summary]:
+        ours, theirs = (Summary.of(found.values()) for found in self.parameters)
+        return ours, theirs
+
+    @cached_property
+    def _ties(self) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+        return tied(self.sides[0]), tied(self.sides[1])
 
     def _parameters(self, side: int, keys: Iterable[Key]) -> tuple[Parameter, ...]:
         known = self.parameters[side]
@@ -246,8 +264,7 @@ class _Comparing:
             return replace(row, relation="", reason=pair.relation)
         words = [row.relation]
         for side, statistics in enumerate((pair.candidate, pair.reference)):
-            held = (self.reading.absorbed.get((side, key)) for key in statistics)
-            words += [found.words for found in held if found is not None]
+            words += [held.words for key in statistics for held in self.reading.absorbed.get((side, key), ())]
         try:
             both = []
             for piece in pair.pieces:
@@ -352,7 +369,9 @@ class _Comparing:
             # What is said of weights that are given away, and of those that are taken, is said of both directions.
             given, taken = self.plans[side], self.plans[1 - side]
             inside = {key for norm in self.reading.norms[side].values() for key in norm.keys}
-            inside |= {made.source for (where, _), made in self.reading.absorbed.items() if where == side}
+            inside |= {
+                made.source for (where, _), some in self.reading.absorbed.items() if where == side for made in some
+            }
             filled = {made.target: made for made in taken.operations if isinstance(made, Fill)}
             copied = {key: made for made in taken.operations if isinstance(made, Copy) for key in made.target}
             for key, why in unmatched.items():
