@@ -117,6 +117,7 @@ _SPELLINGS = {
     "instancenormalization": "instancenorm", "rmsnormalization": "rmsnorm", "l2norm": "l2_normalize",
     "multiheadattention": "attention", "scaleddotproductattention": "attention", "linear": "dense",
     "repeatvector": "tile", "quickgelu": "gelu", "geluactivation": "gelu", "newgelu": "gelu",
+    "zeroslike": "zeros", "oneslike": "ones", "fulllike": "full",
 }  # fmt: skip
 """Other spellings, without underscores: of older traces, and of classes that people write themselves."""
 _BY_SPELLING = {word.replace("_", ""): word for word in KNOWN} | _SPELLINGS

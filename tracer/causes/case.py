@@ -14,15 +14,17 @@ from functools import cached_property
 
 import numpy as np
 
-from tracer import dtypes
+from tracer import dtypes, kinds
 from tracer.alignment.consistency import MASKED
 from tracer.causes.failing import Failure
+from tracer.causes.folding import folded
 from tracer.causes.reading import read
-from tracer.causes.simplify import as_attention, simplified
+from tracer.causes.scores import of_scores
+from tracer.causes.simplify import as_attention, simplified, unmerged
 from tracer.causes.step import Array, Program, Ran, Step, Unknown
 from tracer.compare.pair import PairDiff
 from tracer.errors import TraceError
-from tracer.graph import Node
+from tracer.graph import Node, Structure
 from tracer.rerun.cuts import Cut, Way
 from tracer.rerun.measuring import apart
 from tracer.store import Recording
@@ -260,7 +262,9 @@ def cases(
     by_reference: dict[str, Cut] = {}
     for cut in made.values():
         by_reference.setdefault(cut.reference, cut)
-    usable = {name for name, cut in made.items() if candidate.stored(name) is not None and _usable(cut)}
+    turned = {name for name, cut in made.items() if _transposed(cut, reference.structure)}
+    made = {name: _untransposed(cut) if name in turned else cut for name, cut in made.items()}
+    usable = {name for name, cut in made.items() if candidate.stored(name) is not None and _usable(cut)} - turned
 
     def make(index: int, pair: PairDiff, apart: frozenset[str]) -> tuple[Case, Case]:
         if index not in by_index:
@@ -291,8 +295,15 @@ def cases(
 
 
 def _alike(side: Side, other: Side) -> Side:
-    """A side's attention that is written out as one step, where the other side calls a function for it."""
-    if side.program is None or other.program is None or _attention(side.program) or not _attention(other.program):
+    """A side's attention that is written out as one step, where the other side calls a function for it; its two
+    directions beside one another where the other's are; its normalisation in the layer where the other has none."""
+    if side.program is None or other.program is None:
+        return side
+    if (whole := folded(side.program, other.program)) is not None:
+        return replace(side, program=whole)
+    if (whole := unmerged(side.program, other.program)) is not None:
+        return replace(side, program=whole)
+    if _attention(side.program) or not _attention(other.program):
         return side
     known = side.recording.structure.by_name
     whole = as_attention(side.program, lambda name: known[name].shape if name in known else None)
@@ -301,6 +312,22 @@ def _alike(side: Side, other: Side) -> Side:
 
 def _attention(program: Program) -> bool:
     return any(step.kind == "attention" and not step.weights for step in program.steps)
+
+
+def _transposed(cut: Cut, structure: Structure) -> bool:
+    """Whether scores are taken for the other side's transposed, as where queries and keys have changed places: as many
+    of the one as of the other, any order of their axes fits."""
+    axes, shape = cut.ways[0].axes, structure.by_name[cut.reference].shape
+    if axes is None or shape is None or len(shape) < 3 or len(axes) != len(shape) or shape[-1] != shape[-2]:
+        return False
+    turned = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
+    return axes == turned and of_scores([cut.reference], structure)
+
+
+def _untransposed(cut: Cut) -> Cut:
+    axes = cut.ways[0].axes
+    assert axes is not None
+    return replace(cut, ways=(Way(tuple(range(len(axes)))), *cut.ways))
 
 
 def _usable(cut: Cut) -> bool:
@@ -359,7 +386,7 @@ def _side(recording: Recording, name: str, twin: Callable[[str], str | None]) ->
     above: dict[str, str] = {}
     inside, queue, problem = {name}, [name], ""
     while queue and not problem:
-        for parent in dict.fromkeys(map(recording.resolve, structure.by_name[queue.pop()].parents)):
+        for parent in dict.fromkeys(map(recording.resolve, layer_of(structure, queue.pop()).parents)):
             other = twin(parent)
             if other is not None:
                 above[parent] = other
@@ -378,6 +405,16 @@ def _side(recording: Recording, name: str, twin: Callable[[str], str | None]) ->
         except Unknown as error:
             problem = str(error)
     return Side(recording, structure.by_name[name], nodes, above, program, problem)
+
+
+def layer_of(structure: Structure, name: str) -> Node:
+    """The layer that a further output is of, such as its last state; of any other node itself."""
+    node = structure.by_name[name]
+    whole = structure.by_name.get(node.parents[0]) if node.role == "item" and node.parents else None
+    return node if whole is None or whole.kind not in _GIVING_MORE else whole
+
+
+_GIVING_MORE = kinds.RECURRENT | {"attention"}
 
 
 def _passing(recording: Recording, name: str, twin: str) -> Side:

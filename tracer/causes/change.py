@@ -14,7 +14,7 @@ Library = Literal["torch", "keras", "tf_keras"]
 What = Literal["set", "activation", "module", "behind", "weight", "pad", "affine", "call", "eval"]
 Scalar = bool | int | float | str
 Value = Scalar | tuple[Scalar, ...] | None
-MOVES = ("transpose", "reshape", "flip", "blocks", "take")
+MOVES = ("transpose", "reshape", "flip", "blocks", "take", "zeros")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Change:
         source: of a weight, the reference's owner and parameter; None where its own values are moved.
         moves: what is done to these values, one after the other: ``("transpose", axes)``, ``("reshape", shape)``,
             ``("flip", axes)``, ``("blocks", (axis, *order))`` for equal blocks along an axis in another order,
-            ``("take", (axis, *indices))``.
+            ``("take", (axis, *indices))``, ``("zeros", ())`` for as many zeros.
     """
 
     library: Library

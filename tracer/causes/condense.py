@@ -8,14 +8,14 @@ from dataclasses import replace
 from itertools import takewhile
 
 from tracer import kinds
-from tracer.causes import naming
 from tracer.causes.differences import BLOCK
 from tracer.causes.edit import Edit
 from tracer.causes.finding import Cause, Finding, plain
 from tracer.causes.moves import of_moves
-from tracer.causes.simplify import multiplier
+from tracer.causes.written import addend, multiplier
 
 _ARITHMETIC = kinds.ELEMENTWISE | {"add", "sub", "mul", "div", "power", "exponential", "clip"}
+_JOINING = frozenset(["add", "sub", "mul", "div", "average", "maximum", "concat", "slice", "split"])
 _WHOLE = ("residual", "activation", "block")
 
 
@@ -25,6 +25,7 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
         return by_hand
     cropped = any(cause.id == "transposed-conv-shift" for cause in causes)
     stepped = any(cause.id == "rnn-last-step" for cause in causes)
+    joined = any(cause.key == "merge_mode" for cause in causes)
     alone: dict[str, list[Cause]] = {}
     steps: dict[str, list[Edit]] = {}
     found = []
@@ -36,8 +37,10 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
                 continue  # a number of a place, of which what takes it tells more
             if cropped and edit.detail["steps"][0].kind in ("pad", "slice", "crop"):
                 continue  # the other half of the same crop
-            if stepped and edit.detail["steps"][0].kind in kinds.POOLS | {"slice"}:
+            if stepped and edit.detail["steps"][0].kind in kinds.POOLS | kinds.RECURRENT | {"slice"}:
                 continue  # what is taken of the steps in place of the last
+            if joined and edit.detail["steps"][0].kind in _JOINING:
+                continue  # how the two directions are joined
             side = "reference" if cause.reference else "candidate"
             alone.setdefault(side, []).append(cause)
             steps.setdefault(side, []).append(edit)
@@ -82,14 +85,11 @@ def _of_input(
     """What is done to the model's input by one side alone as one, beside what only moves it; None for anything else."""
     moving = {"channel-order", "axis-permutation"}
     rest = [(cause, edit) for cause, edit in zip(several, edits, strict=True) if cause.id not in moving]
-    taken = [step for _, edit in rest for step in edit.detail["steps"]]
-    turned = {step.name for edit in edits for step in edit.detail["steps"]}
-    begins = [node for edit in edits for node in edit.detail["begins"] if node.name not in turned]
-    if not rest or not naming.of_input(taken, begins):
+    if not rest or not all(edit.detail["prepares"] for _, edit in rest):
         return None
     if len(rest) == 1:
         return list(causes) if len(rest) < len(several) else None
-    read = {name for step in taken for name in step.inputs}
+    read = {name for _, edit in rest for step in edit.detail["steps"] for name in step.inputs}
     last = next((cause for cause, _ in rest if getattr(cause, side) not in read), rest[0][0])  # whose fix is of all
     told = list(dict.fromkeys(cause.what for cause, _ in rest))
     whole = replace(last, id="input-normalisation", what="; ".join(told))
@@ -109,6 +109,8 @@ def _sum_moved(causes: Sequence[Cause]) -> list[Cause]:
     what = f"the sum {there.reference} of the reference is made at another place in the candidate: {here.candidate}"
     fix = f"{here.source + ': ' if here.source else ''}add the skip connection where the reference does, before or "
     fix += "after the norm or the activation"
+    # What is done to each term was done to their sum.
+    causes = [one for one in causes if not one.id.startswith("activation-") or (one.reference and one.candidate)]
     one = replace(here, id="residual-order", what=what, reference=there.reference, fix=fix, changes=())
     return [one if cause is here else cause for cause in causes if cause is not there]
 
@@ -127,38 +129,79 @@ def _by_hand(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...
 
 
 def _scaled_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
-    """The same factor that one side applies here and the other there: scores before the softmax or behind it."""
-    if len(edits) != 2 or {cause.id for cause in causes} not in ({"attention-scale"}, {"attention-scale", "scale"}):
+    """The same number by which one side multiplies here and the other there, or that is added: scores before the
+    softmax or behind it, words before their places are added or with them, an epsilon under the root or beside it."""
+    if len(edits) != 2:
         return None
+    if all(edit.key == "kind" and "single" in edit.detail for edit in edits):
+        return _in_turn(edits, causes)
     if not all(edit.detail.get("alone") for edit in edits) or bool(causes[0].reference) == bool(causes[1].reference):
         return None
-    factors = [multiplier(edit.detail["steps"][0]) for edit in edits]
-    if factors[0] is None or factors[1] is None or not math.isclose(factors[0], factors[1], rel_tol=1e-4):
+    numbers, does = [multiplier(edit.detail["steps"][0]) for edit in edits], ("multiplies by", "multiply")
+    if numbers == [None, None]:
+        numbers, does = [addend(edit.detail["steps"][0]) for edit in edits], ("adds", "add")
+    if numbers[0] is None or numbers[1] is None or not math.isclose(numbers[0], numbers[1], rel_tol=1e-4):
         return None
     mine, its = sorted(causes, key=lambda cause: not cause.reference)
-    what = f"the reference multiplies by {factors[0]:.6g} at {mine.reference}, the candidate at {its.candidate}"
-    fix = f"{its.source + ': ' if its.source else ''}multiply where the reference does: as at {mine.reference}"
-    return (replace(its, id="attention-scale", what=what, fix=fix, reference=mine.reference, changes=()),)
+    what = f"the reference {does[0]} {numbers[0]:.6g} at {mine.reference}, the candidate at {its.candidate}"
+    fix = f"{its.source + ': ' if its.source else ''}{does[1]} it where the reference does: as at {mine.reference}"
+    name = its.id if mine.id == its.id else _factor(causes) if does[1] == "multiply" else "shift"
+    return (replace(its, id=name, what=what, fix=fix, reference=mine.reference, changes=()),)
+
+
+_FACTORS = ("embedding-scale", "attention-scale", "input-scale", "scale")
+
+
+def _factor(causes: Sequence[Cause]) -> str:
+    """What a factor is called that has several names, the most exact one."""
+    return next((name for name in _FACTORS if any(cause.id == name for cause in causes)), "scale")
+
+
+def _in_turn(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
+    """Two operations that have changed places."""
+    if edits[0].values != edits[1].values[::-1]:
+        return None
+    named = {edit.detail["single"] for edit in edits}.intersection(_FACTORS)
+    first, second = causes
+    what = f"{first.reference} comes before {second.reference} in the reference, behind it in the candidate"
+    fix = f"{first.source + ': ' if first.source else ''}compute {first.reference} first, as the reference does"
+    name = next((name for name in _FACTORS if name in named), "residual-order")
+    kinds_ = {str(kind) for kind in edits[0].values}
+    if not named and not ("add" in kinds_ and kinds_ & (kinds.ACTIVATIONS | kinds.NORMALISATIONS)):
+        return None
+    return (replace(first, id=name, what=what, fix=fix, changes=()),)
 
 
 def _pooled(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
     """A pooling of one side, for which the other has arithmetic of its own: a mean that leaves padding out."""
+    single = pooling(edits)
+    if single is None:
+        return None
+    one = next(cause for edit, cause in zip(edits, causes, strict=True) if edit is single)
+    has, other = ("reference", "candidate") if one.reference else ("candidate", "reference")
+    nodes = ", ".join(cause.reference or cause.candidate for cause in causes if cause is not one)
+    what = f"the {has} computes {single.detail['steps'][0].kind}, the {other} something else by hand: {nodes}"
+    first = replace(one, id="pool-kind", what=what)
+    return (replace(first, fix="") if not one.reference else first,)
+
+
+def pooling(edits: Sequence[Edit]) -> Edit | None:
+    """The one pooling that a side has alone, where all else is the other's arithmetic in place of it; else None."""
     if not all(edit.detail.get("alone") for edit in edits):
         return None
-    sides: dict[bool, list[int]] = {True: [], False: []}
-    for k, cause in enumerate(causes):
-        sides[bool(cause.reference)].append(k)
-    for side, others in ((True, False), (False, True)):
-        mine, its = ([edits[k].detail["steps"][0].kind for k in sides[one]] for one in (side, others))
-        if len(mine) != 1 or mine[0] not in kinds.POOLS or not set(its) & (kinds.POOLS | kinds.REDUCTIONS):
+    ours, theirs = [edit for edit in edits if edit.step], [edit for edit in edits if not edit.step]
+    for mine, its in ((ours, theirs), (theirs, ours)):
+        used = {step.kind for edit in its for step in edit.detail["steps"]}
+        if len(mine) != 1 or mine[0].detail["steps"][0].kind not in _TAKING or not used & _POOLING:
             continue
-        if set(its) <= _ARITHMETIC | kinds.POOLS | kinds.REDUCTIONS | {"full", "cast", "expand_dims"}:
-            has, other = ("reference", "candidate") if side else ("candidate", "reference")
-            nodes = ", ".join(causes[k].reference or causes[k].candidate for k in sides[others])
-            what = f"the {has} computes {mine[0]}, the {other} something else by hand: {nodes}"
-            first = replace(causes[sides[side][0]], id="pool-kind", what=what)
-            return (replace(first, fix="") if not side else first,)
+        if used <= _ARITHMETIC | _POOLING | _MASKING:
+            return mine[0]
     return None
+
+
+_TAKING = kinds.POOLS | {"slice", "gather"}
+_POOLING = kinds.POOLS | kinds.REDUCTIONS
+_MASKING = kinds.COMPARISONS | kinds.LOGICAL | {"full", "cast", "expand_dims", "squeeze", "reshape"}
 
 
 def _scope(nodes: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,14 +11,12 @@ import numpy as np
 from tracer import kinds
 from tracer.causes import naming, weighing
 from tracer.causes.case import Case, Side
-from tracer.causes.edit import Change, Edit, of_program, of_step, setting
-from tracer.causes.step import Array, Program, Step, numbers
+from tracer.causes.edit import Edit, of_program, of_step
+from tracer.causes.scores import SCALING
+from tracer.causes.settings import between, sides, translated
+from tracer.causes.step import Program, Step
 from tracer.graph import Structure
 
-_AXIS = ("channels", "axis")
-_AXES = ("axes",)
-_OWN_AXES = frozenset({"permutation", "shape", "index"})
-"""Settings that are written in the axes of a side, and cannot be compared one by one."""
 _PASSING = kinds.UNCHANGED
 _ALIKE = 0.55
 _LAST = 0.1
@@ -28,6 +25,8 @@ BLOCK = 3
 """Operations of one side alone that are a block."""
 
 _SYMMETRIC = frozenset({"add", "mul", "maximum", "minimum", "average"})
+_ARITHMETIC = SCALING | _SYMMETRIC
+_SUMS = frozenset({"add", "average"})
 Names = dict[str, Step]
 
 
@@ -37,7 +36,7 @@ def differences(case: Case) -> Iterator[Edit]:
         return
     ours = [step for step in case.program.steps if step.kind not in _PASSING]
     theirs = [step for step in case.theirs.program.steps if step.kind not in _PASSING]
-    pairs = matched(ours, theirs)
+    pairs = _paired(case, ours, theirs)
     twins = {a.name: b for a, b in pairs}
     taken = {b.name: a for a, b in pairs}
     # Two tensors of theirs may be one of ours, in other shapes.
@@ -67,7 +66,22 @@ def differences(case: Case) -> Iterator[Edit]:
     for a, b in pairs:
         yield from _wiring(case, a, b, taken, above, alone)
     for a, b in pairs:
-        yield from _between(case, a, b)
+        yield from between(case, a, b)
+
+
+def _paired(case: Case, ours: Sequence[Step], theirs: Sequence[Step]) -> list[tuple[Step, Step]]:
+    """Steps that do the same. What masks scores is one another's, however that is written on either side."""
+    mine, its = ([step for step in steps if naming.hides(step, side)]
+                 for steps, side in ((ours, case.ours), (theirs, case.theirs)))  # fmt: skip
+    if len(mine) != 1 or len(its) != 1 or mine[0].kind == its[0].kind:
+        return matched(ours, theirs)
+    making: list[list[Step]] = []
+    others: list[list[Step]] = []
+    for steps, one, side in ((ours, mine[0], case.ours), (theirs, its[0], case.theirs)):
+        rest = [step for step in steps if step is not one]
+        making.append([step for step in rest if naming.makes_mask(step, side)])
+        others.append([step for step in rest if step not in making[-1]])
+    return [*matched(others[0], others[1]), *matched(making[0], making[1]), (mine[0], its[0])]
 
 
 def may_show(case: Case, edit: Edit) -> bool:
@@ -76,12 +90,19 @@ def may_show(case: Case, edit: Edit) -> bool:
     Operations written in two ways, and axes and operands that come to the same, do not.
     """
     if edit.key != "kind":
-        return edit.key in naming.SHOWING
+        return edit.values != (None, None) and edit.key in naming.SHOWING and not _guessed(case, edit)
     if case.theirs.program is None or edit.cause not in ("activation-kind", "pool-kind"):
         return False
     return all(
         sum(step.kind not in _PASSING for step in program.steps) == 1 for program in (case.program, case.theirs.program)
     )
+
+
+def _guessed(case: Case, edit: Edit) -> bool:
+    """Whether a setting is what gives the recorded values, of which others may do that as well."""
+    sides = ((case.program, edit.step), (case.theirs.program, edit.twin))
+    steps = (step for program, name in sides if program is not None for step in program.steps if step.name == name)
+    return edit.key == "epsilon" and any(step.settings.get("inferred") for step in steps)
 
 
 def matched(ours: Sequence[Step], theirs: Sequence[Step]) -> list[tuple[Step, Step]]:
@@ -160,6 +181,8 @@ def _score(a: Step, b: Step) -> float:
     alike = kinds.similarity(a.kind, b.kind)
     if alike < _ALIKE:
         return 0.0
+    if a.kind != b.kind and {a.kind, b.kind} <= _ARITHMETIC and len(a.inputs) != len(b.inputs):
+        return 0.0  # a number of its own, and two tensors joined
     if not a.weights or set(a.weights) != set(b.weights):
         return alike
     equal = all(weighing.alike(value, b.weights[role]) for role, value in a.weights.items())
@@ -171,10 +194,16 @@ def _score(a: Step, b: Step) -> float:
 
 def _missing(case: Case, step: Step, instead: str | None, twins: Names) -> Edit:
     stem, whole = naming.of_single(step, case.ours)
-    if naming.moved_before_sum(step, case.ours, case.theirs, {name: b.name for name, b in twins.items()}):
+    if naming.moved_before_sum(
+        step, case.ours, case.theirs, {name: b.name for name, b in twins.items()}
+    ) or naming.beside_another_sum(step, case.ours, case.theirs):
         stem, whole = "residual-order", True
     cause = stem if whole else case.lacks(stem)
     what = f"{step.name} ({step.kind}) is in the {case.other} only"
+    other = case.ours.recording.structure.by_name.get(instead or "")
+    if other is not None and _exchangeable(step.kind, other.kind) and other.parents == step.inputs:
+        cause = naming.of_exchange(step, Step(other.name, other.kind, inputs=other.parents), case.ours)
+        what = sides(case, "computes", step.kind, other.kind)
     return Edit(
         cause, what, of_program(lambda program: program.without(step.name, instead)), step.name, seen=True, cost=1.5,
         detail={"alone": True, **_about(case.ours, step)},
@@ -188,7 +217,12 @@ def _block_missing(case: Case, chain: Sequence[str], instead: str | None) -> Edi
     fix = f"leave out {those}" if case.turned_round else f"add the reference's {those}"
     steps = [case.program.step(name) for name in chain]
     about = _about(case.ours, *steps)
-    cause = "input-normalisation" if naming.of_input(steps, about["begins"]) else case.lacks("block")
+    cause = "input-normalisation" if about["prepares"] else case.lacks("block")
+    masked = naming.of_single(steps[-1], case.ours) == ("attention-mask", True)
+    if (masked and all(naming.makes_mask(step, case.ours) for step in steps[:-1])) or (
+        steps[-1].kind == "mul" and naming.of_comparison(steps[:-1])
+    ):
+        cause = "attention-mask"
     return Edit(
         cause, what, change, chain[-1], fix=fix, seen=True, cost=1.5, detail={"block": tuple(chain), **about}
     )  # fmt: skip
@@ -200,7 +234,7 @@ def _each_at_input(case: Case, chain: Sequence[str]) -> bool:
     moving = [step for step in steps if step.kind in kinds.ARRANGING]
     others = [step for step in steps if step not in moving]
     begins = [node for node in _about(case.ours, *steps)["begins"] if node.role == "input"]
-    plain = all(len(step.inputs) == 1 and step.kind in naming.SCALING for step in others)
+    plain = all(len(step.inputs) == 1 and step.kind in SCALING for step in others)
     return bool(moving and others and begins) and plain
 
 
@@ -209,7 +243,8 @@ def _about(side: Side, *steps: Step) -> dict[str, Any]:
     made = {step.name for step in steps}
     known = side.recording.structure.by_name
     begins = tuple(known[name] for step in steps for name in step.inputs if name not in made and name in known)
-    return {"steps": steps, "begins": begins, "result": known.get(steps[-1].name)}
+    prepares = all(naming.of_input(step, side) for step in steps if step.inputs)
+    return {"steps": steps, "begins": begins, "result": known.get(steps[-1].name), "prepares": prepares}
 
 
 def _chain(program: Program, name: str, instead: str | None, alone: Sequence[str]) -> list[str]:
@@ -273,7 +308,9 @@ def _extra(case: Case, step: Step, taken: Names, above: dict[str, str]) -> Edit 
     names = [name for name in read if name is not None]
     source = next((name for name in reversed(names) if _ours(case, name)), case.ours.node.name)
     stem, whole = naming.of_single(step, case.theirs)
-    if naming.moved_before_sum(step, case.theirs, case.ours, {name: a.name for name, a in taken.items()}):
+    if naming.moved_before_sum(
+        step, case.theirs, case.ours, {name: a.name for name, a in taken.items()}
+    ) or naming.beside_another_sum(step, case.theirs, case.ours):
         stem, whole = "residual-order", True
     cause = stem if whole else case.has(stem)
     own = replace(translated(case, step, source), name=_of_theirs(case, step.name), inputs=tuple(names))
@@ -300,21 +337,43 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
         return
     if len(read) != len(mine) or read == mine or any(name in alone for name in mine):
         return
-    if not all(name is not None and _ours(case, name) for name in read):
+    if None in read:
         return
     names = tuple(name for name in read if name is not None)
-    if sorted(names) == sorted(mine):
+    own = {name: _begins(case, name, taken, above) for name in names if not _ours(case, name)}
+    if own and all(a_ == b_ or b_ in own.get(a_, ()) for a_, b_ in zip(names, mine, strict=True)):
+        return  # what they have alone is put in between
+    if own:
+        cause, what = "wiring", f"{b.name} of the {case.doer} does not read the twin of {', '.join(mine)}"
+        known = case.ours.recording.structure.by_name
+        if naming.hides(a, case.ours) or naming.makes_mask(a, case.ours):
+            cause = "attention-mask"
+        elif all(name in known and known[name].kind in kinds.RECURRENT for name in mine if name not in names):
+            cause = "rnn-last-step"
+    elif sorted(names) == sorted(mine):
         if a.kind in _SYMMETRIC:
             return
         cause = "concat-order" if a.kind in ("concat", "stack") else "operand-order"
         what = f"{a.name} reads its inputs in another order in the {case.doer}"
     else:
         cause = _rewired(case, a, mine, names)
-        other = [name for name in names if name not in mine]
+        other = [name for name in names if name not in mine] or names
         what = f"{b.name} of the {case.doer} reads the twin of {', '.join(other)}, not of {', '.join(mine)}"
     yield Edit(
         cause, what, of_step(a.name, lambda step: replace(step, inputs=names)), a.name, b.name, seen=True, cost=1.5
     )
+
+
+def _begins(case: Case, name: str, taken: Names, above: dict[str, str]) -> set[str | None]:
+    """Our names of what one of their own steps is made of, through others that they have alone."""
+    assert case.theirs.program is not None
+    begins: set[str | None] = set()
+    for step in reversed(case.theirs.program.steps):
+        if _of_theirs(case, step.name) == name:
+            for source in _mapped(case, step.inputs, taken, above):
+                inside = source is not None and not _ours(case, source)
+                begins |= _begins(case, source, taken, above) if inside and source is not None else {source}
+    return begins
 
 
 def _states(case: Case, a: Step, b: Step, mine: Sequence[str], read: Sequence[str | None]) -> Iterator[Edit]:
@@ -338,17 +397,30 @@ def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) ->
         return part
     if naming.makes_mask(step, case.ours):
         return "attention-mask"
-    if step.kind in _SYMMETRIC and len(its) > 1:
+    if step.kind in _SUMS and len(its) > 1:
         return "residual-order"
     if step.kind in ("matmul", "permute", "reshape", "attention") and naming.about_heads(structure, step):
         return "qkv-order"
     sums = [structure.by_name[name] for name in (*mine, *its) if name in structure.by_name]
-    terms = {parent for node in sums if node.kind == "add" for parent in node.parents}
+    terms = {parent for node in sums if node.kind == "add" and len(node.parents) > 1 for parent in node.parents}
     for node in sums:  # a norm or an activation of the sum, or the sum itself
         behind = node.kind in kinds.NORMALISATIONS | kinds.ACTIVATIONS
         above = [structure.by_name[name] for name in node.parents if behind]
-        terms |= {one.name for one in above if one.kind == "add"}
-    return "residual-order" if terms & {*mine, *its} else "wiring"
+        terms |= {one.name for one in above if one.kind == "add" and len(one.parents) > 1}
+    return "residual-order" if terms & {*mine, *its} else _around_activation(case, mine, its) or "wiring"
+
+
+def _around_activation(case: Case, mine: Sequence[str], its: Sequence[str]) -> str:
+    """The cause where what is read in place of another tensor is that one but for an activation; else nothing."""
+    structure = case.ours.recording.structure
+    gone, new = [name for name in mine if name not in its], [name for name in its if name not in mine]
+    if len(gone) != 1 or len(new) != 1:
+        return ""
+    for (early, late), cause in (((new[0], gone[0]), case.lacks), ((gone[0], new[0]), case.has)):
+        passed = naming.passed(structure, early, late)
+        if passed and all(node.kind in kinds.ACTIVATIONS for node in passed):
+            return cause("activation")
+    return ""
 
 
 def _other_part(structure: Structure, mine: Sequence[str], its: Sequence[str]) -> str:
@@ -377,179 +449,3 @@ def _through(name: str, passing: Mapping[str, str], known: Container[str] = ()) 
     while name in passing and name not in known:
         name = passing[name]
     return name
-
-
-# --- steps of both ---------------------------------------------------------------------------------------------------
-
-
-def translated(case: Case, step: Step, name: str) -> Step:
-    """Their step in the axes of our tensor ``name``. Settings that are written in whole shapes stay."""
-    axes = case.axes.get(name) or case.axes.get(case.ours.node.name)
-    if axes is None:
-        return step
-    back = {theirs: ours for ours, theirs in enumerate(axes) if theirs is not None}
-    settings = dict(step.settings)
-    for key in _AXIS:
-        if isinstance(settings.get(key), int):
-            settings[key] = back.get(settings[key] % len(axes), settings[key])
-    for key in _AXES:
-        if isinstance(settings.get(key), tuple | list):
-            settings[key] = tuple(sorted(back.get(axis % len(axes), axis) for axis in settings[key]))
-    if step.kind == "pad" and len(settings.get("padding", ())) == len(axes):
-        settings["padding"] = tuple(settings["padding"][axis] if axis is not None else (0, 0) for axis in axes)
-    if isinstance(settings.get("operand"), np.ndarray):
-        settings["operand"] = _turned(settings["operand"], axes)
-    weights = {role: _turned(value, axes) if role == "alpha" else value for role, value in step.weights.items()}
-    return replace(step, settings=settings, weights=weights)
-
-
-def _turned(values: Array, axes: tuple[int | None, ...]) -> Array:
-    """What is broadcast against their tensor, in our axes; the batch may be left out."""
-    if values.ndim < 2 or None in axes:
-        return values
-    order = [axis for axis in axes if axis is not None]
-    if values.ndim == len(order) - 1 and order[0] == 0:
-        order = [axis - 1 for axis in order[1:]]
-    return values.transpose(order) if len(order) == values.ndim and sorted(order) == list(range(len(order))) else values
-
-
-def _plain(step: Step, rank: int | None) -> Step:
-    """The step with settings that mean the same written the same way."""
-    settings = dict(step.settings)
-    for key in _AXIS:
-        if rank and isinstance(settings.get(key), int):
-            settings[key] %= rank
-    for key in _AXES:
-        if rank and isinstance(settings.get(key), tuple | list):
-            settings[key] = tuple(sorted(axis % rank for axis in settings[key]))
-    if step.kind in kinds.POOLS and "padding" in settings:
-        more = numbers(settings.pop("ceil", 0), len(settings["padding"]))
-        padding = zip(settings["padding"], more, strict=True)
-        settings["padding"] = tuple((before, after + extra) for (before, after), extra in padding)
-    return replace(step, settings=settings)
-
-
-def _between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
-    source = a.inputs[0] if a.inputs else case.ours.node.name
-    given = _pointwise(a, translated(case, b, source))
-    axes = case.axes.get(source) or case.axes.get(case.ours.node.name)
-    mine_, other = (_plain(step, None if axes is None else len(axes)) for step in (a, given))
-    if a.kind != given.kind and not _same_operation(a, given):
-        cause = naming.of_kinds(a.kind, b.kind)
-        if {a.kind, b.kind} == {"slice", "gather"}:  # another step of a sequence
-            cause = "rnn-last-step"
-        if {a.kind, b.kind} & {"where", "masked_fill"} and naming.masks_scores(a, case.ours):
-            cause = "attention-mask"
-        what = _sides(case, "computes", a.kind, b.kind)
-        yield Edit(
-            cause, what, _exchanged(a, given), a.name, b.name, "kind", _ordered(case, a.kind, b.kind), seen=True,
-        )  # fmt: skip
-        return
-    for key in dict.fromkeys((*mine_.settings, *other.settings)):
-        mine, its = mine_.settings.get(key), other.settings.get(key)
-        if key in _OWN_AXES or key not in mine_.settings or key not in other.settings or _equal(mine, its):
-            continue
-        if key == "keepdims" or (key == "channels" and a.kind not in kinds.NORMALISATIONS):
-            continue  # what axes are kept or where they stand is the alignment's matter
-        cause = _of_another(mine_, other, key)
-        if not cause and key == "operand":
-            cause = naming.of_operand(a, case.ours)
-        cause = cause or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
-        values = _ordered(case, naming.plain(mine), naming.plain(its))
-        what = f"{key} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
-        if values[0] == values[1]:
-            what = f"{key} of {a.name} is {_apart(mine, its)} in the {case.doer}"
-        changed = {key: given.settings[key]}
-        if "ceil" in {*a.settings, *given.settings} and key == "padding":
-            changed["ceil"] = given.settings.get("ceil", 0)
-        yield Edit(cause, what, setting(a.name, **changed), a.name, b.name, key, values, seen=True)
-    for edit in weighing.differences(case, a, given):
-        regrouped = "kernel" in edit.key and not _equal(mine_.settings.get("groups"), other.settings.get("groups"))
-        yield replace(edit, cause="groups") if regrouped else edit
-
-
-def _apart(first: Any, second: Any) -> str:
-    """What one array of numbers or flags is beside another of its shape."""
-    mine, its = np.asarray(first), np.asarray(second)
-    if mine.dtype == np.bool_ and np.array_equal(mine, ~its):
-        return "the other way round"
-    return f"another one, at {int(np.count_nonzero(mine != its))} of {mine.size} places,"
-
-
-def _of_another(a: Step, b: Step, key: str) -> str:
-    """The cause where a setting differs because another one does; empty where it differs for itself."""
-
-    def differs(name: str) -> bool:
-        return name in a.settings and name in b.settings and not _equal(a.settings[name], b.settings[name])
-
-    if key in ("align_corners", "coordinates") and differs("mode"):
-        modes = {str(step.settings["mode"]) for step in (a, b)}
-        return "resize-mode" if any(mode.startswith("nearest") for mode in modes) else ""
-    if key == "padding" and differs("pool_size"):
-        return "pool-kind"  # a wider window is centred by a wider padding
-    kernel = a.weights.get("kernel")
-    if key == "padding" and differs("dilation") and kernel is not None and kernel.ndim > 2:
-        rank = kernel.ndim - 2
-        (mine, wide), (its, wider) = (
-            (step.settings["padding"], numbers(step.settings["dilation"], rank)) for step in (a, b)
-        )
-        more = [(size - 1) * (d - e) for size, d, e in zip(kernel.shape, wide, wider, strict=False)]
-        if len(mine) == len(its) == rank and all(
-            sum(x) - sum(y) == extra and x[1] - x[0] == y[1] - y[0] for x, y, extra in zip(mine, its, more, strict=True)
-        ):
-            return "dilation"  # the padding that keeps the length is another one for a wider kernel
-    return ""
-
-
-def _same_operation(a: Step, b: Step) -> bool:
-    """Whether two kinds are names of one operation that settings tell apart."""
-    stems = ("conv", "depthwise_conv")
-    if a.kind.startswith(stems) and b.kind.startswith(stems) and "transpose" not in a.kind + b.kind:
-        return a.kind[-2:] == b.kind[-2:] and set(a.settings) == set(b.settings)
-    return {a.kind, b.kind} <= {"resize", "upsample"} or {a.kind, b.kind} <= {"flatten", "reshape"}
-
-
-def _pointwise(ours: Step, theirs: Step) -> Step:
-    """Their dense layer as our convolution with a window of one place, or theirs as our dense layer."""
-    mine, its = ours.weights.get("kernel"), theirs.weights.get("kernel")
-    if mine is None or its is None or "dense" not in (ours.kind, theirs.kind) or ours.kind == theirs.kind:
-        return theirs
-    window = ours if theirs.kind == "dense" else theirs
-    kernel = window.weights["kernel"]
-    padded = any(map(any, window.settings.get("padding", ())))
-    plain = window.kind in ("conv1d", "conv2d", "conv3d") and window.settings.get("groups", 1) == 1 and not padded
-    if not plain or mine.size != its.size or any(length != 1 for length in kernel.shape[:-2]):
-        return theirs
-    settings = {key: value for key, value in ours.settings.items() if not key.startswith("activation")}
-    settings |= {key: value for key, value in theirs.settings.items() if key.startswith("activation")}
-    found = {**theirs.weights, "kernel": its.reshape(mine.shape)}
-    return replace(theirs, kind=ours.kind, settings=settings, weights=found)
-
-
-def _exchanged(ours: Step, theirs: Step) -> Change:
-    return of_step(ours.name, lambda step: replace(theirs, name=step.name, inputs=step.inputs[: len(theirs.inputs)]))
-
-
-def _sides(case: Case, verb: str, mine: str, its: str) -> str:
-    reference, candidate = _ordered(case, mine, its)
-    return f"the reference {verb} {reference}, the candidate {candidate}"
-
-
-def _ordered(case: Case, mine: Any, its: Any) -> tuple[Any, Any]:
-    """The reference's value first."""
-    return (its, mine) if case.turned_round else (mine, its)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        x, y = np.asarray(a), np.asarray(b)
-        if x.shape != y.shape and x.size == y.size:
-            y = y.reshape(x.shape)
-        return x.shape == y.shape and np.allclose(x, y, rtol=1e-6, atol=1e-12)
-    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, bool) or isinstance(b, bool):
-        return bool(a) == bool(b)
-    if isinstance(a, int | float) and isinstance(b, int | float):
-        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-300)
-    return bool(a == b)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tracer import kinds
-from tracer.causes import fingerprints, fixes, loops, registry, unloaded
+from tracer.causes import fingerprints, fixes, loops, naming, registry, unloaded
 from tracer.causes.case import Case, cases
 from tracer.causes.condense import in_blocks, merged
 from tracer.causes.differences import differences, may_show
@@ -16,7 +17,7 @@ from tracer.causes.edit import Edit
 from tracer.causes.failing import Failure
 from tracer.causes.finding import Cause, Finding
 from tracer.causes.joint import at_one
-from tracer.causes.probes import matters, told_apart
+from tracer.causes.probes import depends, matters, one_function, told_apart
 from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
 from tracer.causes.undone import Make, met, undone
@@ -34,6 +35,12 @@ SECONDS = 2.0
 """For a pair, unless told otherwise."""
 _FURTHER = 2
 """Layers of tensors above a pair of unknown cause that are looked through."""
+_SHARE = 0.5
+"""Of a pair's time, what that may take once more."""
+_SINGLY = 3
+"""Of these tensors, those that are looked through one at a time."""
+_FAR = 4
+"""Tensors on which values may be moved back to where they were."""
 _AGAIN = 1.0
 """For two findings that are looked at as one."""
 TELLING = 1.0
@@ -179,8 +186,8 @@ def explain(
             given = seconds if within is None else min(seconds, within - spent)
             one = known[key] = _look(make, index, pair, given, frozenset(apart))
             cut, own = by_index[index], one.finding
-            taken_back = own is not None and (_structural(own) or _held(own, cut, diff.candidate))
-            if taken_back and undone(cut, made, diff.pairs, make):
+            far = 0 if own is None else _FAR if _moved(own) else _structural(own) or _held(own, cut, diff.candidate)
+            if far and undone(cut, made, diff.pairs, make, frozenset(apart), far):
                 one = known[key] = replace(one, finding=None, undone=True)
         if one.undone:  # what reads it is computed from above it
             apart.add(by_index[index].candidate)
@@ -195,15 +202,16 @@ def explain(
     found = [one for one in found if one.pair not in cancelled]
     known.update({name: replace(known[name], finding=None) for name in cancelled})
 
-    def look(index: int, pair: PairDiff, apart: frozenset[str]) -> Finding | None:
+    def look(index: int, apart: frozenset[str]) -> Finding | None:
         try:
-            return of_pair(*make(index, pair, apart), Budget(_AGAIN), parts=True)
+            case, turned = make(index, diff.pairs[index], apart)
+            return of_pair(case, turned, Budget(_AGAIN), parts=True) if depends(case) else None
         except Unknown:
             return None
 
     proven = [one for one in found if one.status == "proven"]
-    opens = [one.pair for one in proven if _structural(one) or _absorbs(one) or one.names == ("flatten-order",)]
-    places = {_key(pair): (index, pair, by_index[index]) for index, pair in wanted}
+    opens = {one.pair for one in proven if _structural(one) or _absorbs(one) or _moved(one) or _longer(one)}
+    places = {_key(pair): (index, by_index[index]) for index, pair in wanted}
     for upper, lower, both in at_one(proven, opens, places, made, look):
         found[found.index(upper)] = both
         found.remove(lower)
@@ -235,6 +243,16 @@ def _sort(pair: PairDiff) -> str:
 def _structural(one: Finding) -> bool:
     """Whether other operations are all that was found: there may be two ways to one result."""
     return one.status != "latent" and all(cause.key in ("", "kind", "operand") for cause in one.causes)
+
+
+def _moved(one: Finding) -> bool:
+    """Whether the same values stand elsewhere, and that is all."""
+    return one.status != "latent" and bool(one.causes) and set(one.names) <= naming.ORDERS
+
+
+def _longer(one: Finding) -> bool:
+    """Whether the two tensors are of other lengths: what is cut off may be so further on."""
+    return one.before is not None and not math.isfinite(one.before)
 
 
 def _absorbs(one: Finding) -> bool:
@@ -275,9 +293,9 @@ def _look(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozens
     try:
         case, turned = (replace(one, failed=failed) for one in make(index, pair, apart))
         one = stated(case) if sort == "agrees" else of_pair(case, turned, Budget(seconds), parts=sort == "parts")
-        one = _typed(one, pair)
+        one = _typed(_seen_elsewhere(one, case), pair)
         if one is not None and one.status == "unknown":
-            one = _further_up(make, index, pair, case, seconds, apart) or one
+            one = _further_up(make, index, pair, seconds, apart) or one
     except Unknown as error:
         one, why = None, str(error)
         if sort == "parts":
@@ -288,26 +306,48 @@ def _look(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozens
     return Looked(one, why, sort, seconds if over else None, tuple(failed.values()))
 
 
-def _further_up(
-    make: Make, index: int, pair: PairDiff, case: Case, seconds: float, apart: frozenset[str]
-) -> Finding | None:
-    """What is found of a pair when the tensors right above it are not relied on but computed; None where nothing is.
+def _further_up(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozenset[str]) -> Finding | None:
+    """What is found of a pair when tensors right above it, all or one, are not relied on but computed; None where
+    nothing is.
 
     Two of them may stand for one another though each is what the other side has too, as queries and keys.
     """
-    side = case.theirs
+    budget, reached = Budget(_SHARE * seconds), {apart}
     for _ in range(_FURTHER):
-        known = side.recording.structure.by_name
-        apart |= {name for name in side.above if known[name].role != "input"}
-        try:
-            case, turned = make(index, pair, apart)
-            one = of_pair(case, turned, Budget(seconds), parts=False)
-        except Unknown:
-            return None
-        if one is not None and one.status == "proven":
-            return one
-        side = case.theirs
+        beyond: set[frozenset[str]] = set()
+        for gone in sorted(reached, key=sorted):
+            try:
+                side = make(index, pair, gone)[0].theirs
+            except Unknown:
+                continue
+            known = side.recording.structure.by_name
+            above = [name for name in side.above if known[name].role != "input"]
+            beyond |= {gone | {*above}, *(gone | {name} for name in above[:_SINGLY])}
+        for gone in sorted(beyond - reached, key=lambda names: (-len(names), sorted(names))):
+            if budget.gone(1.0):
+                return None
+            try:
+                one = of_pair(*make(index, pair, gone), budget.rest(), parts=False)
+            except Unknown:
+                continue
+            if one is not None and one.status == "proven":
+                return one
+        reached = beyond
     return None
+
+
+def _seen_elsewhere(one: Finding | None, case: Case) -> Finding | None:
+    """A latent finding without settings by which the two sides are one function all the same."""
+    if one is None or one.status != "latent":
+        return one
+    lasting = tuple(cause for cause in one.causes if cause.key in _LASTING)
+    if len(lasting) == len(one.causes) or not one_function(case):
+        return one
+    return replace(one, causes=lasting) if lasting else None
+
+
+_LASTING = ("momentum", "epsilon", "mode", "dtype")
+"""Settings that training shows, or numbers that random input does not hit: a norm of zeros."""
 
 
 def _typed(one: Finding | None, pair: PairDiff) -> Finding | None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds
-from tracer.causes import operations, patching
+from tracer.causes import arguments, operations, patching
 from tracer.causes.advice import WORDS
-from tracer.causes.case import Case
+from tracer.causes.case import Case, Side, layer_of
 from tracer.causes.change import Change, Library, Scalar, Value
 from tracer.causes.edit import Edit
 from tracer.causes.naming import said
@@ -63,19 +63,6 @@ _KERAS_ATTRIBUTES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 """Modes of padding that PyTorch's convolutions have, as :func:`torch.nn.functional.pad` calls them."""
-_CALLED = {
-    "epsilon": "eps", "axis": "dim", "strides": "stride", "pool_size": "kernel_size", "min_value": "min_val",
-    "max_value": "max_val",
-}  # fmt: skip
-"""Arguments of PyTorch's functions that are called otherwise than our settings."""
-_ARGUMENTS = frozenset({"epsilon", "axis", "negative_slope", "alpha", "approximate", "count_include_pad", "min_value",
-                        "max_value", "align_corners"})  # fmt: skip
-"""Settings that are arguments of PyTorch's functions, of the same meaning in every one."""
-_ONNX = {
-    "epsilon": "epsilon", "negative_slope": "alpha", "alpha": "alpha", "axis": "axis", "strides": "strides",
-    "dilation": "dilations", "padding": "pads", "pool_size": "kernel_shape", "count_include_pad": "count_include_pad",
-    "groups": "group", "approximate": "approximate", "momentum": "momentum", "permutation": "perm",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +71,11 @@ class Fix:
 
     text: str
     changes: tuple[Change, ...] = ()
+
+
+def _layer(side: Side, name: str) -> Node:
+    structure = side.recording.structure
+    return layer_of(structure, name if name in structure.by_name else side.node.name)
 
 
 def of(case: Case, edit: Edit) -> Fix:
@@ -107,13 +99,13 @@ class _At:
     def node(self) -> Node:
         side = self.case.ours if self.case.turned_round else self.case.theirs
         name = self.edit.step if self.case.turned_round else self.edit.twin
-        return side.recording.structure.by_name.get(name, side.node)
+        return _layer(side, name)
 
     @cached_property
     def other(self) -> Node:
         side = self.case.theirs if self.case.turned_round else self.case.ours
         name = self.edit.twin if self.case.turned_round else self.edit.step
-        return side.recording.structure.by_name.get(name, side.node)
+        return _layer(side, name)
 
     @cached_property
     def library(self) -> Library | None:
@@ -146,8 +138,9 @@ class _At:
     def own(self) -> Step | None:
         """The candidate's step."""
         side = self.case.ours if self.case.turned_round else self.case.theirs
+        name = self.edit.step if self.case.turned_round else self.edit.twin
         steps = side.program.steps if side.program is not None else ()
-        return next((step for step in steps if step.name == self.node.name), None)
+        return next((step for step in steps if step.name == (name or self.node.name)), None)
 
     @property
     def extra(self) -> bool:
@@ -238,10 +231,10 @@ class _At:
         name = node.label.rpartition(".")[2]
         if node.kind == "attention" and key == "mask" and {*self.edit.values} == {"none", "causal"}:
             return (Change("torch", "call", node.scope, name, ("is_causal", value == "causal")),)
-        if key not in _ARGUMENTS or self.edit.values[0] == self.edit.values[1]:
+        if key not in arguments.ARGUMENTS or self.edit.values[0] == self.edit.values[1]:
             return ()
         value = self._axis(value) if key == "axis" else value
-        return (Change("torch", "call", node.scope, name, (_CALLED.get(key, key), *_one(value))),)
+        return (Change("torch", "call", node.scope, name, (arguments.CALLED.get(key, key), *_one(value))),)
 
     def _left_out(self) -> tuple[Change, ...]:
         """A module that hands on what it is given; a fused activation that does nothing."""
@@ -285,13 +278,13 @@ class _At:
             return f"{where}leave out {node.name} ({node.label})"
         if missing is None:
             return ""
-        what = _what(missing)
-        if missing.kind == "permute":
-            what = "the reference's permute"
+        what = "add the reference's permute" if missing.kind == "permute" else f"add {_what(missing)}"
+        if missing.settings.get("side", "right") == "right" and (number := _plain(missing.settings.get("operand"))):
+            what = f"{arguments.VERBS[missing.kind]} {said(number)}" if missing.kind in arguments.VERBS else what
         if self.behind is not None:
             source = f" ({self.behind.source})" if self.behind.source else ""
-            return f"add {what} behind {self.behind.name}{source}, as {self.other.name} is in the reference"
-        return f"add {what} before {node.name}, as {self.other.name} is in the reference"
+            return f"{what} behind {self.behind.name}{source}, as {self.other.name} is in the reference"
+        return f"{what} before {node.name}, as {self.other.name} is in the reference"
 
     def changes(self) -> tuple[Change, ...]:
         """In memory; none where that cannot be done."""
@@ -516,18 +509,30 @@ class _At:
         if key == "axis":
             value = self._axis(value)
         if framework == "onnx":
-            attribute = _ONNX.get(key)
+            attribute = arguments.ATTRIBUTES.get(key)
             return f"set the attribute {attribute} of the node {self.node.name} to {said(value)}" if attribute else ""
+        own = self.own
+        computes = self.node.kind in kinds.COMBINING | kinds.ELEMENTWISE
+        if key in arguments.OURS or (
+            own is not None and (own.kind != self.node.kind or (computes and key not in own.settings))
+        ):
+            return ""  # it stands for several operations
         if self.node.role == "op" and framework == "pytorch":
             function = self.node.label.replace("torch.nn.functional.", "F.").replace("torch.Tensor.", "Tensor.")
             where = f"{self.node.source}: " if self.node.source else f"in {self.node.scope or 'forward'}: "
-            name = _CALLED.get(key, key)
+            name = arguments.CALLED.get(key, key)
             if self.node.kind == "attention" and key == "mask":
                 if {*self.edit.values} != {"none", "causal"}:
                     return ""
                 name, value = "is_causal", value == "causal"
             if key == "momentum":
                 value = round(1 - float(value), 12)
+            if key == "coordinates":
+                name, value = "align_corners", value == "align_corners"
+            if key == "mode" and self.node.kind in ("resize", "upsample"):
+                value = arguments.INTERPOLATIONS.get((str(value), len(self.node.shape or ())), value)
+            if key == "operand":
+                return f"{where}{function}(…, {_code(value)})" if _plain(value) is not None else ""
             if key == "padding":
                 return f"{where}x = F.pad(x, {_torch_pads(value)}) before {function}, with padding=0"
             return f"{where}{function}(…) with {name}={_code(value)}" if _plain(value) is not None else ""

@@ -1,4 +1,5 @@
-"""Weights that hold several in one: the projections of an attention, the gates of a recurrent layer.
+"""Weights that hold several in one: the projections of an attention, the gates of a recurrent layer, a layer and the
+normalisation behind it.
 
 What is true of the parts is looked for before what is true of the whole: parts that have changed places or hold each
 other's numbers by a factor, columns that lie in another order over all of them.
@@ -15,6 +16,7 @@ import numpy as np
 from tracer import kinds, relations
 from tracer.causes.case import Case
 from tracer.causes.edit import Edit, of_step, weights
+from tracer.causes.folding import mistaken
 from tracer.causes.operations.attention import PARTS
 from tracer.causes.operations.recurrent import GATES
 from tracer.causes.step import Array, Step
@@ -76,6 +78,22 @@ def of_dense(ours: Step, theirs: Step) -> Parts | None:
         return None
     roles = tuple(role for role in ("kernel", "bias") if role in ours.weights)
     return Parts(sides[0], sides[1], roles)
+
+
+def folded(case: Case, ours: Step, theirs: Step, node: str) -> Edit | None:
+    """A normalisation of one side that the other has in its weights, not rightly; ``node`` is the candidate's."""
+    whole, who, found = ours, case.doer, mistaken(ours, theirs.weights)
+    if found is None:
+        whole, who, found = theirs, case.other, mistaken(theirs, ours.weights)
+    if found is None:
+        return None
+    (cause, what), (layer, norm) = found, whole.settings["folded"]
+    changed = weights(ours.name, **{role: theirs.weights.get(role) for role in ("kernel", "bias")})
+    fix = f"fold the whole of {norm.name} into {node}: its kernel by gamma / √(variance + epsilon), its bias with the "
+    return Edit(
+        cause, f"the {who} has {norm.name} folded into the weights of {layer.name}, {what}", changed, ours.name,
+        theirs.name, "kernel, bias", fix=f"{fix}mean and beta", seen=True, cost=_COST,
+    )  # fmt: skip
 
 
 def projections(case: Case, ours: Step, theirs: Step, parts: Parts, node: str) -> tuple[Edit, ...]:

@@ -6,53 +6,54 @@ queries, the other the scores. What is said there is true then and no defect; th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import combinations
 
 from tracer.causes.finding import Finding
-from tracer.compare.pair import PairDiff
+from tracer.causes.naming import GENERIC, ORDERS
 from tracer.rerun.cuts import Cut
 
 _FAR = 4
 """Tensors that may lie between two findings."""
 _ONE_EACH = 2
 _ENDS = ("missing", "extra")
-Look = Callable[[int, PairDiff, frozenset[str]], Finding | None]
-"""What is found of a pair when some of the candidate's tensors are not relied on."""
+Look = Callable[[int, frozenset[str]], Finding | None]
+"""What is found of a pair, by its index, when some of the candidate's tensors are not relied on."""
 
 
 def at_one(
     found: Sequence[Finding],
-    opens: Container[str],
-    places: Mapping[str, tuple[int, PairDiff, Cut]],
+    opens: Set[str],
+    places: Mapping[str, tuple[int, Cut]],
     made: Mapping[str, Cut],
     look: Look,
 ) -> Iterator[tuple[Finding, Finding, Finding]]:
     """Two findings each and the smaller one that says both, at the place of the first.
 
-    ``opens``: pairs that the first may be of; ``places``: by the pair's aligned name; ``made``: the cuts by the
-    candidate's node.
+    ``opens``: pairs that one of the two is of; ``places``: index and cut by the pair's aligned name; ``made``: the
+    cuts by the candidate's node.
     """
     left = [one for one in found if one.pair in places]
     tried: set[tuple[str, str, tuple[str, ...]]] = set()
     while True:
         for first, second in combinations(left, 2):
             key = first.pair, second.pair, (*first.names, *second.names)
-            if key in tried or first.pair not in opens:
+            if key in tried or not {first.pair, second.pair} & opens:
                 continue
             tried.add(key)
-            index, pair, cut = places[second.pair]
-            apart = _between(places[first.pair][2], cut, made)
-            whole = look(index, pair, apart) if apart else None
-            if whole is None or whole.status != "proven" or len(whole.causes) >= len(first.causes) + len(second.causes):
+            index, apart = _where(places[first.pair][1], *places[second.pair], made)
+            whole = look(index, apart) if apart else None
+            # What was found on the way rests on tensors that are no twins.
+            covered = {name for name, (at, cut) in places.items() if at == index or cut.candidate in apart}
+            between = [one for one in left if one.pair in covered and one not in (first, second)]
+            count = sum(_size(one) for one in (first, second, *between))
+            if whole is None or whole.status != "proven" or _size(whole) >= count:
                 continue
-            if len(first.causes) + len(second.causes) == _ONE_EACH and not _same(whole, first, second):
+            if count == _ONE_EACH and not _same(whole, first, second):
                 continue
             whole = replace(whole, pair=first.pair)
             yield first, second, whole
-            # What was found on the way rests on tensors that are no twins.
-            between = [one for one in left if places[one.pair][2].candidate in apart and one is not first]
             for one in between:
                 yield whole, one, whole
             left = [whole if one is first else one for one in left if one is not second and one not in between]
@@ -61,11 +62,31 @@ def at_one(
             return
 
 
+def _size(one: Finding) -> int:
+    """Operations and settings that a finding speaks of."""
+    return sum(max(1, len(cause.block)) for cause in one.causes)
+
+
 def _same(whole: Finding, first: Finding, second: Finding) -> bool:
-    """Whether one cause says what two do: under one of their names, or what the one leaves out the other puts in."""
+    """Whether one cause says what two do: under one of their names, or what the one leaves out the other puts in;
+    a more exact one than both, or another order for two."""
     names = {*first.names, *second.names}
+    if names <= GENERIC and not set(whole.names) <= GENERIC:
+        return True
+    if names <= ORDERS and set(whole.names) <= ORDERS:
+        return True
     stems = {name.rpartition("-")[0] for name in names}
     return set(whole.names) <= names or (len(stems) == 1 and names == {f"{s}-{e}" for s in stems for e in _ENDS})
+
+
+def _where(first: Cut, index: int, second: Cut, made: Mapping[str, Cut]) -> tuple[int, frozenset[str]]:
+    """Where two findings are looked at as one, and the candidate's tensors that are not relied on there: at the second,
+    or behind both where the candidate has them the other way round."""
+    apart = _between(first, second, made)
+    if apart or len(first.readers) != 1:
+        return index, apart
+    apart = _between(second, first, made)
+    return made[first.readers[0]].index, apart | {first.candidate} if apart else apart
 
 
 def _between(first: Cut, second: Cut, made: Mapping[str, Cut]) -> frozenset[str]:

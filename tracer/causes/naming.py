@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tracer import kinds
+from tracer import kinds, relations
 from tracer.causes.case import Side
-from tracer.causes.step import Step
+from tracer.causes.scores import FAR, PASSED, PRODUCTS, SCALING, of_scores
+from tracer.causes.step import Array, Step
 from tracer.graph import Node, Structure
 
 SHOWING = frozenset({
@@ -41,6 +42,7 @@ _SETTINGS = {
 _OF_KINDS = (
     (kinds.RECURRENT, {"gates": "{kind}-gate-order", "mask": "rnn-last-step", "scale": "operation-kind"}),
     ({"attention"}, {"order": "qkv-order", "time": "axis-permutation", "layout": "head-layout"}),
+    ({"attention"}, {"over": "softmax-axis"}),
     ({"softmax", "log_softmax"}, {"axis": "softmax-axis"}),
     ({"embedding"}, {"scale": "embedding-scale"}),
     ({"concat", "stack"}, {"order": "concat-order", "axis": "concat-order"}),
@@ -52,6 +54,7 @@ _OF_KINDS = (
     ({"mul", "div"}, {"operand": "scale"}),
     ({"add", "sub"}, {"operand": "shift", "alpha": "scale"}),
     ({"dense"}, {"activation": "activation-kind"}),
+    ({"std"}, {"form": "ln-eps"}),
 )
 """For settings of some kinds of operations, before what they are called elsewhere."""
 
@@ -115,83 +118,224 @@ def of_kinds(ours: str, theirs: str) -> str:
         return "activation-kind"
     if both <= kinds.NORMALISATIONS:
         return "norm-axis"
+    if both & {"tile", "repeat"} and both <= kinds.REPEATING | {"concat", "stack"}:
+        return "reshape-order"
+    if both <= kinds.ARRANGING:
+        return "depth-to-space-order" if both & {"pixel_shuffle", "pixel_unshuffle"} else "reshape-order"
+    if both <= {"slice", "split", "gather"}:
+        return "channel-order"
+    if both == {"concat", "stack"}:
+        return "concat-order"
     return "operation-kind"
 
 
+def of_exchange(ours: Step, theirs: Step, side: Side) -> str:
+    """The cause where ``theirs`` stands in the place of ``ours``, a step of ``side``."""
+    both, structure = {ours.kind, theirs.kind}, side.recording.structure
+    if both & {"where", "masked_fill"} and masks_scores(ours, side):
+        return "attention-mask"
+    if both <= SCALING and len(ours.inputs) == len(theirs.inputs) == 1:
+        return of_operand(ours, side, theirs)
+    if both <= kinds.REDUCTIONS | kinds.POOLS and normalises(ours, side):
+        return "input-normalisation" if of_input(ours, side) else "norm-axis"
+    if both <= {"slice", "gather"} and any(map(_takes_a_step, (ours, theirs))):
+        return "rnn-last-step"
+    cause = of_kinds(ours.kind, theirs.kind)
+    if cause in ("operation-kind", "pool-kind", "activation-kind") and of_input(ours, side):
+        return "input-normalisation"
+    return "head-layout" if cause in _LAID and about_heads(structure, ours) else cause
+
+
+_LAID = ("reshape-order", "channel-order", "concat-order")
+
+
+def _takes_a_step(step: Step) -> bool:
+    """Whether a step takes one place along an axis that is not the last of three or more."""
+    index = step.settings.get("index", ())
+    return any(isinstance(part, int | np.integer) for part in index[: max(len(index), 3) - 1])
+
+
+def normalises(step: Step, side: Side) -> bool:
+    """Whether what a step reduces values to is taken from these values, or divides them."""
+    structure = side.recording.structure
+    known = structure.by_name
+    if not step.inputs or step.inputs[0] not in known or step.name not in known:
+        return False
+    whole, small = known[step.inputs[0]].shape, known[step.name].shape
+    names, seen = {step.name}, {step.name}
+    for _ in range(_NEAR):
+        following = {child for name in names for child in structure.children.get(name, ())} - seen
+        for node in map(known.__getitem__, following):
+            if node.kind in ("sub", "div", "mul", "squared_difference") and node.shape == whole != small:
+                others = set(node.parents) - seen
+                if others & _over(structure, step.inputs[0]) or step.inputs[0] in _over(structure, *others):
+                    return True
+        names = {name for name in following if known[name].kind in _STATISTICS}
+        seen |= names
+    return False
+
+
+def _over(structure: Structure, *names: str) -> set[str]:
+    """Some nodes and those a few steps above them."""
+    found, above = set(names), set(names)
+    for _ in range(3):
+        above = {parent for name in above for parent in structure.by_name[name].parents}
+        found |= above
+    return found
+
+
+_NEAR = 6
+_STATISTICS = kinds.ELEMENTWISE | kinds.UNCHANGED | {
+    "add", "sub", "mul", "div", "power", "maximum", "clip", "expand_dims", "reshape", "expand",
+}  # fmt: skip
+"""What is done to means and deviations before values are normalised by them."""
+ORDERS = frozenset({
+    "flatten-order", "reshape-order", "channel-order", "axis-permutation", "concat-order", "head-layout",
+    "depth-to-space-order", "depthwise-order", "dense-row-order",
+})  # fmt: skip
+"""Causes that say of the same values that they stand elsewhere."""
+GENERIC = frozenset({"operation-kind", "wiring"})
+"""Causes that say no more than that something differs."""
 _FEW = 16
 """Numbers of an array that are told."""
-SCALING = frozenset({"mul", "div", "add", "sub", "rescaling", "normalization"})
 _CHANNELS = frozenset({"flip", "gather", "roll"})
 _PREPARING = (
     SCALING | kinds.REDUCTIONS | kinds.ELEMENTWISE | kinds.UNCHANGED | {"power", "clip", "maximum", "minimum", "full"}
-) | {"expand_dims", "squeeze"}
+) | {"expand_dims", "squeeze", "global_max_pool", "global_avg_pool"}
+_STATISTICAL = SCALING - {"add"}
+"""What is kept as a weight there are means and deviations of a data set; of what is added it may be anything."""
 _FLOATING = ("float", "bfloat", "uint8")
-_PASSED = SCALING | {"where", "masked_fill", "clip", "maximum"}
+MASKING = PASSED | kinds.LAYOUT_ONLY | kinds.COMPARISONS | kinds.LOGICAL | kinds.REPEATING | {"tril", "triu"}
+_JOINING = PASSED | {"minimum"}
+_SCORES = 2
+"""Axes of what says how likely each class is: of a map or a picture a sigmoid is an activation."""
+_LOW = -1e4
+"""A number that only says of a score that it is masked."""
 
 
-def of_operand(step: Step, side: Side) -> str:
-    """The cause where a number or a constant tensor that is added or multiplied is another one."""
-    if step.kind not in SCALING:
+def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
+    """The cause where a number or a constant tensor that is added or multiplied is another one, or is there on one
+    side only; of a ``twin`` that does either otherwise."""
+    both = (step,) if twin is None else (step, twin)
+    if any(one.kind not in SCALING for one in both):
         return "operation-kind"
+    scaling, adding = (all(map(does, both)) for does in (_scales, _adds))
     if _at_input(step, side):
-        return "input-scale" if step.kind in ("mul", "div") and _is_scalar(step) else "input-normalisation"
-    if _scores(step, side):
-        return "attention-scale" if step.kind in ("mul", "div") else "attention-mask"
+        return "input-scale" if scaling and all(map(_is_scalar, both)) else "input-normalisation"
     known = side.recording.structure.by_name
-    if step.kind in ("mul", "div"):
-        return "embedding-scale" if any(known[n].kind == "embedding" for n in step.inputs if n in known) else "scale"
-    return "shift"
+    if not adding and any(known[name].kind == "embedding" for name in step.inputs if name in known):
+        return "embedding-scale"
+    if _scores(step, side):
+        return "attention-scale" if scaling else "attention-mask"
+    if adding and _steadies(step, side):
+        return "ln-eps"
+    if of_input(step, side):
+        return "input-normalisation"
+    if adding:
+        return "shift"
+    return "operation-kind" if any(map(_adds, both)) else "scale"
+
+
+def _steadies(step: Step, side: Side) -> bool:
+    """Whether a step adds a small number to what values are divided by."""
+    operand, known = np.asarray(step.settings.get("operand", 1.0)), side.recording.structure.by_name
+    if operand.size != 1 or not 0 <= float(operand.reshape(())) < _SMALL:
+        return False
+    above = [known[name] for name in step.inputs if name in known]
+    above += [known[name] for node in above if node.kind in kinds.ELEMENTWISE for name in node.parents]
+    statistics = [node for node in above if node.kind in kinds.REDUCTIONS | kinds.POOLS]
+    return any(normalises(Step(node.name, node.kind, inputs=node.parents), side) for node in statistics)
+
+
+_SMALL = 0.1
+
+
+def _scales(step: Step) -> bool:
+    """Whether a step multiplies, and no more."""
+    given = {**step.settings, **step.weights}
+    return step.kind in ("mul", "div") or (step.kind == "rescaling" and not np.any(given.get("offset", 0.0)))
+
+
+def _adds(step: Step) -> bool:
+    """Whether a step adds, and no more."""
+    given = {**step.settings, **step.weights}
+    return step.kind in ("add", "sub") or (step.kind == "rescaling" and bool(np.all(given.get("scale", 1.0) == 1)))
 
 
 def of_single(step: Step, side: Side) -> tuple[str, bool]:
     """What a step is that one side has alone: a stem for Case.lacks and Case.has, or a cause of its own (True)."""
     kind, structure = step.kind, side.recording.structure
-    before = {structure.by_name[name].kind for name in step.inputs if name in structure.by_name}
     readers = [structure.by_name[name] for name in structure.children.get(step.name, ())]
-    if kind in ("softmax", "log_softmax") and step.name in map(side.recording.resolve, structure.outputs):
+    probable = kind in ("softmax", "log_softmax") or (kind == "sigmoid" and len(step.shape or ()) == _SCORES)
+    if probable and step.name in map(side.recording.resolve, structure.outputs):
         return "logits", True
     operand = np.asarray(step.settings.get("operand", 2.0))
-    if kind == "mul" and operand.size > 1 and np.isin(operand, (0, 1)).all():
+    if (kind == "mul" and operand.size > 1 and np.isin(operand, (0, 1)).all()) or makes_mask(step, side):
         return "attention-mask", True
     if kind in SCALING and len(step.inputs) == 1:
-        if _at_input(step, side):
-            return ("input-scale" if kind in ("mul", "div") and _is_scalar(step) else "input-normalisation"), True
-        if "embedding" in before and kind in ("mul", "div"):
-            return "embedding-scale", True
-        if _scores(step, side):
-            return ("attention-scale" if kind in ("mul", "div") else "attention-mask"), True
-        if kind in ("add", "sub") and step.weights:
-            return "bias", False
-        return ("scale" if kind in ("mul", "div") else "shift"), True
+        cause = of_operand(step, side)
+        if cause == "shift" and step.weights:  # what varies along more than one axis is no bias but a table
+            return ("bias" if np.squeeze(step.weights["operand"]).ndim < 2 else "block"), False
+        return cause, True
     if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in readers):
         return "rnn-direction", True
     if kind in _CHANNELS and (_at_input(step, side) or step.name in side.recording.structure.outputs):
         return "channel-order", True
     if kind in ("pixel_shuffle", "pixel_unshuffle"):
         return "depth-to-space-order", True
-    if kind == "permute" and makes_mask(step, side):
-        return "attention-mask", True
     if kind in ("permute", "reshape"):
         for _ in range(3):  # through what moves the axes once more
             readers += [structure.by_name[name] for one in readers if one.kind == "permute"
                         for name in structure.children.get(one.name, ())]  # fmt: skip
         merges = any(one.kind in ("flatten", "reshape") and _merges(step, one.shape) for one in readers)
         return ("flatten-order" if merges else "axis-permutation"), True
-    if kind in ("where", "masked_fill") or (kind == "add" and masks_scores(step, side)):
+    scores = masks_scores(step, side) and of_scores(step.inputs, structure)
+    if kind in ("where", "masked_fill") or (kind == "add" and scores):
         return "attention-mask", True
     if kind == "pad":
         return "pad-mode", True
     if kind in kinds.ACTIVATIONS or kind == "clip":
         return "activation", False
+    if kind != "add" and of_input(step, side):
+        return "input-normalisation", True
     return ("residual" if kind == "add" else "block"), False
 
 
-def of_input(steps: Sequence[Step], begins: Sequence[Node]) -> bool:
-    """Whether operations are a computation on the model's input alone: its preprocessing."""
-    made = {step.name for step in steps}
-    sources = [node for node in begins if node.name not in made]
-    floating = [node.role == "input" and (node.dtype or "float").startswith(_FLOATING) for node in sources]
-    return bool(floating) and all(floating) and all(step.kind in _PREPARING for step in steps)
+def of_input(step: Step, side: Side) -> bool:
+    """Whether a step is part of the model's preprocessing: of what is computed of the input alone, and meets nothing
+    else before a layer reads it."""
+    own = _PREPARING | kinds.LAYOUT_ONLY
+    learnt = bool(step.weights) and step.kind not in _STATISTICAL
+    if step.kind not in _PREPARING or learnt or not _of_the_input(step.inputs, side, own):
+        return False
+    structure, names, seen = side.recording.structure, [step.name], set[str]()
+    while names:
+        for child in map(structure.by_name.__getitem__, structure.children.get(names.pop(), ())):
+            if child.kind in own and child.name not in seen:
+                seen.add(child.name)
+                names.append(child.name)
+                if not _of_the_input(child.parents, side, own):
+                    return False
+    return True
+
+
+def _of_the_input(names: Sequence[str], side: Side, through: Container[str]) -> bool:
+    """Whether tensors are made of the model's input, of floating type, by operations of some kinds and constants."""
+    known, left, seen, found = side.recording.structure.by_name, [*names], set[str](), False
+    while left:
+        name = side.recording.resolve(left.pop())
+        if name in seen or name not in known:
+            continue
+        seen.add(name)
+        node = known[name]
+        if node.role == "input":
+            found = True
+            if not (node.dtype or "float").startswith(_FLOATING):
+                return False
+        elif (node.params and node.kind not in _STATISTICAL) or (node.parents and node.kind not in through):
+            return False
+        left += node.parents
+    return found
 
 
 def about_heads(structure: Structure, step: Step) -> bool:
@@ -203,16 +347,30 @@ def about_heads(structure: Structure, step: Step) -> bool:
                 other
                 for name in names if name in structure.by_name
                 for other in (structure.children.get(name, ()) if ahead else structure.by_name[name].parents)
+                # What a layer with weights makes of it is another matter.
+                if structure.by_name[other].kind not in kinds.WEIGHTED - {"attention"}
             }  # fmt: skip
             yield from names
 
     def weighs(name: str) -> bool:
         return any(structure.by_name[other].kind in ("softmax", "attention") for other in near({name}, False, 4))
 
-    following = list(near({step.name}, True, 7))
+    following = list(near({step.name}, True, 10))
     if any(structure.by_name[name].kind in ("softmax", "attention") for name in following):
         return True
     return weighs(step.name) or any(structure.by_name[n].kind == "matmul" and weighs(n) for n in following)
+
+
+def passed(structure: Structure, early: str, late: str) -> list[Node]:
+    """The operations that make one tensor of an earlier one, each of one input; none where that is not how it is."""
+    found: list[Node] = []
+    while late != early:
+        node = structure.by_name.get(late)
+        if node is None or len(node.parents) != 1:
+            return []
+        found.append(node)
+        late = node.parents[0]
+    return found
 
 
 def moved_before_sum(step: Step, side: Side, other: Side, twins: Mapping[str, str]) -> bool:
@@ -230,6 +388,26 @@ def moved_before_sum(step: Step, side: Side, other: Side, twins: Mapping[str, st
     )
 
 
+def beside_another_sum(step: Step, side: Side, other: Side) -> bool:
+    """Whether a norm that stands there on one side alone stands on the other one too, before or behind a sum."""
+    own = [values for values in step.weights.values() if values.size > 1 and np.ptp(values)]
+    if step.kind not in kinds.NORMALISATIONS or not own:
+        return False
+    mine, its = side.recording.structure, other.recording.structure
+    for node in its:
+        if node.kind == step.kind and (_of_sum(its, node.name) or _of_sum(mine, step.name)):
+            stored = [other.recording.weights.get((node.owner, param.name)) for param in node.params]
+            found = [other.recording.read_stored(one) for one in stored if one is not None]
+            if all(any(relations.alike(values, one) for one in found) for values in own):
+                return True
+    return False
+
+
+def _of_sum(structure: Structure, name: str) -> bool:
+    node = structure.by_name.get(name)
+    return node is not None and any(structure.by_name[parent].kind == "add" for parent in node.parents)
+
+
 def _is_scalar(step: Step) -> bool:
     return all(getattr(value, "size", 1) == 1 for value in step.settings.values() if hasattr(value, "shape"))
 
@@ -240,52 +418,94 @@ def _merges(step: Step, shape: tuple[int, ...] | None) -> bool:
 
 def _at_input(step: Step, side: Side) -> bool:
     """Whether a step reads the model's input, through nothing that computes."""
-    known, names = side.recording.structure.by_name, [step.name]
-    while names:
-        for parent in map(side.recording.resolve, known[names.pop()].parents):
-            if known[parent].role == "input":
-                if (known[parent].dtype or "float").startswith(_FLOATING):
-                    return True
-                continue
-            if known[parent].kind in SCALING or known[parent].kind in kinds.LAYOUT_ONLY:
-                names.append(parent)
-    return False
+    return _of_the_input(step.inputs, side, SCALING | kinds.LAYOUT_ONLY)
+
+
+def of_constants(mine: Array, its: Array) -> tuple[str, str] | None:
+    """The cause where a constant holds another one's numbers elsewhere, and what it is beside that one in words."""
+    mine, its = (values.reshape([n for n in values.shape if n != 1] or [1]) for values in (mine, its))
+    by = relations.shifted(mine, its) if mine.ndim else None
+    if by is not None and 2 * abs(by) <= len(mine):
+        return "embedding-offset", f"the other's with its rows shifted by {by:+d}"
+    if mine.size != its.size or not relations.same_values(mine, its):
+        factor = relations.multiple(mine, its)
+        return None if factor is None else ("scale", f"{factor:.6g} times the other's")
+    if relations.transposed(mine, its) is not None:
+        return "axis-permutation", "the other's with its axes exchanged"
+    for axis in range(mine.ndim - 1, -1, -1):
+        order = relations.permutation(mine, its, axis)
+        if order is not None:
+            parts = relations.blocks(order)
+            cause = "concat-order" if parts is not None and len(parts) < len(order) else "channel-order"
+            return cause, f"the other's with axis {axis} in another order"
+    return "reshape-order", "the other's numbers in another order"
 
 
 def makes_mask(step: Step, side: Side) -> bool:
-    """Whether a step makes what masks scores: a softmax comes next, and it neither makes nor reads scores itself."""
-    return (
-        step.kind not in ("matmul", "dot")
-        and masks_scores(step, side)
-        and not _of_scores(step, side.recording.structure)
-    )
-
-
-def _of_scores(step: Step, structure: Structure) -> bool:
-    """Whether what a step reads are scores: a product is above, and nothing but what is done to scores between."""
-    names = set(step.inputs)
-    for _ in range(6):
-        above = [structure.by_name[name] for name in names if name in structure.by_name]
-        if any(node.kind in ("matmul", "dot", "softmax") for node in above):
-            return True
-        names = {parent for node in above if node.kind in _PASSED | kinds.LAYOUT_ONLY for parent in node.parents}
+    """Whether a step makes the mask of scores: what it gives is joined with scores, or given to an attention beside
+    queries, keys and values, and it reads no scores itself."""
+    structure = side.recording.structure
+    known = structure.by_name
+    if step.kind in PRODUCTS or of_scores(step.inputs, structure):
+        return False
+    names, seen = {step.name}, {step.name}
+    for _ in range(FAR):
+        following = [known[child] for name in names for child in structure.children.get(name, ()) if child not in seen]
+        for node in following:
+            if node.kind == "attention" and seen & set(node.parents[3:]):
+                return True
+            others = [parent for parent in node.parents if parent not in seen]
+            if node.kind in _JOINING and masks_scores(node, side) and of_scores(others, structure):
+                return True
+        names = {node.name for node in following if node.kind in MASKING or node.alias_of is not None}
+        seen |= names
     return False
 
 
-def masks_scores(step: Step, side: Side) -> bool:
+def of_comparison(steps: Sequence[Step]) -> bool:
+    """Whether steps make a mask of what they compare: which ids are padding."""
+    used = {step.kind for step in steps}
+    return bool(used & kinds.COMPARISONS) and used <= MASKING
+
+
+def hides(step: Step, side: Side) -> bool:
+    """Whether a step masks scores: fills something in, or adds what is no score or very low numbers."""
+    structure = side.recording.structure
+    if step.kind not in ("add", "where", "masked_fill") or not masks_scores(step, side):
+        return False
+    scores = [of_scores([name], structure) for name in step.inputs]
+    low = float(np.min(np.asarray(step.settings.get("operand", 0.0), np.float64), initial=0.0)) <= _LOW
+    return any(scores) and (step.kind != "add" or low or not all(scores))
+
+
+def masks_scores(step: Step | Node, side: Side) -> bool:
     """Whether a softmax comes next."""
     return _scores(step, side, frozenset({"softmax", "attention"}))
 
 
-def _scores(step: Step, side: Side, ends: frozenset[str] = frozenset({"softmax", "matmul", "attention"})) -> bool:
-    """Whether a step works on attention scores, or on what they are made of: a softmax or a product comes next."""
+def _scores(
+    step: Step | Node, side: Side, ends: frozenset[str] = frozenset({"softmax", "matmul", "attention"})
+) -> bool:
+    """Whether a step works on attention scores, or on what they are made of: a softmax that something is computed of
+    or a product comes next."""
     structure, names = side.recording.structure, [step.name]
-    for _ in range(6):
+    for _ in range(FAR):
         following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
-        if any(one.kind in ends for one in following):
+        if any(one.kind in ends and not (one.kind == "softmax" and _ends_with(structure, one)) for one in following):
             return True
-        names = [one.name for one in following if one.kind in _PASSED | kinds.LAYOUT_ONLY or one.alias_of is not None]
+        names = [one.name for one in following if one.kind in PASSED | kinds.LAYOUT_ONLY or one.alias_of is not None]
     return False
+
+
+def _ends_with(structure: Structure, node: Node) -> bool:
+    """Whether nothing is computed of a node's tensor: it is what the model gives."""
+    names = [node.name]
+    while names:
+        following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
+        if any(one.kind not in kinds.LAYOUT_ONLY for one in following):
+            return False
+        names = [one.name for one in following]
+    return True
 
 
 def plain(value: Any) -> Any:

@@ -187,6 +187,8 @@ def _torch_moved(value: str, move: str, numbers: Sequence[int]) -> str:
         return f"{value}.reshape{_tuple(numbers)}"
     if move == "flip":
         return f"{value}.flip{_tuple(numbers)}"
+    if move == "zeros":
+        return f"torch.zeros_like({value})"
     axis, order = numbers[0], tuple(numbers[1:])
     if move == "blocks":
         return f"torch.cat([{value}.chunk({len(order)}, {axis})[i] for i in {order}], {axis})"
@@ -204,6 +206,8 @@ def moved(value: str, moves: Iterable[tuple[str, tuple[int, ...]]]) -> str:
             value = f"{value}.{move}{_tuple(numbers)}"
         elif move == "flip":
             value = f"np.flip({value}, {tuple(numbers)})"
+        elif move == "zeros":
+            value = f"np.zeros_like({value})"
         else:
             axis, order = numbers[0], tuple(numbers[1:])
             if move == "blocks":

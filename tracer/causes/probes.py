@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracer import dtypes, relations
+from tracer import dtypes, kinds, relations
 from tracer.alignment.consistency import MASKED
 from tracer.causes.case import Case, Trial, distance
 from tracer.causes.edit import Edit
 from tracer.causes.search import attempt, possible
 from tracer.causes.step import Array, Program, Unknown
+from tracer.errors import TraceError
 
 _Make = Callable[[np.random.Generator, tuple[int, ...], float], Array]
 KINDS: Mapping[str, _Make] = {
@@ -204,6 +205,56 @@ def matters(case: Case, edits: Sequence[Edit], more: Sequence[Edit], seconds: fl
     if len(whole) <= len(edits) or not attempt(case, whole) <= case.bar:
         return False
     return bool(told_apart(case, edits, [whole], seconds).words)
+
+
+def depends(case: Case) -> bool:
+    """Whether what they make depends on what they read: a softmax over one place gives one, whatever comes in. True
+    where that cannot be computed."""
+    program = case.theirs.program
+    try:
+        for probe in probes(case):
+            if program is not None:
+                made = program.run({name: _double(values) for name, values in probe.fed.items()})
+                return distance(made, case.theirs.read(case.theirs.node.name)) > case.bar
+    except (Unknown, TraceError):
+        pass
+    return True
+
+
+def one_function(case: Case) -> bool:
+    """Whether the two sides' programs do the same to random input, as far as what they read can be such; False where
+    that cannot be computed."""
+    program, tried = case.theirs.program, 0
+    if program is None:
+        return False
+    try:
+        for probe in probes(case):
+            held = {name: _held(case, name, values) for name, values in probe.fed.items()}
+            made = program.run({name: _double(values) for name, values in held.items()})
+            if not np.all(np.isfinite(made)):
+                continue
+            at = on(case, Probe(probe.kind, held), made)
+            if not distance(run(at, ()), at.target) <= DOUBT * case.bar:
+                return False
+            tried += 1
+    except (Unknown, ValueError):
+        return False
+    return tried >= _ENOUGH
+
+
+def _held(case: Case, name: str, values: Array) -> Array:
+    """Values as what makes a tensor of theirs can give them: nothing negative behind a ReLU."""
+    known = case.theirs.recording.structure.by_name
+    node = known[name]
+    while node.kind in _PASSING and len(node.parents) == 1 and node.parents[0] in known:
+        node = known[node.parents[0]]
+    return np.abs(values) if node.kind in _POSITIVE and values.dtype.kind == "f" else values
+
+
+_PASSING = kinds.LAYOUT_ONLY | kinds.POOLS
+_POSITIVE = frozenset({
+    "relu", "relu6", "sigmoid", "hard_sigmoid", "softmax", "softplus", "exponential", "abs", "square", "sqrt",
+})  # fmt: skip
 
 
 def _apart(case: Case, edits: Sequence[Edit], wanted: Array) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tracer import relations
-from tracer.causes.case import Case
+from tracer import kinds, relations
+from tracer.causes.case import Case, layer_of
 from tracer.causes.orders import brought, orders
 from tracer.causes.reading import Read, reader_of
 from tracer.causes.step import Array, Step, Unknown
@@ -54,8 +54,8 @@ def refits(case: Case, ours: Step, theirs: Step, roles: Sequence[str]) -> tuple[
     """
     order = orders(case, ours, theirs)
     mine, its = (case.theirs, case.ours) if not case.turned_round else (case.ours, case.theirs)
-    node = mine.recording.structure.by_name[ours.name if case.turned_round else theirs.name]
-    other = its.recording.structure.by_name[theirs.name if case.turned_round else ours.name]
+    node = layer_of(mine.recording.structure, ours.name if case.turned_round else theirs.name)
+    other = layer_of(its.recording.structure, theirs.name if case.turned_round else ours.name)
     read, marked = Read(mine.recording, node), _Marked(mine.recording, node)
     try:
         places = _weights(marked)
@@ -63,9 +63,10 @@ def refits(case: Case, ours: Step, theirs: Step, roles: Sequence[str]) -> tuple[
         targets = {param: value.copy() for param, value in now.items()}
         for role in roles:
             if case.turned_round:
-                at, wanted = places[role], brought(ours, role, theirs.weights[role], order)
+                at, wanted = places[role], brought(ours, role, _given(theirs, role, places[role]), order)
             else:
-                at, wanted = brought(ours, role, places[role], order), ours.weights[role]
+                at = brought(ours, role, places[role], order)
+                wanted = _given(ours, role, at)
             if at.shape != wanted.shape or not _put(at, wanted, targets, marked.starts):
                 return None
         sources = {param.name: Read(its.recording, other).named(param.name) for param in other.params}
@@ -75,16 +76,23 @@ def refits(case: Case, ours: Step, theirs: Step, roles: Sequence[str]) -> tuple[
     for param, target in targets.items():
         if relations.alike(now[param], target):
             continue
-        own = moves(now[param], target)
+        own = moves(now[param], target) if np.any(target) else (("zeros", ()),)
         if own is not None:
             found.append(Refit(param, None, own))
             continue
-        ways = ((source, moves(values, target)) for source, values in sources.items())
+        ways = ((source, how) for source, values in sources.items() for how in _ways(values, target))
         way = next(((source, how) for source, how in ways if how is not None), None)
         if way is None:
             return None
         found.append(Refit(param, (other.owner, way[0]), way[1]))
     return tuple(found)
+
+
+def _given(step: Step, role: str, like: Array) -> Array:
+    """A weight of the reference's; zeros for the second bias of a recurrent layer that has one. Raises KeyError."""
+    if role in step.weights or step.kind not in kinds.RECURRENT or "bias" not in role:
+        return step.weights[role]
+    return np.zeros_like(like)
 
 
 def _weights(read: Read) -> dict[str, Array]:
@@ -105,6 +113,16 @@ def _put(places: Array, values: Array, targets: dict[str, Array], starts: dict[s
         target.ravel()[marks[inside].astype(int) - starts[param]] = values.ravel()[inside]
     known = sum(target.size for target in targets.values())
     return bool(marks.size == 0 or (marks.min() >= 0 and marks.max() < known))
+
+
+def _ways(values: Array, target: Array) -> Iterator[Moves | None]:
+    """What makes a weight of another, or of one of its rows: Keras keeps the two biases of a GRU in one."""
+    yield moves(values, target)
+    rows = len(values) if values.ndim > 1 and values.size == len(values) * target.size else 0
+    for row in range(rows):
+        how = moves(values[row], target.reshape(values.shape[1:]))
+        if how is not None and target.ndim == 1:
+            yield (("take", (0, row)), ("reshape", values.shape[1:]), *how)
 
 
 def moves(mine: Array, its: Array) -> Moves | None:

@@ -16,6 +16,7 @@ from itertools import combinations
 
 from tracer.causes import registry
 from tracer.causes.case import Case
+from tracer.causes.condense import pooling
 from tracer.causes.differences import differences
 from tracer.causes.edit import Edit
 from tracer.causes.failing import failure
@@ -29,6 +30,8 @@ RIVALS = 8
 """Other hypotheses that do as well as the best, of which it is asked what tells them apart."""
 PAIRS = 12
 """Hypotheses that help on their own, of which two are tried together."""
+DEEP = 6
+"""Of these, those on top of which another one is looked for."""
 
 _PLAIN = 2
 """Stated differences from which on it is asked whether the other side's program needs fewer."""
@@ -59,6 +62,10 @@ class Budget:
     def gone(self, share: float) -> bool:
         """Whether that part of the time is over."""
         return time.monotonic() - self._began > share * self.seconds
+
+    def rest(self) -> Budget:
+        """What is left of the time, and trials anew."""
+        return Budget(max(0.0, self.seconds - (time.monotonic() - self._began)))
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def search(case: Case, turned: Case, budget: Budget) -> Outcome:
         except Unknown as error:
             problems.append(f"the {one.other}: {error}")
             continue
-        if found.best is not None and not (_exchanged(found.best.edits) or _many(found.best.edits)):
+        if found.best is not None and (pooling(found.best.edits) or not _rebuilt(found.best.edits)):
             if len(found.best.edits) < _PLAIN:
                 return _doubted(found, budget)
             plain.append(found)
@@ -144,6 +151,11 @@ def search(case: Case, turned: Case, budget: Budget) -> Outcome:
         closest.case, None, spare=closest.spare, before=closest.before, nearest=closest.nearest,
         notes=(*problems, *notes),
     )  # fmt: skip
+
+
+def _rebuilt(edits: Sequence[Edit]) -> bool:
+    """Whether so many operations are other ones that anything might be reproduced by them."""
+    return _exchanged(edits) or _many(edits)
 
 
 def _exchanged(edits: Sequence[Edit]) -> bool:
@@ -277,19 +289,54 @@ def _hypotheses(case: Case, seen: Sequence[Edit], before: float, budget: Budget)
     if found:
         return min(found, key=_price)
     helped.sort(key=lambda tried: tried.error)
+    nearest = helped[0] if helped else None
+    two = _both(case, helped, before, budget) or _beyond(case, helped, before, budget)
+    return two or Outcome(case, None, before=before, spare=tuple(seen), nearest=nearest)
+
+
+def _both(case: Case, helped: Sequence[Tried], before: float, budget: Budget) -> Outcome | None:
+    """Two hypotheses of which each helps."""
     for a, b in combinations(helped[:PAIRS], 2):
-        budget.take()
+        if budget.gone(1.0):
+            break
         edits = tuple(dict.fromkeys((*a.edits, *b.edits)))
         error = attempt(case, edits)
         if error <= case.bar:
             return _settled(case, [Tried(edits, error)], before)
-    nearest = helped[0] if helped else None
-    return Outcome(case, None, before=before, spare=tuple(seen), nearest=nearest)
+    return None
+
+
+def _beyond(case: Case, helped: Sequence[Tried], before: float, budget: Budget) -> Outcome | None:
+    """A second hypothesis, thought of where one that helps is made: numbers are solved for anew there."""
+    found: list[Outcome] = []
+    for tried in helped[:DEEP]:
+        if budget.gone(1.0):
+            raise Spent
+        try:
+            most = min(map(_price, found), default=float("inf")) - _cost(tried.edits)
+            one = _on_top(case, tried.edits, before, budget.rest(), [], most)
+        except Spent:
+            continue
+        if one is not None:
+            found.append(one)
+    return min(found, key=_price) if found else None
+
+
+def _made(case: Case, edits: Sequence[Edit]) -> Case:
+    """The case with some edits made."""
+    trial = case.start
+    for edit in edits:
+        trial = edit.change(trial)
+    return case.edited(trial) if edits else case
+
+
+def _cost(edits: Sequence[Edit]) -> float:
+    return sum(edit.cost for edit in edits)
 
 
 def _price(found: Outcome) -> float:
     assert found.best is not None
-    return sum(edit.cost for edit in found.best.edits)
+    return _cost(found.best.edits)
 
 
 def _on_top(
@@ -297,12 +344,7 @@ def _on_top(
 ) -> Outcome | None:
     """The hypothesis that does with some stated differences made, of those that cost less than ``most``; those that
     help are put to ``helped``."""
-    at = case
-    if base:
-        trial = case.start
-        for edit in base:
-            trial = edit.change(trial)
-        at = case.edited(trial)
+    at = _made(case, base)
     left = attempt(at, [])
     if left <= case.bar:
         return None

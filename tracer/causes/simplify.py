@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from tracer import kinds
-from tracer.causes.step import Array, Program, Step, numbers, pairs_of
+from tracer.causes import operations
+from tracer.causes.step import Array, Program, Step, Unknown, numbers, pairs_of
+from tracer.causes.written import as_operations, multiplier, without_idle
 
 _LOWEST = -1e4
 """A number of padding that no maximum ever is; of a score, that it is masked."""
@@ -18,8 +20,8 @@ _NOTHING = 1e-6
 
 def simplified(program: Program) -> Program:
     """The program with padding that a layer of its own does as part of the convolution or pooling that reads it, and
-    hard sigmoids that are written out as such."""
-    program = _hardened(program)
+    activations and deviations that are written out as such; what is computed of constants alone is one."""
+    program = as_operations(_with_constants(program))
     for step in program.steps:
         if step.kind != "pad":
             continue
@@ -33,29 +35,32 @@ def simplified(program: Program) -> Program:
     return program
 
 
-def _hardened(program: Program) -> Program:
-    steps = {step.name: step for step in program.steps}
-    for last in program.steps:
-        capped = steps.get(last.inputs[0]) if last.inputs else None
-        raised = steps.get(capped.inputs[0]) if capped is not None and capped.inputs else None
-        factor = multiplier(last)
-        if capped is None or raised is None or factor is None or abs(factor * 6 - 1) > _NOTHING:
-            continue
-        least, most = capped.settings.get("min_value", 0.0), capped.settings.get("max_value")
-        if capped.kind not in ("relu6", "relu", "clip", "hard_tanh") or least or most != 6:
-            continue
-        offset = np.asarray(raised.settings.get("operand", ()))
-        if raised.kind != "add" or len(raised.inputs) != 1 or offset.size != 1 or float(offset.reshape(())) != 3:
-            continue
-        if any(sum(one.name in step.inputs for step in program.steps) != 1 for one in (capped, raised)):
-            continue
-        whole = Step(
-            last.name, "hard_sigmoid", {"slope": 1 / 6, "offset": 0.5}, {}, raised.inputs, last.shape, last.source
-        )
-        gone = {capped.name, raised.name}
-        kept = (whole if step is last else step for step in program.steps if step.name not in gone)
-        program = Program(tuple(kept))
-    return program
+def _with_constants(program: Program) -> Program:
+    """With what is made of constants alone as a constant, which is the operand of what it is added to or multiplied
+    by: one side may have the sines of the places as a table, where the other computes them."""
+    made: dict[str, Array] = {}
+    steps: list[Step] = []
+    for step in program.steps:
+        some = step.kind == "full" or (bool(step.inputs) and all(name in made for name in step.inputs))
+        if some and not step.weights and step is not program.last:
+            try:
+                made[step.name] = operations.run(step, [made[name] for name in step.inputs if name in made])
+                step = Step(step.name, "full", {"value": made[step.name], "inferred": True}, shape=step.shape)
+            except Unknown:
+                pass
+        steps.append(_on_constant(step, made))
+    return without_idle(Program(tuple(steps))) if made else program
+
+
+def _on_constant(step: Step, made: Mapping[str, Array]) -> Step:
+    fixed = [name in made for name in step.inputs]
+    if step.kind not in ("add", "sub", "mul", "div") or len(fixed) != 2 or sum(fixed) != 1 or "order" in step.settings:
+        return step
+    side, other = ("left", 1) if fixed[0] else ("right", 0)
+    operand = made[step.inputs[1 - other]]
+    if step.shape is not None and np.broadcast_shapes(operand.shape, step.shape) != step.shape:
+        return step
+    return replace(step, inputs=(step.inputs[other],)).set(operand=operand, side=side, inferred=True)
 
 
 def _padded(pad: Step, step: Step) -> Step | None:
@@ -104,7 +109,7 @@ def as_attention(program: Program, shape: Callable[[str], tuple[int, ...] | None
             chain = _to_scores(steps, last)
             whole = None if chain is None else _attending(steps, last, chain, shape)
             if whole is not None:
-                return _without_idle(Program(tuple(whole if step is last else step for step in program.steps)))
+                return without_idle(Program(tuple(whole if step is last else step for step in program.steps)))
     return None
 
 
@@ -142,7 +147,7 @@ def _attending(
         if order != (*range(len(order) - 2), len(order) - 1, len(order) - 2):
             return None
         key = turned.inputs[0]
-    scale, mask = 1.0, np.zeros(())
+    scale, mask, over = 1.0, np.zeros(()), ""
     scaled = steps.get(query)
     if scaled is not None and (factor := multiplier(scaled)) is not None:
         scale, query = factor, scaled.inputs[0]
@@ -152,7 +157,7 @@ def _attending(
         operand = step.settings.get("operand")
         if step.kind in kinds.UNCHANGED:
             continue
-        if place == softmax and step.settings.get("axis") in (-1, len(last.shape or ()) - 1):
+        if place == softmax and (over := _over(step, len(last.shape or ()))):
             continue
         if place < softmax or len(step.inputs) != 1:
             return None
@@ -164,11 +169,54 @@ def _attending(
             return None
     width = shape(query)
     usual = width is not None and abs(scale * np.sqrt(width[-1]) - 1) < 1e-5
-    settings = {"scale": None if usual else scale, "layout": "heads_first", "order": ("query", "key", "value")}
+    settings = {
+        "scale": None if usual else scale, "layout": "heads_first", "order": ("query", "key", "value"), "over": over,
+    }  # fmt: skip
     return Step(
         last.name, "attention", {**settings, **_masking(mask)}, {}, (query, key, last.inputs[1]), last.shape,
         last.source,
     )  # fmt: skip
+
+
+def unmerged(program: Program, other: Program) -> Program | None:
+    """The program with the two directions of a recurrent layer beside one another where they are added, averaged or
+    multiplied, and then that of their halves, where ``other`` has it so; None where nothing is merged."""
+    beside = any(step.settings.get("merge_mode") == "concat" for step in other.steps)
+    for step in program.steps if beside else ():
+        joining = _MERGED.get(str(step.settings.get("merge_mode")), ())
+        if step.settings.get("bidirectional") and any(one.kind in joining for one in other.steps):
+            parts = _in_halves(step)
+            last = {step.name: parts[-1].name}
+            behind = program.steps.index(step)
+            read = (replace(one, inputs=tuple(last.get(name, name) for name in one.inputs))
+                    for one in program.steps[behind + 1 :])  # fmt: skip
+            return Program((*program.steps[:behind], *parts, *read))
+    return None
+
+
+_MERGED = {"sum": ("add",), "ave": ("add", "average"), "mul": ("mul",)}
+
+
+def _in_halves(step: Step) -> tuple[Step, ...]:
+    width = (step.shape or step.weights["recurrent_kernel"].shape)[-1]
+    mode = step.settings["merge_mode"]
+    halves = [
+        Step(f"{step.name}, {word}", "split", {"axis": -1, "start": start, "stop": start + width}, {}, (step.name,))
+        for word, start in (("forward", 0), ("backward", width))
+    ]
+    names = tuple(half.name for half in halves)
+    joined = Step(f"{step.name}, {mode}", "mul" if mode == "mul" else "add", {}, {}, names, step.shape, step.source)
+    whole = (replace(step.set(merge_mode="concat"), shape=None), *halves, joined)
+    if mode != "ave":
+        return whole
+    half = {"operand": 2.0, "side": "right"}
+    return *whole, Step(f"{step.name}, mean", "div", half, {}, (joined.name,), step.shape, step.source)
+
+
+def _over(softmax: Step, rank: int) -> str:
+    """Whether scores are made one over the keys of each query, or over the queries; empty for anything else."""
+    axis = softmax.settings.get("axis")
+    return "keys" if axis in (-1, rank - 1) else "queries" if axis in (-2, rank - 2) else ""
 
 
 def _masking(mask: Array) -> dict[str, object]:
@@ -179,22 +227,3 @@ def _masking(mask: Array) -> dict[str, object]:
         if np.array_equal(mask <= _LOWEST, hidden) and np.abs(mask[~hidden]).max() < _NOTHING:
             return {"mask": "causal"}
     return {"mask": "given", "given": mask, "given_as": "add"}
-
-
-def multiplier(step: Step) -> float | None:
-    """What a step multiplies by; None where it does anything else."""
-    operand = np.asarray(step.settings.get("operand", ()))
-    if step.kind not in ("mul", "div") or len(step.inputs) != 1 or operand.size != 1 or not float(operand.reshape(())):
-        return None
-    if step.kind == "mul":
-        return float(operand.reshape(()))
-    return 1 / float(operand.reshape(())) if step.settings.get("side", "right") == "right" else None
-
-
-def _without_idle(program: Program) -> Program:
-    """Without steps that nothing reads."""
-    kept: list[Step] = []
-    for step in reversed(program.steps):
-        if step is program.last or any(step.name in other.inputs for other in kept):
-            kept.insert(0, step)
-    return Program(tuple(kept))

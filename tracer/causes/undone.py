@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from tracer import kinds
 from tracer.causes.case import Case, cases
 from tracer.causes.step import Unknown
 from tracer.compare.pair import PairDiff
@@ -14,6 +15,8 @@ from tracer.rerun.cuts import Cut, cuts
 from tracer.store import Recording
 
 Make = Callable[[int, PairDiff, frozenset[str]], tuple[Case, Case]]
+
+_LOSING = kinds.POOLS | kinds.REDUCTIONS
 
 
 class Undone:
@@ -45,20 +48,40 @@ def met(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -
     return made
 
 
-def undone(cut: Cut, made: Mapping[str, Cut], pairs: Sequence[PairDiff], make: Make) -> bool:
+def undone(
+    cut: Cut,
+    made: Mapping[str, Cut],
+    pairs: Sequence[PairDiff],
+    make: Make,
+    apart: frozenset[str] = frozenset(),
+    far: int = 1,
+) -> bool:
     """Whether everything that reads a pair's tensors agrees when it is computed from what is above the pair.
 
-    The two tensors are then steps on two ways to the same result, and no defect. False where nothing reads them, and
-    where that cannot be computed.
+    The two tensors are then steps on two ways to the same result, and no defect. What reads them may itself be such a
+    step, ``far`` tensors on at most, but for one that only loses what differs, as a mean does; nor are those in
+    ``apart`` relied on. False where nothing reads them, and where that cannot be computed.
     """
-    if not cut.readers:
-        return False
-    for reader in cut.readers:
-        other = made[reader]
-        try:
-            case, _ = make(other.index, pairs[other.index], frozenset({cut.candidate}))
-            if cut.reference not in case.ours.nodes or not case.before <= case.bar:
+    apart |= {cut.candidate}
+    steps = [cut]
+    for _ in range(far):
+        following: dict[str, Cut] = {}
+        for step in steps:
+            if not step.readers:
                 return False
-        except Unknown:
-            return False
-    return True
+            for other in (made[reader] for reader in step.readers if reader not in apart):
+                try:
+                    case = make(other.index, pairs[other.index], apart)[0]
+                    if step.reference not in case.ours.nodes:
+                        return False
+                    if not case.before <= case.bar:
+                        following[other.candidate] = other
+                    elif far > 1 and case.theirs.node.kind in _LOSING:
+                        return False
+                except Unknown:
+                    return False
+        if not following:
+            return True
+        apart |= following.keys()
+        steps = list(following.values())
+    return False

@@ -11,7 +11,7 @@ import numpy as np
 
 from tracer import kinds, relations
 from tracer.causes import fused
-from tracer.causes.case import Case
+from tracer.causes.case import Case, layer_of
 from tracer.causes.edit import Edit, weights
 from tracer.causes.operations.recurrent import GATES
 from tracer.causes.orders import Orders, brought, orders
@@ -41,6 +41,7 @@ def differences(case: Case, ours: Step, theirs: Step) -> Iterator[Edit]:
     theirs = replace(theirs, weights={role: brought(ours, role, its, order) for role, its in theirs.weights.items()})
     node = _named(case, ours, theirs)
     together = _together(case, ours, theirs) or _directions(case, ours, theirs)
+    together = together or fused.folded(case, ours, theirs, node)
     if together is not None:
         yield together
         return
@@ -68,10 +69,14 @@ def differences(case: Case, ours: Step, theirs: Step) -> Iterator[Edit]:
             told = _Weighed(case, ours, theirs, role, *_joined(ours, role, mine, its), order).told()
             found.setdefault(told.cause, []).append((role, told))
     # What is true of the kernel is true of the bias: of a few numbers it cannot be seen.
-    for strong, weak in (("weights-swapped", _WEAK), ("weights-not-loaded", ("weights-perturbed",))):
+    beside = [(cause, _WEAK) for cause in ("weights-swapped", "rnn-direction", "qkv-order")]
+    for strong, weak in (*beside, ("weights-not-loaded", ("weights-perturbed",))):
         if strong in found:
             for cause in weak:
                 found[strong] += found.pop(cause, [])
+    if "bn-stats" in found and _moved_up(ours, theirs):  # the others are what that left
+        for cause in _WEAK:
+            found["bn-stats"] += found.pop(cause, [])
     if "weights-not-loaded" in found:  # of a bias of few numbers even one that was never loaded may look alike
         found["weights-not-loaded"] += found.pop("weights-perturbed", [])
     for cause, which in found.items():
@@ -114,6 +119,15 @@ def _together(case: Case, ours: Step, theirs: Step) -> Edit | None:
             fix=f"load gamma as the weight of {node} and beta as its bias", seen=True, cost=1.2,
         )  # fmt: skip
     return None
+
+
+def _moved_up(ours: Step, theirs: Step) -> bool:
+    """Whether a weight of theirs is another one of ours."""
+    return any(
+        role != other and not alike(ours.weights.get(role, np.zeros(0)), its) and its.size > 1 and alike(mine, its)
+        for role, its in theirs.weights.items()
+        for other, mine in ours.weights.items()
+    )
 
 
 def _directions(case: Case, ours: Step, theirs: Step) -> Edit | None:
@@ -189,7 +203,9 @@ def _sums_alike(mine: tuple[Array, Array], its: tuple[Array, Array], apart: int 
 
 def _named(case: Case, ours: Step, theirs: Step) -> str:
     """The candidate's node."""
-    return ours.name if case.turned_round else theirs.name
+    side, name = (case.ours, ours.name) if case.turned_round else (case.theirs, theirs.name)
+    structure = side.recording.structure
+    return layer_of(structure, name).name if name in structure.by_name else name
 
 
 def _label(step: Step, role: str) -> str:
@@ -236,7 +252,7 @@ class _Weighed:
         tests: list[Callable[[], Told | None]] = [self._shape, self._constant, self._statistics]
         if self.mine.shape == self.its.shape and relations.same_values(self.mine, self.its):
             tests += [self._recurrent, self._axes, self._places]
-        tests += [self._rounded, self._multiple, self._added, self._shifted, self._elsewhere, self._parts]
+        tests += [self._rounded, self._multiple, self._added, self._shifted, self._beside, self._elsewhere, self._parts]
         for test in tests:
             if (found := test()) is not None:
                 return found
@@ -250,7 +266,8 @@ class _Weighed:
         shapes = f"{self.mine.shape} in the {self.case.other}, {self.its.shape} in the {self.case.doer}"
         if self.mine.size == self.its.size and relations.same_values(self.mine, self.its):
             return self.say("kernel-layout", f"has other axes: {shapes}", f"reshape the {self.role} of {self.node}")
-        return self.say("weights-not-loaded", f"has another shape: {shapes}")
+        cause = "activation-param" if self.ours.kind == "prelu" else "weights-not-loaded"
+        return self.say(cause, f"has another shape: {shapes}")
 
     def _constant(self) -> Told | None:
         """One side still has what a new layer begins with."""
@@ -282,6 +299,8 @@ class _Weighed:
             if role != self.role and other.shape == its.shape and alike(other, its) and other.size > 1:
                 return self.say("bn-stats", f"is the {role} in the {self.case.doer}", fix)
         if self.role in _STATISTICS and not relations.same_values(mine, its):
+            if (told := self._elsewhere()) is not None:
+                return told
             near = relations.correlation(mine, its)
             return self.say("bn-stats", f"differs (correlation {near:.2f}): other statistics", fix)
         return None
@@ -496,6 +515,17 @@ class _Weighed:
             if found.cause not in ("weights-not-loaded",):
                 word = _PARTS[part] if count == 3 else f"part {part + 1} of {count}"
                 return replace(found, what=f"{found.what} (in the {word})")
+        return None
+
+    def _beside(self) -> Told | None:
+        """Another weight of the same layer: the keys' for the queries, those of one direction for both."""
+        for role, other in self.ours.weights.items():
+            if role != self.role and other.ndim > 1 and np.any(other) and alike(other, self.its):
+                names = {"attention": "qkv-order"} | dict.fromkeys(kinds.RECURRENT, "rnn-direction")
+                cause = names.get(self.ours.kind, "weights-swapped")
+                same = ("weights-swapped",) if cause != "weights-swapped" else ()
+                what = f"is the {role} in the {self.case.doer}"
+                return self.say(cause, what, f"load the {self.role} of {self.node}", same)
         return None
 
     def _elsewhere(self) -> Told | None:

@@ -26,6 +26,7 @@ from tracer.causes.families.common import (
     sides,
     snapped,
     solved,
+    telling,
     try_chain,
     try_settings,
     twin,
@@ -69,7 +70,7 @@ def replaced(case: Case, step: Step) -> Iterator[Edit]:
     """Another function of the same input, or the same one with another parameter."""
     x = inputs(case, step)[0]
     places = sample(case, step, x)
-    if places is not None and not of_each(*places):
+    if not telling(x) or (places is not None and not of_each(*places)):
         return
     same: list[Edit] = []
     if places is not None and distance(*places) <= case.bar:
@@ -193,9 +194,9 @@ def more(case: Case, step: Step) -> Iterator[Edit]:
     if step.settings.get("activation"):
         what = f"the {case.doer} leaves out the {step.settings['activation']} that {step.name} ends with"
         yield from try_settings(case, step, case.lacks("activation"), 2.0, {"activation": None}, what)
-    if not is_last(case, step):
-        return
     found = value(case, step)
+    if not is_last(case, step) or not telling(found):
+        return
     places = sample(case, step, found)
     if places is None or distance(*places) <= case.bar:
         return

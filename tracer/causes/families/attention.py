@@ -14,6 +14,7 @@ from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import (
     ahead,
+    behind,
     inputs,
     is_last,
     made,
@@ -43,7 +44,7 @@ def settings(case: Case, step: Step) -> Iterator[Edit]:
     own, read = step.settings, inputs(case, step)
     for mask in ("none", "causal"):
         if mask != own.get("mask", "none"):
-            yield from try_settings(case, step, "attention-mask", 2.0, {"mask": mask})
+            yield from try_settings(case, step, "attention-mask", 2.0, {"mask": mask, "kept": None})
     if own.get("mask") == "given":
         for how in ("keep", "drop", "add", "keep_keys", "drop_keys"):
             if how != own.get("given_as"):
@@ -220,6 +221,12 @@ def products(case: Case, step: Step) -> Iterator[Edit]:
             now = bool(step.settings.get(key))
             what = sides(case, f"{key} of {step.name}", now, not now)
             yield from try_settings(case, step, "head-layout", 2.5, {key: not now}, what)
+    shape = value(case, step).shape
+    if len(shape) > 1 and shape[-1] == shape[-2] and before_softmax(case, step):
+        order = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
+        chain = behind(case, step, made("permute", permutation=order))
+        what = f"the {case.doer} takes queries for keys in {step.name}: its scores are the transposed ones"
+        yield from try_chain(case, step, chain, "qkv-order", what, 2.5)
     if len(step.inputs) == 2:
         turned = replace(step, inputs=step.inputs[::-1])
         values = ordered(case, "a · b", "b · a")

@@ -179,11 +179,13 @@ def moved(case: Case, step: Step) -> Iterator[Edit]:
     if step.kind == "split":
         width = int(step.settings["stop"]) - int(step.settings["start"])
         length = x.shape[int(step.settings["axis"])]
+        heads = naming.about_heads(case.ours.recording.structure, step)
+        part = "qkv-order" if heads else "rnn-direction" if _of_sequence(case, step) else "channel-order"
         for start in itertools.islice(range(0, length - width + 1, max(1, width)), _MOST):
             if start != step.settings["start"]:
                 what = f"the {case.doer} takes the part from {start} on in {step.name}"
                 settings = {"start": start, "stop": start + width}
-                yield from try_settings(case, step, "qkv-order", 2.5, settings, what)
+                yield from try_settings(case, step, part, 2.5, settings, what)
     if step.kind == "slice":
         yield from _picks(case, step, x)
 
@@ -255,12 +257,38 @@ def anywhere(case: Case, step: Step) -> Iterator[Edit]:
         if perm is not None and not np.array_equal(perm, np.arange(length)):
             chain = behind(case, step, made("gather", axis=axis, indices=perm))
             cause = "head-layout" if step.kind in ("matmul", "attention") else "channel-order"
+            if step.settings.get("bidirectional") and relations.blocks(perm) == (1, 0):
+                cause = "rnn-direction"
             if step.kind == "concat" and axis == int(step.settings["axis"]) % found.ndim:
                 cause = "concat-order"
             factors = relations.factored(perm)
             how = f": as {factors[0]} read in the order {factors[1]}" if factors else ""
             what = f"what {step.name} gives stands in another order along axis {axis} in the {case.doer}{how}"
             yield from try_chain(case, step, chain, cause, what, 8.0)
+
+
+@suggests()
+def relaid(case: Case, step: Step) -> Iterator[Edit]:
+    """The result as a reshape lays it out where axes had to be moved, whatever these were: heads, states, patches."""
+    if not is_last(case, step):
+        return
+    found, target = value(case, step), case.target
+    if found.shape != target.shape or case.before <= case.bar or not relations.same_values(found, target):
+        return
+    order = relations.permutation(found.reshape(-1, 1), target.reshape(-1, 1), 0)
+    if order is None:
+        return
+    # What stays together is one thing: the numbers of a head, of a state.
+    width = math.gcd(*(length for _, length in relations.runs(order)))
+    axes = relations.factored(order[::width] // width)
+    if axes is None:
+        return
+    chain = behind(
+        case, step, made("reshape", shape=(*axes[0], width)), made("permute", permutation=(*axes[1], len(axes[1]))),
+        made("reshape", shape=found.shape),
+    )  # fmt: skip
+    what = f"the {case.doer} lays what {step.name} gives out in another order: {axes[0]} read in the order {axes[1]}"
+    yield from try_chain(case, step, chain, "reshape-order", what, 7.0)
 
 
 @suggests(*kinds.CONVOLUTIONS, "dense", "batchnorm")

@@ -22,6 +22,7 @@ from tracer.causes.families.common import (
     made,
     run,
     snapped,
+    telling,
     try_chain,
     twin,
     value,
@@ -167,7 +168,7 @@ def moved_along(case: Case, step: Step) -> Iterator[Edit]:
 def dropped(case: Case, step: Step) -> Iterator[Edit]:
     """Numbers left out at random, and the others larger for it."""
     found, target = value(case, step), case.target
-    if not is_last(case, step) or found.shape != target.shape or found.size < _DROPPED:
+    if not is_last(case, step) or found.shape != target.shape or found.size < _DROPPED or not telling(found):
         return
     there = found != 0
     gone = there & (target == 0)

@@ -234,7 +234,10 @@ def _zeros(case: Case, step: Step, now: Pairs) -> Iterator[Edit]:
 
 @suggests("global_avg_pool", "global_max_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "amax", "sum")
 def whole(case: Case, step: Step) -> Iterator[Edit]:
-    """The mean for the largest, the sum for the mean, over other axes."""
+    """The mean for the largest, the sum for the mean, over other axes, padding that counts."""
+    if step.settings.get("mask") is not None:
+        what = f"the {case.doer} counts padding in the mean {step.name}, which the {case.other} masks"
+        yield from try_step(case, step, step.set(mask=None), "attention-mask", what, 2.0, same=("pool-kind",))
     swap = {
         "global_avg_pool": "global_max_pool", "global_max_pool": "global_avg_pool", "mean": "amax", "amax": "mean",
         "adaptive_avg_pool": "adaptive_max_pool", "adaptive_max_pool": "adaptive_avg_pool", "sum": "mean",

@@ -23,6 +23,7 @@ from tracer.causes.families.common import (
     made,
     ordered,
     snapped,
+    telling,
     try_chain,
     try_step,
     twin,
@@ -69,7 +70,7 @@ def summed(case: Case, step: Step) -> Iterator[Edit]:
             yield from try_step(case, step, replace(step, kind=kind), "operation-kind", what, 3.0)
     if step.kind == "sub" and len(step.inputs) == 2:
         turned = replace(step, inputs=step.inputs[::-1])
-        yield from try_step(case, step, turned, "operation-kind", f"{step.name} is the other way round", 3.0)
+        yield from try_step(case, step, turned, "operand-order", f"{step.name} is the other way round", 3.0)
     yield from _order(case, step)
     yield from _weighted(case, step, read)
 
@@ -80,7 +81,7 @@ def _order(case: Case, step: Step) -> Iterator[Edit]:
     behind_it = [structure.by_name[name].kind for name in structure.children.get(step.name, ())]
     likely = [kind for kind in behind_it if kind in kinds.ACTIVATIONS]
     for kind in dict.fromkeys((*likely, *_ACTIVATIONS)):
-        for k in range(len(step.inputs)):
+        for k in (k for k, values in enumerate(inputs(case, step)) if telling(values)):
             settings = {"approximate": "none"} if kind == "gelu" else {}
             what = f"the {case.doer} computes {kind} of {step.inputs[k]} before it is added in {step.name}"
             moved = kind in likely and len(step.inputs) == 2
@@ -311,7 +312,7 @@ def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
             return "dropout-mode", f"{what}: numbers are left out, as in training"
         stem = "activation" if len(between) == 1 and between <= kinds.ACTIVATIONS else "block"
         return case.has(stem), f"{what}: it goes through more"
-    return "operation-kind" if step.kind not in ("concat", "stack") else "concat-order", what
+    return "wiring" if step.kind not in ("concat", "stack") else "concat-order", what
 
 
 def _above(structure: object, name: str) -> set[str]:

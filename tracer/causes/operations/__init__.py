@@ -18,7 +18,7 @@ all of these            ``activation`` (a kind) and ``activation_settings``: wha
 ``max_pool*``,          ``pool_size``, ``strides``, ``padding``, ``dilation``, ``count_include_pad``, ``channels``
 ``avg_pool*``           ``ceil`` (more padding after, which never counts), ``pad_value`` (of max_pool; else -inf)
                         ``divisor`` (of avg_pool, in place of the count)
-``global_*_pool``       ``axes`` (spatial), ``keepdims``
+``global_*_pool``       ``axes`` (spatial), ``keepdims``, ``mask`` (of an average: which places count, samples first)
 ``adaptive_*_pool``     ``output_size``, ``axes``
 ``batchnorm``           ``epsilon``, ``channels``, ``mode`` (eval, train), ``momentum`` (of the old value); ``gamma``,
                         ``beta``, ``running_mean``, ``running_var``
@@ -33,9 +33,11 @@ all of these            ``activation`` (a kind) and ``activation_settings``: wha
 activations             ``negative_slope`` (leaky_relu), ``alpha`` (elu, celu), ``approximate`` (gelu: none, tanh,
                         sigmoid), ``axis`` (softmax, log_softmax, glu), ``max_value``, ``threshold``, ``value``,
                         ``min_value``, ``beta`` (softplus), ``slope`` and ``offset`` (of the line in hard_sigmoid and
-                        hard_silu: .2, .5 in Keras 2; 1/6, .5 else), ``negated`` (softmin); ``alpha`` (prelu, in a
-                        shape that broadcasts)
-sums, means, norms …    ``axes`` (None: all), ``keepdims``; ``ddof`` (var, std), ``order`` (norm)
+                        hard_silu: .2, .5 in Keras 2; 1/6, .5 else), ``negated`` (softmin), ``masked`` (softmax, by a
+                        second input: hidden, or zeros come out there as well); ``alpha`` (prelu, in a shape that
+                        broadcasts)
+sums, means, norms …    ``axes`` (None: all), ``keepdims``; ``ddof`` (var, std), ``epsilon`` and ``form``
+                        (std, as of layernorm), ``order`` (norm)
 comparisons             ``operand``, ``side``
 ``cast``                ``dtype``
 ``lstm`` ``gru`` ``rnn``  see :mod:`tracer.causes.operations.recurrent`

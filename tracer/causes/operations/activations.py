@@ -150,6 +150,10 @@ def _shrink(step: Step, inputs: Sequence[Array]) -> Array:
     return np.sign(x) * np.maximum(np.abs(x) - limit, 0)
 
 
+_HIDDEN = -1e30
+"""In place of what a mask hides: where all is hidden, all count alike."""
+
+
 @operation("softmax", "log_softmax")
 def _softmax(step: Step, inputs: Sequence[Array]) -> Array:
     x, axis = inputs[0], _axes(step.settings["axis"])
@@ -157,7 +161,12 @@ def _softmax(step: Step, inputs: Sequence[Array]) -> Array:
     if not np.ndim(x):
         raise Unknown("a single number has no axis")
     function = special.softmax if step.kind == "softmax" else special.log_softmax
-    return np.asarray(function(x, axis=axis))
+    masked = step.settings.get("masked")
+    if masked is None:
+        return np.asarray(function(x, axis=axis))
+    kept = np.asarray(inputs[1], bool)
+    found = np.asarray(function(np.where(kept, x, _HIDDEN), axis=axis))
+    return found * kept if masked == "zeros" else found
 
 
 @operation("glu")
@@ -197,6 +206,12 @@ def _variance(x: Array, axes: Any, keeps: bool, settings: Settings) -> Array:
     return np.asarray(np.var(x, axis=axes, keepdims=keeps, ddof=int(settings.get("ddof", 0))))
 
 
+def _deviation(x: Array, axes: Any, keeps: bool, settings: Settings) -> Array:
+    variance, epsilon = _variance(x, axes, keeps, settings), float(settings.get("epsilon", 0.0))
+    beside = settings.get("form") == "deviation"
+    return np.asarray(np.sqrt(variance) + epsilon if beside else np.sqrt(variance + epsilon))
+
+
 def _norm(x: Array, axes: Any, keeps: bool, settings: Settings) -> Array:
     order = float(settings.get("order", 2))
     size = np.abs(x)
@@ -219,7 +234,7 @@ _REDUCED: dict[str, Callable[[Array, Any, bool, Settings], Array]] = {
     "argmax": lambda x, axes, keeps, _: np.argmax(x, axis=axes, keepdims=keeps),
     "argmin": lambda x, axes, keeps, _: np.argmin(x, axis=axes, keepdims=keeps),
     "var": _variance,
-    "std": lambda x, axes, keeps, settings: np.sqrt(_variance(x, axes, keeps, settings)),
+    "std": _deviation,
     "norm": _norm,
 }
 

@@ -11,7 +11,9 @@ a further input where it is one, ``given_as`` then says how it is meant: keep, d
 query, key, value, or several of them: ``key+value``), ``layout`` of the inputs: ``joined`` (batch, time,
 features), ``heads_first`` (…, heads, time, features), ``heads_inside`` (batch, time, heads, features); ``time`` (axis
 of ``joined`` ones, 0 or 1), ``score`` (dot, additive; weight ``scale_kernel``), ``zero`` (a key and value of zeros
-behind all others), ``softcap``; ``result``: ``output``, ``scores`` (of every head) or ``mean_scores``.
+behind all others), ``softcap``, ``kept`` (batch, queries: where it is False zeros come out), ``over`` (keys,
+queries: what the softmax is over); ``result``: ``output``,
+``scores`` (of every head) or ``mean_scores``.
 """
 
 from __future__ import annotations
@@ -42,10 +44,13 @@ def attention(step: Step, inputs: Sequence[Array]) -> Array:
     if repeat > 1:
         key, value = np.repeat(key, repeat, -3), np.repeat(value, repeat, -3)
     scores = _masked(step, _scores(step, query, key), mask)
-    weights = np.nan_to_num(softmax(scores, -1)) if own.get("mask", "none") != "none" else softmax(scores, -1)
+    weights = softmax(scores, -2 if own.get("over") == "queries" else -1)
+    weights = np.nan_to_num(weights) if own.get("mask", "none") != "none" else weights
     if own.get("result", "output") != "output":
         return np.asarray(weights.mean(-3) if own["result"] == "mean_scores" else weights)
-    return _joined(step, weights @ value, batched=batched)
+    found = _joined(step, weights @ value, batched=batched)
+    kept = own.get("kept")
+    return found if kept is None else found * np.asarray(kept, np.float64)[..., None]
 
 
 def _split(step: Step, values: Array, part: str, *, batched: bool) -> Array:

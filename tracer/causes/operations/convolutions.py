@@ -268,7 +268,12 @@ def _counted(step: Step, lengths: Sequence[int]) -> Array:
 def _global_pool(step: Step, inputs: Sequence[Array]) -> Array:
     axes, keeps = tuple(step.settings["axes"]), bool(step.settings.get("keepdims"))
     function: Callable[..., Array] = np.mean if step.kind == "global_avg_pool" else np.max
-    return function(inputs[0], axis=axes, keepdims=keeps)
+    mask = step.settings.get("mask")
+    if mask is None:
+        return function(inputs[0], axis=axes, keepdims=keeps)
+    counts = np.asarray(mask, np.float64).reshape(*mask.shape, *(1,) * (inputs[0].ndim - mask.ndim))
+    mean: Array = (inputs[0] * counts).sum(axis=axes, keepdims=keeps) / counts.sum(axis=axes, keepdims=keeps)
+    return mean
 
 
 @operation("adaptive_avg_pool", "adaptive_max_pool")

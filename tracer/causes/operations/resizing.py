@@ -55,7 +55,11 @@ def weights(own: Mapping[str, Any], before: int, after: int, scale: float | None
         return _cells(before, after)
     if mode == "area_exact":
         return _overlap(before, after, ratio)
-    places = _places(own.get("coordinates", "half_pixel"), before, after, ratio, mode)
+    coordinates = own.get("coordinates", "half_pixel")
+    if coordinates == "align_corners" and own.get("antialias") and min(before, after) > 1:
+        # As PyTorch has it: places are as far apart as with aligned corners, and begin as half pixels do.
+        coordinates, ratio = "half_pixel", (after - 1) / (before - 1)
+    places = _places(coordinates, before, after, ratio, mode)
     if mode == "nearest":
         return _picked(own.get("rounding", "floor"), places, before)
     if own.get("antialias") or mode not in ("linear", "cubic"):

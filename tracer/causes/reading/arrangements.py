@@ -446,7 +446,7 @@ def unfold(node: Read) -> Step:
     return inferring.first(node, steps, "the size of its windows is not told")
 
 
-@reader("arange", "full", "zeros", "ones", "eye", "other:unseen")
+@reader("arange", "full", "zeros", "ones", "eye", "other:zeros_like", "other:ones_like", "other:unseen")
 def made(node: Read) -> Step:
     """A constant: what was recorded."""
     return constant(node)

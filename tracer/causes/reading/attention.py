@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tracer.causes.reading import Read, inferring, reader
-from tracer.causes.reading.recurrent import steps_that_count
+from tracer.causes.reading.masking import steps_that_count
 from tracer.causes.step import Array, Step, Unknown
 
 _CALLED = {1: ("query+key+value",), 2: ("query", "key+value"), 3: ("query", "value", "key")}
 """The order in which Keras's layers are called; one tensor given twice is one parent."""
+_TWICE = (("query+key", "value"), ("query+value", "key"), ("key+value", "query"))
 _MEANT = ("add", "keep", "drop", "drop_keys", "keep_keys")
 
 
@@ -34,7 +36,7 @@ def attention(node: Read) -> Step:
         step = _bare(node, own)
     else:
         step = _function(node)
-    return _with_mask(node, step)
+    return _with_mask(node, step.set(over="keys"))
 
 
 def scores(node: Read, parent: Read) -> Step:
@@ -93,16 +95,22 @@ def _keras(node: Read, own: dict[str, Array]) -> Step:
         weights["output_bias"] = own["attention_output/bias"]
     if weights["query_kernel"].ndim != 3 or node.rank != 3:
         raise Unknown("attention over several axes is not computed")
-    settings = {"heads": weights["query_kernel"].shape[1], "scale": None, "layout": "joined", "order": _called(node)}
+    widths = {weights[f"{part}_kernel"].shape[0] for part in ("query", "key", "value")}
+    order = _called(node, widths)
+    settings = {"heads": weights["query_kernel"].shape[1], "scale": None, "layout": "joined", "order": order}
     return inferring.step_of(node, **settings).weigh(**weights)
 
 
-def _called(node: Read) -> tuple[str, ...]:
-    """What each of its inputs is. Raises Unknown."""
+def _called(node: Read, widths: Container[int] = ()) -> tuple[str, ...]:
+    """What each of its inputs is, of these ``widths`` where they are known; a mask is none. Raises Unknown."""
     if not node.node.parents:
         raise Unknown("what it reads was not recorded")
     known = node.recording.structure.by_name
-    read = [name for name in node.node.parents if not (known[name].dtype or "").startswith("bool")]
+    read = [
+        name for name, shape in zip(node.node.parents, node.shapes, strict=True)
+        if not (known[name].dtype or "").startswith("bool")
+        and not (widths and shape is not None and (len(shape) != 3 or shape[-1] not in widths))
+    ]  # fmt: skip
     return _CALLED[max(1, min(3, len(read)))]
 
 
@@ -154,12 +162,43 @@ def _masked(node: Read, step: Step, plain: Step) -> Iterator[Step]:
     for name in node.node.parents[count:]:
         for how in _MEANT:
             yield replace(plain, inputs=(*plain.inputs, name)).set(mask="given", given_as=how)
+    called = [plain]
     if count == 2:  # one tensor in two places
-        for order in (("query+key", "value"), ("query+value", "key"), ("key+value", "query")):
-            yield plain.set(order=order)
-    counted = steps_that_count(node)
-    if counted is not None:
-        keep = counted[:, None, None, :]
-        yield plain.set(mask="given", given=keep, given_as="keep")
-        causal = np.tri(counted.shape[1], dtype=bool)
-        yield plain.set(mask="given", given=keep & causal, given_as="keep")
+        called += [plain.set(order=order) for order in _TWICE]
+        yield from (one.set(mask=mask) for one in called[1:] for mask in ("none", "causal"))
+    if node.framework == "tensorflow":
+        yield from (step for one in called for step in _handed_on(node, one))
+
+
+_HIDDEN = -1e30
+"""What Keras adds to scores that it hides: rows of which all are hidden weigh every key alike."""
+
+
+def _handed_on(node: Read, plain: Step) -> Iterator[Step]:
+    """With the masks that Keras knows the padding by, beside a given one and the causal one."""
+    order = plain.settings["order"]
+    place = {part: k for k, word in enumerate(order) for part in word.split("+")}
+    queries, keys = (steps_that_count(node, place[part]) for part in ("query", "value"))
+    padding = [] if keys is None else [keys[:, None, None, :]]
+    if queries is not None:
+        padding.append(queries[:, None, :, None] & (padding[0] if padding else True))
+    given = [_over_heads(node.recorded(name)) for name in node.node.parents[len(order) :]]
+    steps = [node.source(place[part])[1] for part in ("query", "value")]
+    causal = np.tri(steps[0], steps[1]) > 0
+    for pad in [*padding, None]:
+        for own in [*given, None]:
+            for ahead in (None, causal):
+                parts = [part for part in (pad, own, ahead) if part is not None]
+                if pad is None and own is None:
+                    continue
+                keep = functools.reduce(np.logical_and, parts)
+                step = plain.set(mask="given", given=np.where(keep, 0.0, _HIDDEN), given_as="add")
+                yield step
+                if queries is not None:
+                    yield step.set(kept=queries)
+
+
+def _over_heads(mask: Array) -> Array:
+    """A mask of Keras, one for all heads where it has no axis for them."""
+    kept: Array = np.asarray(mask) != 0
+    return kept[:, None] if kept.ndim == 3 else kept

@@ -5,7 +5,9 @@ Nothing is told of such a layer but its inputs, its output and its weights, so e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,8 @@ def _one(node: Read) -> Iterator[Step]:
         return
     yield from _affine(node)
     yield from _normed(node)
+    if before == after:
+        yield from any_norm(node)
     if len(before) == len(after):
         yield from _shaped(node, before, after)
 
@@ -86,6 +90,24 @@ def _normed(node: Read) -> Iterator[Step]:
     for channels in (-1, 1):
         step = inferring.step_of(node, kind="groupnorm", groups=int(groups), epsilon=float(epsilon), channels=channels)
         yield step.weigh(gamma=gamma, beta=beta)
+
+
+def any_norm(node: Read) -> Iterator[Step]:
+    """Normalisations of the last axis as people write them, with each weight as the gains and as what is added."""
+    found = [value for value in arithmetic.weights_of(node).values() if value.shape == node.source()[-1:]]
+    told = node.config.get("epsilon")
+    epsilons = _EPSILONS if told is None else (float(told),)
+    for kind, form, ddof in _NORMS:
+        for gamma, beta in ((None, None), *((one, None) for one in found), *itertools.permutations(found, 2)):
+            for epsilon in epsilons:
+                settings: dict[str, Any] = {"axes": (-1,), "epsilon": epsilon, "form": form, "inferred": True}
+                settings |= {} if kind == "rmsnorm" else {"ddof": ddof}
+                yield inferring.step_of(node, kind=kind, **settings).weigh(gamma=gamma, beta=beta)
+
+
+_EPSILONS = (1e-5, 1e-6, 1e-3, 1e-12, 1e-8, 1e-7)
+_NORMS = (("layernorm", "root", 0), ("layernorm", "deviation", 1), ("layernorm", "deviation", 0),
+          ("layernorm", "root", 1), ("rmsnorm", "root", 0))  # fmt: skip
 
 
 def _several(node: Read) -> Iterator[Step]:

@@ -220,7 +220,7 @@ def _written(constant: Array) -> Iterator[tuple[Any, float]]:
     if constant.size == 1:
         number = float(constant.reshape(()))
         short = (float(f"{number:.{digits}g}") for digits in range(1, _DIGITS))
-        near = (value for value in short if abs(value - number) <= 1e-3 * abs(number))
+        near = (value for value in short if abs(value - number) <= 0.05 * abs(number))
         yield from ((value, 4.0) for value in dict.fromkeys([*near, float(np.float32(number)), number]))
         yield number, _SLACK
     else:

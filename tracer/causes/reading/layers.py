@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from tracer.causes.reading import Read, reader
+from tracer.causes.reading import Read, custom, inferring, reader
 from tracer.causes.reading.deducing import Option, borrowed, deduce
-from tracer.causes.step import Array, Unknown, numbers
+from tracer.causes.reading.masking import masks_given, steps_that_count
+from tracer.causes.step import Array, Step, Unknown, numbers
 
 Settings = dict[str, Any]
 Weights = dict[str, Array]
@@ -319,7 +320,20 @@ def _guessed_pool(read: Read, rank: int) -> tuple[Settings, Weights]:
 
 
 @reader("global_avg_pool", "global_max_pool", "adaptive_avg_pool", "adaptive_max_pool")
-def _whole(read: Read) -> tuple[Settings, Weights]:
+def _whole(read: Read) -> Step:
+    step = inferring.step_of(read, **_over_all(read))
+    if read.framework != "tensorflow" or read.node.label != "GlobalAveragePooling1D":
+        return step
+
+    def masked() -> Iterator[Step]:
+        counted = steps_that_count(read)
+        given = masks_given(read) if counted is None else [counted]
+        yield from (step.set(mask=mask) for mask in given)
+
+    return inferring.likely(read, step, masked, terms=64)
+
+
+def _over_all(read: Read) -> Settings:
     source, made, adaptive = read.source(), read.shape, read.node.kind.startswith("adaptive")
     if not adaptive and read.config.get("axis") is not None:
         given = read.config["axis"]
@@ -339,7 +353,7 @@ def _whole(read: Read) -> tuple[Settings, Weights]:
         )
     else:
         settings["keepdims"] = len(made) == len(source)
-    return settings, {}
+    return settings
 
 
 # -- normalisations --------------------------------------------------------------------------------------------------
@@ -382,7 +396,9 @@ def _batchnorm(read: Read) -> tuple[Settings, Weights]:
 
 
 @reader("layernorm", "rmsnorm")
-def _layernorm(read: Read) -> tuple[Settings, Weights]:
+def _layernorm(read: Read) -> tuple[Settings, Weights] | Step:
+    if read.config.get("epsilon") is None and read.node.role == "layer" and not _own_default(read):
+        return inferring.first(read, custom.any_norm(read), "its epsilon was not recorded", terms=64)
     rank, config = read.rank, read.config
     gamma, beta = read.weight("gamma"), read.weight("beta")
     shape = config.get("normalized_shape")
@@ -400,6 +416,11 @@ def _layernorm(read: Read) -> tuple[Settings, Weights]:
         axes = tuple(range(-(1 if gamma is None else gamma.ndim), 0))
     settings: Settings = {"epsilon": _small(read), "axes": axes}
     return settings, _present(gamma=gamma, beta=beta)
+
+
+def _own_default(read: Read) -> bool:
+    """Whether it is PyTorch's, which has an epsilon of its own where none is told."""
+    return read.node.kind == "rmsnorm" and read.torch_like and read.node.label == "RMSNorm"
 
 
 def _small(read: Read) -> float:

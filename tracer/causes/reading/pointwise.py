@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -183,9 +183,10 @@ def _shrink(read: Read) -> tuple[Settings, Weights]:
 @reader("softmax", "log_softmax")
 def _softmax(read: Read) -> tuple[Settings, Weights]:
     axis, rank = read.config.get("axis"), read.rank
-    if len(read.node.parents) > 1:
-        raise Unknown("what its mask leaves out is not recorded")
     settings: Settings = {"negated": True} if read.node.label == "Softmin" else {}
+    if len(read.node.parents) > 1:
+        over = axis if isinstance(axis, int) else tuple(axis or (-1,))
+        return deduce(read, [({"axis": over, "masked": how}, {}) for how in ("hidden", "zeros")], "what its mask does")
     if axis is None and read.framework == "pytorch":
         axis = 0 if rank in (0, 1, 3) else 1
     axis = -1 if axis is None else axis
@@ -306,6 +307,20 @@ def _compared(read: Read) -> tuple[Settings, Weights]:
     if (told := _number(read.config, "value")) is None:
         scalars = read.config.get("args")
         if not isinstance(scalars, list) or len(scalars) != 1:
-            raise Unknown("what it compares with was not recorded")
+            return deduce(read, _limits_between(read), "what it compares with")
         told = float(scalars[0])
     return {"operand": told, "side": "right"}, {}
+
+
+def _limits_between(read: Read) -> Iterator[Option]:
+    """Numbers that part what the comparison holds of from the rest, the roundest first."""
+    x, holds = read.recorded(read.node.parents[0]), read.recorded(read.node.name).astype(bool)
+    if x.shape != holds.shape or not x.size:
+        return
+    x = np.asarray(x, np.float64)
+    if read.node.kind in ("equal", "not_equal"):
+        some = x[holds == (read.node.kind == "equal")]
+        found = [float(some.flat[0])] if some.size else []
+    else:
+        found = [0.0, *(float(f(x[side])) for side in (holds, ~holds) if side.any() for f in (np.min, np.max))]
+    yield from (({"operand": number, "side": "right"}, {}) for number in found)

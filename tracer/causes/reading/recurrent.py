@@ -11,6 +11,7 @@ import numpy as np
 
 from tracer.causes.operations.recurrent import GATES, role
 from tracer.causes.reading import Read, inferring, reader
+from tracer.causes.reading.masking import masks_given, steps_that_count
 from tracer.causes.step import Array, Step, Unknown
 
 _STACKED = re.compile(r"(weight|bias)_(ih|hh|hr)(?:_l(\d+))?(_reverse)?")
@@ -201,41 +202,6 @@ def _settled(node: Read, step: Step) -> Step:
         return inferring.likely(node, usual, lambda: [other], terms=64)
     except Unknown:
         return usual
-
-
-def steps_that_count(node: Read) -> Array | None:
-    """Which steps count, where a Masking layer or an Embedding that masks zeros stands before the layer in Keras."""
-    known = node.recording.structure.by_name
-    name = node.node.parents[0] if node.node.parents else None
-    for _ in range(64):
-        found = known.get(name) if name is not None else None
-        if found is None:
-            return None
-        if found.kind == "masking":
-            source = node.recorded(found.parents[0])
-            return np.asarray(np.any(source != found.config.get("mask_value", 0.0), axis=-1))
-        if found.kind == "embedding":
-            hides = found.config.get("mask_zero") and found.parents
-            return np.asarray(node.recorded(found.parents[0])) != 0 if hides else None
-        keeps = found.kind in ("dropout", "identity", "cast", "lstm", "gru", "rnn", "relu", "tanh")
-        if not keeps and not (found.role == "layer" and found.kind in ("layernorm", "batchnorm", "dense")):
-            return None
-        name = found.parents[0] if found.parents else None
-    return None
-
-
-def masks_given(node: Read) -> Iterator[Array]:
-    """What may have been given to a layer of Keras as its mask, which is recorded as none of its inputs: a boolean for
-    each step of each sample."""
-    source = node.source()
-    for other in node.recording.structure:
-        if other.name == node.node.name:
-            return
-        if other.shape == source[:2] and (other.dtype or "").startswith("bool") and other.alias_of is None:
-            try:
-                yield np.asarray(node.recorded(other.name), bool)
-            except Unknown:
-                continue
 
 
 def _onnx(node: Read) -> Step:

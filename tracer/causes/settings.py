@@ -1,0 +1,265 @@
+"""What differs between two steps that do the same: the operation, its settings, its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tracer import kinds
+from tracer.causes import naming, weighing
+from tracer.causes.case import Case
+from tracer.causes.edit import Change, Edit, of_step
+from tracer.causes.scores import SCALING
+from tracer.causes.step import Array, Step, numbers
+from tracer.errors import TraceError
+
+_AXIS = ("channels", "axis")
+_AXES = ("axes",)
+_OWN_AXES = frozenset({"permutation", "shape", "index"})
+"""Settings that are written in the axes of a side, and cannot be compared one by one."""
+_ONE = ({"mean", "global_avg_pool"}, {"amax", "global_max_pool"})
+
+
+def _axes_at(case: Case, name: str) -> tuple[int | None, ...] | None:
+    """Their axes for those of one of our tensors; of one within the program those of another of as many axes."""
+    if (axes := case.axes.get(name)) is not None:
+        return axes
+    node = case.ours.recording.structure.by_name.get(name)
+    rank = None if node is None or node.shape is None else len(node.shape)
+    known = [axes for axes in case.axes.values() if axes is not None]
+    return next((axes for axes in known if len(axes) == rank), case.axes.get(case.ours.node.name))
+
+
+def translated(case: Case, step: Step, name: str) -> Step:
+    """Their step in the axes of our tensor ``name``. Settings that are written in whole shapes stay."""
+    axes = _axes_at(case, name)
+    if axes is None:
+        return step
+    back = {theirs: ours for ours, theirs in enumerate(axes) if theirs is not None}
+    settings = dict(step.settings)
+    for key in _AXIS:
+        if isinstance(settings.get(key), int):
+            settings[key] = back.get(settings[key] % len(axes), settings[key])
+    for key in _AXES:
+        if isinstance(settings.get(key), tuple | list):
+            settings[key] = tuple(sorted(back.get(axis % len(axes), axis) for axis in settings[key]))
+    if step.kind == "pad" and len(settings.get("padding", ())) == len(axes):
+        settings["padding"] = tuple(settings["padding"][axis] if axis is not None else (0, 0) for axis in axes)
+    if step.kind == "slice" and (index := _of_all_axes(settings["index"], len(axes))) and None not in axes:
+        settings["index"] = tuple(index[axis] for axis in axes if axis is not None)
+    if isinstance(settings.get("operand"), np.ndarray):
+        settings["operand"] = _turned(settings["operand"], axes)
+    along = ("alpha", "operand")
+    weights = {role: _turned(value, axes) if role in along else value for role, value in step.weights.items()}
+    return replace(step, settings=settings, weights=weights)
+
+
+def _of_all_axes(index: Sequence[Any], rank: int) -> list[Any] | None:
+    """What is taken of each axis; None where new axes come in."""
+    parts = [part for part in index if part != "..."]
+    if len(parts) > rank or any(part is None for part in parts):
+        return None
+    place = next((k for k, part in enumerate(index) if part == "..."), len(parts))
+    return [*parts[:place], *[(None, None, None)] * (rank - len(parts)), *parts[place:]]
+
+
+def _turned(values: Array, axes: tuple[int | None, ...]) -> Array:
+    """What is broadcast against their tensor, in our axes; the batch may be left out."""
+    if values.ndim < 2 or None in axes:
+        return values
+    order = [axis for axis in axes if axis is not None]
+    if values.ndim == len(order) - 1 and order[0] == 0:
+        order = [axis - 1 for axis in order[1:]]
+    return values.transpose(order) if len(order) == values.ndim and sorted(order) == list(range(len(order))) else values
+
+
+def _plain(step: Step, rank: int | None) -> Step:
+    """The step with settings that mean the same written the same way."""
+    settings = dict(step.settings)
+    for key in _AXIS:
+        if rank and isinstance(settings.get(key), int):
+            settings[key] %= rank
+    for key in _AXES:
+        if rank and isinstance(settings.get(key), tuple | list):
+            settings[key] = tuple(sorted(axis % rank for axis in settings[key]))
+    if step.kind in kinds.POOLS and "padding" in settings:
+        more = numbers(settings.pop("ceil", 0), len(settings["padding"]))
+        padding = zip(settings["padding"], more, strict=True)
+        settings["padding"] = tuple((before, after + extra) for (before, after), extra in padding)
+    return replace(step, settings=settings)
+
+
+def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
+    """What differs between a step of ours and its twin, as edits that make ours do as theirs does."""
+    source = a.inputs[0] if a.inputs else case.ours.node.name
+    given = _pointwise(a, translated(case, b, source))
+    if ("operand" in a.weights) != ("operand" in given.weights):
+        a, given = _written_out(a), _written_out(given)
+    axes = _axes_at(case, source)
+    mine_, other = (_plain(step, None if axes is None else len(axes)) for step in (a, given))
+    if a.kind != given.kind and not _same_operation(a, given):
+        cause = naming.of_exchange(a, given, case.ours)
+        what = sides(case, "computes", a.kind, b.kind)
+        yield Edit(
+            cause, what, _exchanged(a, given), a.name, b.name, "kind", _ordered(case, a.kind, b.kind), seen=True,
+            detail={"single": naming.of_single(a, case.ours)[0]},
+        )  # fmt: skip
+        return
+    if a.kind in SCALING and len(a.inputs) != len(given.inputs):
+        if ("operand" in a.settings) != ("operand" in given.settings):
+            cause = "input-normalisation" if naming.of_input(a, case.ours) else "wiring"
+            cause = "attention-mask" if naming.hides(a, case.ours) else cause
+            what = f"{a.name} takes a constant on one side, a tensor that is computed on the other"
+            if (told := _computed(case, a, b, given)) is not None:
+                cause, what = told[0], f"{what}: {told[1]}"
+            yield Edit(cause, what, _exchanged(a, given), a.name, b.name, seen=True, cost=1.5)
+        return
+    for key in dict.fromkeys((*mine_.settings, *other.settings)):
+        mine, its = mine_.settings.get(key), other.settings.get(key)
+        if key in _OWN_AXES or key not in mine_.settings or key not in other.settings or _equal(mine, its):
+            continue
+        if key == "keepdims" or (key == "channels" and a.kind not in kinds.NORMALISATIONS):
+            continue  # what axes are kept or where they stand is the alignment's matter
+        cause = _of_another(mine_, other, key)
+        if not cause and key == "operand":
+            cause = naming.of_operand(a, case.ours)
+        if key == "axes" and a.kind in kinds.REDUCTIONS | kinds.POOLS:
+            cause = "norm-axis" if naming.normalises(a, case.ours) else "pool-kind"
+        cause = cause or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
+        values = _ordered(case, naming.plain(mine), naming.plain(its))
+        what = f"{key} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
+        if values[0] == values[1] or (key == "operand" and min(np.asarray(mine).size, np.asarray(its).size) > 1):
+            told = naming.of_constants(np.asarray(mine), np.asarray(its)) if key == "operand" else None
+            what = f"{key} of {a.name} is {_apart(mine, its) if told is None else told[1]} in the {case.doer}"
+            cause = told[0] if told is not None and cause in ("shift", "scale") else cause
+            values = (None, None)
+        changed = {key: given.settings[key]}
+        if "ceil" in {*a.settings, *given.settings} and key == "padding":
+            changed["ceil"] = given.settings.get("ceil", 0)
+        if key == "mask" and a.kind == "attention":
+            changed |= {word: given.settings.get(word) for word in ("given", "given_as", "kept")}
+        yield Edit(cause, what, _set(a.name, changed), a.name, b.name, key, values, seen=True)
+    for edit in weighing.differences(case, a, given):
+        regrouped = "kernel" in edit.key and not _equal(mine_.settings.get("groups"), other.settings.get("groups"))
+        yield replace(edit, cause="groups") if regrouped else edit
+
+
+def _computed(case: Case, a: Step, b: Step, given: Step) -> tuple[str, str] | None:
+    """What a constant of one side is beside the tensor that the other computes for it."""
+    constant = np.asarray((a if "operand" in a.settings else given).settings["operand"])
+    side, names = (case.theirs, b.inputs) if "operand" in a.settings else (case.ours, a.inputs)
+    for name in names if constant.ndim > 1 else ():
+        try:
+            values = side.read(name)
+        except (TraceError, KeyError):
+            continue
+        if values.size == constant.size:
+            return naming.of_constants(values, constant) if side is case.ours else naming.of_constants(constant, values)
+    return None
+
+
+def _written_out(step: Step) -> Step:
+    """The step with a tensor that it keeps as a weight in place of a constant, as the other side may have it."""
+    operand = step.weights.get("operand")
+    return step if operand is None else step.weigh(operand=None).set(operand=operand)
+
+
+def _set(name: str, settings: Mapping[str, Any]) -> Change:
+    return of_step(name, lambda step: _written_out(step).set(**settings))
+
+
+def _apart(first: Any, second: Any) -> str:
+    """What one array of numbers or flags is beside another."""
+    mine, its = np.asarray(first), np.asarray(second)
+    if mine.shape != its.shape:
+        return f"another one, of shape {its.shape} and not {mine.shape},"
+    if mine.dtype == np.bool_ and np.array_equal(mine, ~its):
+        return "the other way round"
+    return f"another one, at {int(np.count_nonzero(mine != its))} of {mine.size} places,"
+
+
+def _of_another(a: Step, b: Step, key: str) -> str:
+    """The cause where a setting differs because another one does; empty where it differs for itself."""
+
+    def differs(name: str) -> bool:
+        return name in a.settings and name in b.settings and not _equal(a.settings[name], b.settings[name])
+
+    if key in ("align_corners", "coordinates") and differs("mode"):
+        modes = {str(step.settings["mode"]) for step in (a, b)}
+        return "resize-mode" if any(mode.startswith("nearest") for mode in modes) else ""
+    if key == "padding" and differs("pool_size"):
+        return "pool-kind"  # a wider window is centred by a wider padding
+    kernel = a.weights.get("kernel")
+    if key == "padding" and differs("dilation") and kernel is not None and kernel.ndim > 2:
+        rank = kernel.ndim - 2
+        (mine, wide), (its, wider) = (
+            (step.settings["padding"], numbers(step.settings["dilation"], rank)) for step in (a, b)
+        )
+        more = [(size - 1) * (d - e) for size, d, e in zip(kernel.shape, wide, wider, strict=False)]
+        if len(mine) == len(its) == rank and all(
+            sum(x) - sum(y) == extra and (x[1] - x[0] == y[1] - y[0] or x[0] == y[0] == 0 or x[1] == y[1] == 0)
+            for x, y, extra in zip(mine, its, more, strict=True)
+        ):
+            return "dilation"  # the padding that keeps the length is another one for a wider kernel
+    return ""
+
+
+def _same_operation(a: Step, b: Step) -> bool:
+    """Whether two kinds are names of one operation that settings tell apart."""
+    stems = ("conv", "depthwise_conv")
+    if a.kind.startswith(stems) and b.kind.startswith(stems) and "transpose" not in a.kind + b.kind:
+        return a.kind[-2:] == b.kind[-2:] and set(a.settings) == set(b.settings)
+    both = {a.kind, b.kind}
+    if both in _ONE and a.settings.get("mask") is b.settings.get("mask") is None:
+        return True
+    return both <= {"resize", "upsample"} or both <= {"flatten", "reshape"}
+
+
+def _pointwise(ours: Step, theirs: Step) -> Step:
+    """Their dense layer as our convolution with a window of one place, or theirs as our dense layer."""
+    mine, its = ours.weights.get("kernel"), theirs.weights.get("kernel")
+    if mine is None or its is None or "dense" not in (ours.kind, theirs.kind) or ours.kind == theirs.kind:
+        return theirs
+    window = ours if theirs.kind == "dense" else theirs
+    kernel = window.weights["kernel"]
+    padded = any(map(any, window.settings.get("padding", ())))
+    plain = window.kind in ("conv1d", "conv2d", "conv3d") and window.settings.get("groups", 1) == 1 and not padded
+    if not plain or mine.size != its.size or any(length != 1 for length in kernel.shape[:-2]):
+        return theirs
+    settings = {key: value for key, value in ours.settings.items() if not key.startswith("activation")}
+    settings |= {key: value for key, value in theirs.settings.items() if key.startswith("activation")}
+    found = {**theirs.weights, "kernel": its.reshape(mine.shape)}
+    return replace(theirs, kind=ours.kind, settings=settings, weights=found)
+
+
+def _exchanged(ours: Step, theirs: Step) -> Change:
+    return of_step(ours.name, lambda step: replace(theirs, name=step.name, inputs=step.inputs[: len(theirs.inputs)]))
+
+
+def sides(case: Case, verb: str, mine: str, its: str) -> str:
+    reference, candidate = _ordered(case, mine, its)
+    return f"the reference {verb} {reference}, the candidate {candidate}"
+
+
+def _ordered(case: Case, mine: Any, its: Any) -> tuple[Any, Any]:
+    """The reference's value first."""
+    return (its, mine) if case.turned_round else (mine, its)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        x, y = np.asarray(a), np.asarray(b)
+        if x.shape != y.shape and x.size == y.size:
+            y = y.reshape(x.shape)
+        return x.shape == y.shape and np.allclose(x, y, rtol=1e-6, atol=1e-12)
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, bool) or isinstance(b, bool):
+        return bool(a) == bool(b)
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-300)
+    return bool(a == b)
