@@ -364,8 +364,11 @@ def test_a_weight_that_the_other_side_ties_is_no_difference(trace_path: Path) ->
         assert [row.says for row in table.rows][-1] == "the same values as e.weight, which stands for both"
     with torch.no_grad():
         two.h.weight[0, 0] += 1
-    table = tracer.weights(ours, record(two, trace_path, "apart"))
-    assert [row.aligned for row in table.rows if row.status is Status.EXTRA] == ["h.weight"]
+    (apart,) = (
+        row for row in tracer.weights(ours, record(two, trace_path, "apart")).rows if row.status is not Status.EQUAL
+    )
+    assert (apart.status, apart.relation) == (Status.DIFFERS, "as it is: e.weight, to which its twin is tied")
+    assert (apart.reference[0].text, apart.candidate[0].text) == ("e.weight", "h.weight")
 
 
 def test_a_file_that_folds_and_writes_out_normalisations(trace_path: Path, tmp_path: Path) -> None:

@@ -218,6 +218,8 @@ def _candidates(values: Array, saved: Layout | None, spec: InputSpec | None, lay
     if spec is not None and spec.shape is not None:
         shape = spec.shape  # maybe that of the first layer, before which the model moves the axes itself
         order.sort(key=lambda axes: not _fits([values.shape[a] for a in axes], shape))
+    if values.ndim > 3:  # a sequence of pictures: time stays where it is
+        order += [(0, *(axis + 1 for axis in _move(values.ndim - 1, move))) for move in LAYOUTS[2:]]
     return list(dict.fromkeys(order))
 
 

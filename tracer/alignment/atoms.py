@@ -183,7 +183,7 @@ def _cell(owner: str, params: Sequence[Param]) -> Atom | None:
     if wide not in (units * count for count in _RECURRENT) or names[ends[0]].shape[0 if torch else 1] != wide:
         return None
     if torch:
-        found = [names[name] for name in (*ends, "bias_ih", "bias_hh") if name in names]
+        found = [names[name] for name in (*ends, "bias_ih", "bias_hh", "bias") if name in names]
         return _torch_recurrent("", found, owner)
     return _keras_recurrent("", {name: names[name] for name in (*ends, "bias") if name in names}, owner)
 
@@ -204,10 +204,11 @@ def _sub_layer(node: Node, prefix: str, params: Sequence[Param], owner: str) -> 
     for direction, lengths in _NORMED:
         if direction in names and lengths in names and math.prod(names[lengths].shape) in (1, *names[direction].shape):
             return _weight_normed(node, prefix, names, owner, direction, lengths)
-    if any(_TORCH_RECURRENT.fullmatch(name) for name in names):
+    if all(_TORCH_RECURRENT.fullmatch(name) for name in names):
         return [_torch_recurrent(prefix, params, owner)]
     if "recurrent_kernel" in names and "kernel" in names:
-        if len(names["kernel"].shape) == 3:
+        *_, rows, columns = names["recurrent_kernel"].shape
+        if len(names["kernel"].shape) == 3 and rows >= columns:  # a recurrent convolution has (width, in, 4·out)
             return _onnx_recurrent(params, owner)
         return [_keras_recurrent(prefix, names, owner)]
     if {"depthwise_kernel", "pointwise_kernel"} <= names.keys():
@@ -237,9 +238,9 @@ def _plain_layer(node: Node, names: Mapping[str, Param], owner: str, tag: Tag) -
     roles = _IN_ORDER.get(called, ())
     ordered = dict(zip(names, roles, strict=True)) if len(roles) == len(names) else {}
     if kind in kinds.NORMALISATIONS:
+        made = _flat if kind == "layernorm" else _vector
         slots = tuple(
-            _vector((owner, p.name), p.shape, ordered.get(name) or _plain_role(p.name, kind))
-            for name, p in names.items()
+            made((owner, p.name), p.shape, ordered.get(name) or _plain_role(p.name, kind)) for name, p in names.items()
         )
         return [Atom(kind, slots, -1, 0, owner)]
     if kind == "embedding" and len(names) == 1:
@@ -301,11 +302,18 @@ def _vector(key: Key, shape: Sequence[int], role: str) -> Slot:
 def _biases(params: Sequence[Param], owner: str, called: str = "") -> list[Slot]:
     """``called``: the function that the parameters were handed to, if any, whatever they are named."""
     return [
-        Slot(role, (math.prod(p.shape),), ((owner, p.name),), (("shape", math.prod(p.shape)),), whole=p.shape)
-        if (role := "bias" if called else _plain_role(p.name)) == "bias" and sum(d != 1 for d in p.shape) > 1
-        else _vector((owner, p.name), p.shape, role)
+        (_flat if role == "bias" else _vector)((owner, p.name), p.shape, role)
         for p in params
+        for role in ("bias" if called else _plain_role(p.name),)
     ]
+
+
+def _flat(key: Key, shape: Sequence[int], role: str) -> Slot:
+    """A vector, of whatever shape."""
+    if sum(d != 1 for d in shape) < 2:
+        return _vector(key, shape, role)
+    size = math.prod(shape)
+    return Slot(role, (size,), (key,), (("shape", size),), whole=tuple(shape))
 
 
 def _convolution(kind: str, key: Key, kernel: Param, keras: bool) -> Slot:
@@ -434,9 +442,8 @@ def _torch_recurrent(prefix: str, params: Sequence[Param], owner: str) -> Atom:
     biases, slots = [], []
     units, count = 1, 1
     for param in params:
-        found = _TORCH_RECURRENT.fullmatch(param.name)
-        assert found is not None
-        if found[1] == "bias":
+        found = _TORCH_RECURRENT.fullmatch(_local(param.name))
+        if found is None or found[1] == "bias":
             biases.append(param)
             continue
         if found[2] == "hh":
@@ -455,15 +462,16 @@ def _torch_recurrent(prefix: str, params: Sequence[Param], owner: str) -> Atom:
 
 def _keras_recurrent(prefix: str, names: Mapping[str, Param], owner: str) -> Atom:
     recurrent = names["recurrent_kernel"]
-    count = recurrent.shape[-1] // max(1, recurrent.shape[0])
+    count = recurrent.shape[-1] // max(1, recurrent.shape[-2])
     kind, gates = _RECURRENT.get(count, "rnn"), _KERAS_GATES.get(count, "")
     order = _GATE_ORDER[gates]
     slots = []
     for name, param in names.items():
         key, shape = (owner, param.name), param.shape
-        blocks: Steps = (("blocks", len(shape) - 1, *order),) if order else ()
+        slot = _plain(key, shape, name, range(len(shape)), range(len(shape) - 2 if name != "bias" else 0))
+        blocks: Steps = (("blocks", len(slot.shape) - 1, *order),) if order else ()
         if name != "bias":
-            slots.append(replace(_plain(key, shape, name, range(len(shape))), steps=blocks, gates=gates))
+            slots.append(replace(slot, steps=(*slot.steps, *blocks), gates=gates))
         elif len(shape) == 2:  # GRU with reset_after: one bias for the input, one for the state
             slots.append(Slot("bias", shape[1:], (key,), blocks, gates=gates, whole=shape))
         else:

@@ -7,7 +7,7 @@ another order. So they have where branches are concatenated in another order (:m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,12 @@ from tracer.store import Recording
 _FLAT = frozenset({"flatten", "reshape"})
 _PASSING = frozenset(
     {"identity", "dropout", "cast", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "relu6",
-     "mul", "prelu", "squeeze", "expand_dims", "softplus", "hard_sigmoid", "hard_silu"}
+     "mul", "prelu", "squeeze", "expand_dims", "softplus", "hard_sigmoid", "hard_silu", "batchnorm", "layernorm",
+     "rmsnorm"}
 )  # fmt: skip
 """Kinds that neither move nor mix elements."""
+_READ_WHOLE = kinds.CONVOLUTIONS | {"layernorm"}
+"""Kinds with a weight for each element of what they read, where they span all of it."""
 _MOST = 8
 
 
@@ -128,6 +131,15 @@ class Flattened:
         found = [_before(side, atom) for side, atom in zip(self._sides, (a, b), strict=True)]
         return self._turned(found[0], found[1])
 
+    def branches(self, a: Atom, b: Atom) -> list[tuple[int, Turned | None]]:
+        """The same by branch, where several that were flattened are concatenated before a layer: the width of each in
+        the rows, and how it differs. Empty where none differs."""
+        found = [_concatenated(side, atom) for side, atom in zip(self._sides, (a, b), strict=True)]
+        if [width for width, _ in found[0]] != [width for width, _ in found[1]]:
+            return []
+        out = [(width, self._turned(x, y)) for (width, x), (_, y) in zip(*found, strict=True)]
+        return out if any(turned is not None for _, turned in out) else []
+
     def columns(self, a: Atom, b: Atom) -> Turned | None:
         """The same for the columns of a layer whose output is reshaped."""
         found = [_behind(side, atom) for side, atom in zip(self._sides, (a, b), strict=True)]
@@ -189,14 +201,30 @@ def _spatial(shape: Sequence[int] | None) -> bool:
 
 
 def _before(structure: Structure, atom: Atom) -> Node | None:
-    """The tensor that is flattened on the way to a layer."""
+    """The tensor that is flattened on the way to a layer, or read whole by it."""
     if atom.node < 0:
         return None
     node = structure.nodes[atom.node]
-    for _ in range(_MOST):
-        if not node.parents or node.parents[0] not in structure.by_name:
-            return None
-        node = structure.by_name[node.parents[0]]
+    read = structure.by_name.get(node.parents[0]) if node.kind in _READ_WHOLE and node.parents else None
+    if read is not None and _spatial(read.shape) and math.prod((read.shape or ())[1:]) == atom.main.shape[0]:
+        return read
+    return _flat_above(structure, node.parents)
+
+
+def _concatenated(structure: Structure, atom: Atom) -> list[tuple[int, Node | None]]:
+    """The branches of the concatenation of vectors that a layer reads: the width of each, and what it flattens."""
+    for node in _above(structure, structure.nodes[atom.node].parents if atom.node >= 0 else ()):
+        if node.kind == "concat" and node.shape is not None and len(node.shape) == 2:
+            branches = [structure.by_name[name] for name in node.parents if name in structure.by_name]
+            return [((branch.shape or (0,))[-1], _flat_above(structure, (branch.name,))) for branch in branches]
+        if node.kind not in _PASSING and node.role != "container":
+            break
+    return []
+
+
+def _flat_above(structure: Structure, names: Sequence[str]) -> Node | None:
+    """The tensor that is flattened into what the first of these nodes passes on."""
+    for node in _above(structure, names):
         if node.kind in _FLAT and node.parents and node.parents[0] in structure.by_name:
             source = structure.by_name[node.parents[0]]
             flat = node.shape is not None and source.shape is not None and len(node.shape) == 2
@@ -205,6 +233,16 @@ def _before(structure: Structure, atom: Atom) -> Node | None:
         if node.kind not in _PASSING and node.kind not in _FLAT and node.role != "container":
             return None
     return None
+
+
+def _above(structure: Structure, names: Sequence[str]) -> Iterator[Node]:
+    """The first of these nodes, and what each reads first, the nearest ones."""
+    for _ in range(_MOST):
+        if not names or names[0] not in structure.by_name:
+            return
+        node = structure.by_name[names[0]]
+        yield node
+        names = node.parents
 
 
 def _behind(structure: Structure, atom: Atom) -> Node | None:

@@ -84,6 +84,8 @@ def in_words(p: Slots) -> str:
     words = ["weight norm"] if any(step[0] == "normed" for step in (*slot.steps, *other.steps)) else []
     if slot.gates and slot.gates != other.gates:
         words.append(f"gates {slot.gates}→{other.gates}")
+    if any(step[0] == "cut" for step in (*slot.steps, *other.steps)):
+        words.append("side by side with the other kernel")
     if slot.role == "bias" and p.a.kind in RECURRENT:
         kept = _biases(slot), _biases(other)
         if p.a.kind == "gru" and kept[0] != kept[1]:
@@ -112,6 +114,8 @@ def in_words(p: Slots) -> str:
 
 def _biases(slot: Slot) -> int:
     """How many biases of a cell a slot holds: one for what it reads and one for its state, or one for both."""
+    if ("sum",) in slot.steps:
+        return 1
     parts = slot.part[1] if slot.part else 1
     return len(slot.keys) * math.prod(slot.whole) // parts // max(1, math.prod(slot.shape))
 

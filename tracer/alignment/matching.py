@@ -19,10 +19,12 @@ from tracer.alignment import atoms as atoms_
 from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.atoms import Atom, Slot, named_tag
 from tracer.alignment.axes import Axes
+from tracer.alignment.cells import written_out
 from tracer.alignment.declared import as_declared
 from tracer.alignment.layouts import alike_shapes
 from tracer.alignment.owned import WHOLE, Key, key, listed
 from tracer.alignment.roles import roles
+from tracer.alignment.spanning import as_dense, spans
 from tracer.alignment.twins import Twins, Weights
 from tracer.graph import Structure
 
@@ -60,11 +62,22 @@ class Side:
 
     structure: Structure
     weights: Weights | None = None
+    dense: frozenset[tuple[int, ...]] = frozenset()
+    """Shapes of kernels for which a convolution that spans all it reads is taken for the dense layer that it is."""
+
+    def facing(self, other: Side) -> Side:
+        """The same, with convolutions taken for dense layers where the other side has these."""
+        if not any(spans(atom, self.structure) for atom in self.atoms):
+            return self
+        return replace(self, dense=frozenset(atom.main.shape for atom in other.atoms if atom.kind == "dense"))
 
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
         found = [atom for i, node in enumerate(self.structure.nodes) if node.params for atom in self._of(i)]
-        found = as_declared(atoms_.cells(found, self.structure.nodes), self.structure, self.weights)
+        found = written_out(atoms_.cells(found, self.structure.nodes), self.structure)
+        found = as_declared(found, self.structure, self.weights)
+        if self.dense:
+            found = [as_dense(atom, self.dense) if spans(atom, self.structure) else atom for atom in found]
         have = {key for atom in found for key in atom.keys}
         if self.weights is not None:
             found += self._lone([k for k in self.weights.shapes if k not in have and k not in self.weights.whole])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from tracer.alignment import relayout
 from tracer.alignment.atoms import Slot, named_tag
 from tracer.alignment.axes import Axes
 from tracer.alignment.features import ARRANGING
-from tracer.alignment.flattened import Flattened
+from tracer.alignment.flattened import Flattened, Turned
 from tracer.alignment.fused import fuse
 from tracer.alignment.layouts import (
     RUNS,
@@ -125,7 +125,7 @@ def parameter_map(
     tensor_map = tuple(pairs)
     ours = Side(reference, weights[0] if weights else None)
     theirs = Side(candidate, weights[1] if weights else None)
-    found = match(ours, theirs, tensor_map, same)
+    found = match(ours.facing(theirs), theirs.facing(ours), tensor_map, same)
     fused = fuse(found)
     builder = _Builder(found, tensor_map)
     for m in found.matches:
@@ -436,8 +436,8 @@ class _Builder:
             )
         pieces, words = [], []
         for p in found:
-            piece, word = self._piece(p)
-            pieces.append(piece)
+            made, word = self._pieces(p)
+            pieces += made
             words.append(word)
         if first.slot.part or first.other.part:
             tags = [p.a.tag or p.b.tag or named_tag(p.a.owner) or named_tag(p.b.owner) for p in found]
@@ -456,18 +456,24 @@ class _Builder:
         role = f"{tag} {first.slot.role}".strip()
         return ParameterPair(ours, theirs, axes, relation, confidence, first.how, role, tuple(pieces))
 
-    def _piece(self, p: Slots) -> tuple[Piece, str]:
-        steps, words, runs = self._steps(p)
-        if runs and self._kept_in_order(p):
-            steps, words, _ = self._steps(p, False)
-        piece, layout = Piece(p.slot.keys, steps, p.other.keys, p.other.steps), in_words(p)
-        return piece, ", ".join(words if words and layout == "as it is" else [layout, *words])
+    def _pieces(self, p: Slots) -> tuple[list[Piece], str]:
+        branches = self.flat.branches(p.a, p.b) if _by_rows(p) else []
+        if branches and sum(width for width, _ in branches) == p.slot.shape[0]:
+            made, words = list(_by_branch(p, branches)), [f"row order {turned}" for _, turned in branches if turned]
+        else:
+            steps, words, runs = self._steps(p)
+            if runs and self._kept_in_order(p):
+                steps, words, _ = self._steps(p, False)
+            made = [Piece(p.slot.keys, steps, p.other.keys, p.other.steps)]
+        layout = in_words(p)
+        return made, ", ".join(dict.fromkeys(words if words and layout == "as it is" else [layout, *words]))
 
     def _steps(self, p: Slots, turn: bool = True) -> tuple[Steps, list[str], bool]:
         """How to read the reference's parameter, in words as well, and whether runs of channels change places;
         ``turn`` is False where they shall not."""
         steps, words, moved = p.slot.steps, [], False
-        if len(p.slot.shape) == len(p.other.shape) == 2 and p.slot.role == "kernel" and "dense" in (p.a.kind, p.b.kind):
+        turned = None
+        if _by_rows(p):
             turned = self.flat.rows(p.a, p.b)
             if turned is not None and math.prod(turned.lengths) == p.slot.shape[0]:
                 runs = turned.runs if turn else None
@@ -475,7 +481,8 @@ class _Builder:
                 words += [f"row order {turned}"] if turned.moved else []
                 words += [run_words(runs[1])] if runs is not None else []
                 moved = runs is not None
-        if "dense" in (p.a.kind, p.b.kind) and p.slot.role in ("kernel", "bias") and p.slot.shape == p.other.shape:
+        made = "dense" in (p.a.kind, p.b.kind) and p.slot.role in ("kernel", "bias")
+        if p.slot.shape == p.other.shape and (made or (turned is None and _by_rows(p))):
             turned = self.flat.columns(p.a, p.b)
             if turned is not None and math.prod(turned.lengths) == p.slot.shape[-1]:
                 steps = (*steps, *rows(len(p.slot.shape) - 1, p.slot.shape, turned.lengths, turned.order))
@@ -546,6 +553,23 @@ class _Builder:
                 key, "a counter" if counter else "whole numbers, not learned" if whole else "no layer uses it"
             )
         return why
+
+
+def _by_rows(p: Slots) -> bool:
+    """Whether the first axis of two slots is that of the elements of a vector that their layers read."""
+    if len(p.slot.shape) == len(p.other.shape) == 2:
+        return p.slot.role == "kernel" and "dense" in (p.a.kind, p.b.kind)
+    return len(p.slot.shape) == 1 and read_axis(p) == 0
+
+
+def _by_branch(p: Slots, branches: Sequence[tuple[int, Turned | None]]) -> Iterator[Piece]:
+    """The rows of each branch of a concatenation for themselves, in the order in which the candidate flattens it."""
+    at = 0
+    for width, turned in branches:
+        cut = (("cut", 0, at, at + width),)
+        moved = () if turned is None else rows(0, (width, *p.slot.shape[1:]), turned.lengths, turned.order)
+        yield Piece(p.slot.keys, (*p.slot.steps, *cut, *moved), p.other.keys, (*p.other.steps, *cut))
+        at += width
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from tracer.alignment.arrange import Runs
 
 Step = tuple[str | int, ...]
-"""One of ``("move", axes…)``, ``("shape", lengths…)``, ``("part", axis, index, count)``, ``("blocks", axis, order…)``,
-``("runs", axis, count, lengths…, order…)``, ``("fold",)``, which adds up along the first axis, ``("sum",)``, and
-``("normed", axes…)``, which makes one kernel of a direction and its lengths along these axes (weight normalisation);
-all but the last two work on each array by itself."""
+"""One of ``("move", axes…)``, ``("shape", lengths…)``, ``("part", axis, index, count)``,
+``("cut", axis, start, stop)``, ``("blocks", axis, order…)``, ``("runs", axis, count, lengths…, order…)``,
+``("fold",)``, which adds up along the first axis, ``("sum",)``, ``("join", axis, counts…)``, which puts so many arrays
+each side by side, and ``("normed", axes…)``, which makes one kernel of a direction and its lengths along these axes
+(weight normalisation); all but the last three work on each array by itself."""
 Steps = tuple[Step, ...]
 
 
@@ -43,6 +44,13 @@ def read(steps: Steps, arrays: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
         elif name == "part":
             axis, index, count = values
             found = [np.split(a, count, axis)[index] for a in found]
+        elif name == "cut":
+            axis, start, stop = values
+            found = [np.split(a, (start, stop), axis)[1] for a in found]
+        elif name == "join":
+            axis, *counts = values
+            ends = np.cumsum(counts)
+            found = [np.concatenate(found[n - count : n], axis) for n, count in zip(ends, counts, strict=True)]
         elif name == "runs":
             axis, count, *rest = values
             cuts = np.cumsum(rest[:count])[:-1]

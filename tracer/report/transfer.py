@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -58,7 +59,7 @@ def _account(done: Transferred, everything: bool) -> Iterator[tuple[str, str]]:
         for key, how in found.made.items():
             yield f"  {shown(key)}: {display(how)}", ""
     else:
-        ways = Counter(found.made.values())
+        ways = _ways(done)
         said = [f"{count} × {display(how)}" if count > 1 else display(how) for how, count in ways.most_common(_MOST)]
         more = f"; {len(ways) - _MOST} more ways (--all)" if len(ways) > _MOST else ""
         yield f"  {'; '.join(said)}{more}", "dim"
@@ -72,6 +73,17 @@ def _account(done: Transferred, everything: bool) -> Iterator[tuple[str, str]]:
         yield from _named(doubtful, "not sure", "yellow", everything)
     if found.rounded:
         yield f"  rounded to the target's type: {words.count(len(found.rounded), 'tensor')}", ""
+
+
+def _ways(done: Transferred) -> Counter[str]:
+    """How the tensors were made, and how many so; what differs by the name of a layer only is one way."""
+    made = Counter(done.carried.made.values())
+    owners = {owner for side in (done.source, done.target) for owner, _ in side.weights if owner}
+    name = re.compile("|".join(rf"(?<!\w){re.escape(display(o))}(?!\w)" for o in sorted(owners, key=len, reverse=True)))
+    alike: dict[str, Counter[str]] = {}
+    for how, count in made.items():
+        alike.setdefault(name.sub("…", how) if owners else how, Counter())[how] += count
+    return Counter({how if len(found) > 1 else next(iter(found)): found.total() for how, found in alike.items()})
 
 
 def _named(names: Mapping[Key, str], what: str, style: str, everything: bool) -> Iterator[tuple[str, str]]:

@@ -117,15 +117,27 @@ def prepare(
     ordered = {name: found[name] for name in specs if name in found}
     inputs = ordered if len(ordered) == len(found) else found
     _, first = next(iter(parts.each(inputs)))
-    changed = _changed(model, model.structure(first), recording, weights)
-    if changed:
-        raise ReplayError(f"the model of '{shown}' is not the one that was recorded ({changed}): record it again")
+    check_same(model.structure(first), recording)
+    if weights and (changed := _revalued(model, recording)):
+        raise _other(recording, changed)
     return inputs
 
 
-def _changed(model: LoadedModel, now: Structure, recording: Recording, weights: bool) -> str:
-    """What is another than when it was recorded, in words: code and live objects have no checksum."""
-    then = recording.structure
+def _other(recording: Recording, changed: str) -> ReplayError:
+    return ReplayError(
+        f"the model of '{display(recording.name)}' is not the one that was recorded ({changed}): record it again"
+    )
+
+
+def check_same(now: Structure, recording: Recording) -> None:
+    """Raises ReplayError where a structure is another than was recorded: code and live objects have no checksum."""
+    changed = _changed(now, recording.structure)
+    if changed:
+        raise _other(recording, changed)
+
+
+def _changed(now: Structure, then: Structure) -> str:
+    """What is another in one structure than in the other, in words."""
     if [node.name for node in now.stored()] != [node.name for node in then.stored()]:
         return "it runs other operations"
     same = Structure.from_json(json.loads(json.dumps(now.to_json())))
@@ -139,7 +151,12 @@ def _changed(model: LoadedModel, now: Structure, recording: Recording, weights: 
             return f"{where} is {display(node.kind)}, and was {display(before.kind)}"
         was, is_ = (display(str(side.config.get(keys[0])), 40) for side in (before, node))
         return f"{display(keys[0])} of {where} is {is_}, and was {was}"
-    for owner, param, value in model.parameters() if weights else ():
+    return ""
+
+
+def _revalued(model: LoadedModel, recording: Recording) -> str:
+    """Which parameter holds other values than were recorded, in words."""
+    for owner, param, value in model.parameters():
         stored = recording.weights.get((owner, param.name))
         if stored is None:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,11 +125,11 @@ class _Work:
             self._copy(operation)
 
     def _absorb(self, operation: Absorb) -> None:
-        into, taken = self.values[operation.into], self._source(operation.source)
-        if operation.epsilon is not None and not np.all(taken > 0):
-            self.refused[operation.source] = "its BatchNorm's twin has none, and not all of it is positive"
+        into, held = self.values[operation.into], absorbed(self.values[operation.into], operation, self._source)
+        if not np.isfinite(held).all():
+            self.refused[operation.source] = "its BatchNorm's twin has none, and not all of gamma is positive"
             return
-        into[...] = absorbed(into, operation, taken)
+        into[...] = held
         self._use((operation.source,), ())
         self.words[operation.into].append(operation.words)
 
@@ -170,7 +170,7 @@ class _Work:
             if key not in self.spent:
                 self.spent[key] = np.zeros(self._source(key).shape, bool)
         marks = [self.spent[key] for key in keys]
-        if _summed(steps) or not any(step[0] == "part" for step in steps):
+        if _summed(steps) or not any(step[0] in ("part", "cut") for step in steps):
             for mark in marks:
                 mark[...] = True
         else:
@@ -191,8 +191,12 @@ def _unused(plan: Plan, work: _Work, source: Read) -> tuple[dict[Key, str], dict
         value, twin = plan.neutral.get(key), plan.spare.get(key)
         if value is not None and bool(np.all(_wide(source(key)) == value)):
             spent[key] = f"all {value:g}: a layer without it computes the same"
-        elif twin is not None and np.array_equal(source(key), source(twin)):
-            spent[key] = f"the same values as {display('.'.join(twin))}, which stands for both"
+        elif twin is not None:
+            values, other, named = source(key), source(twin), display(".".join(twin))
+            if np.array_equal(values, other) or np.array_equal(values.T, other):
+                spent[key] = f"the same values as {named}, which stands for both"
+            else:
+                left_over[key] = f"the target has one where this and {named} are two, and the two differ"
         if key in spent:
             del left_over[key]
     return left_over, spent
@@ -207,10 +211,17 @@ def affine(norm: Norm, read: Read) -> tuple[Array, Array]:
     return scale, beta - mean * scale
 
 
-def absorbed(statistic: Array, held: Absorb, taken: Array) -> Array:
-    """A mean or a variance, in double precision, with what the other side's layer has no place for in it."""
-    values, wide = _wide(statistic), _wide(taken).reshape(statistic.shape)
-    return np.asarray(values - wide if held.epsilon is None else (values + held.epsilon) / wide**2 - held.epsilon)
+def absorbed(statistic: Array, held: Absorb, read: Read) -> Array:
+    """A mean or a variance, in double precision, with what the other side's layer has no place for in it; not finite
+    where it cannot hold that."""
+    values, wide = _wide(statistic), _wide(read(held.source)).reshape(statistic.shape)
+    if held.epsilon is None:
+        return np.asarray(values - wide)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if held.norm is None:
+            return np.where(wide > 0, (values + held.epsilon) / wide**2 - held.epsilon, np.nan)
+        scale, _ = affine(replace(held.norm, epsilon=held.epsilon), read)
+        return np.where(wide == 0, values, values - wide / scale.reshape(statistic.shape))
 
 
 def _summed(steps: Steps) -> bool:

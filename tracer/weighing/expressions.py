@@ -43,6 +43,12 @@ class Expression:
             axis, index, count = numbers
             self._flush()
             self._write(f"np.split({self.text}, {count}, {axis})[{index}]", _parted(self.shape, axis, count), True)
+        elif name == "cut":
+            axis, start, stop = numbers
+            self._flush()
+            where = ", ".join([":"] * axis + [f"{start}:{stop}"])
+            shape = (*self.shape[:axis], stop - start, *self.shape[axis + 1 :])
+            self._write(f"{self._operand()}[{where}]", shape, True)
         elif name == "blocks":
             axis, *order = numbers
             self._flush()
@@ -127,7 +133,8 @@ class Expression:
 def inverse(steps: Steps, shape: Shape) -> list[Step]:
     """The steps that undo ``steps`` on an array of ``shape``, last first.
 
-    Raises ValueError for steps that cannot be undone: ``sum`` and ``fold``, and ``part``, which needs the other parts.
+    Raises ValueError for steps that cannot be undone: ``sum`` and ``fold``, and ``part`` and ``cut``, which need
+    the other parts.
     """
     found: list[Step] = []
     for step in steps:

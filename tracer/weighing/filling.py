@@ -57,6 +57,20 @@ class Again:
         parts = split(target)
         return cls(name, source.name, mode, _layout(source, target), None if parts == WHOLE else parts.size)
 
+    def ready(self, model: LoadedModel, target: Recording, values: Mapping[Key, Array]) -> bool:
+        """Whether ``model`` can be filled as it is, and recording it will show whether it is the target's.
+
+        Otherwise it is run here, as the target was recorded: its weights are only made by that, or it will be recorded
+        on another input. Raises as :func:`loading.prepare`.
+        """
+        made = {(owner, param.name) for owner, param, _ in model.parameters()}
+        source = Trace.open(target.root).recording(self.source)
+        as_then = source.input_id == target.input_id and self.mode == target.attributes.get("mode", "eval")
+        if as_then and values.keys() <= made:
+            return True
+        loading.prepare(model, target, weights=False, batches=True)
+        return False
+
     @property
     def options(self) -> Options:
         return Options(
@@ -154,7 +168,9 @@ class Live:
     def __call__(self, carried: Carried, name: str) -> None:
         """Raises InputError where no adapter knows the model or it does not take the weights, ReplayError where it is
         not the one that was recorded, ModelError, TraceError."""
-        model, _ = loading.live(self._model, self._target, weights=False, batches=True)
+        model = adapters.for_object(self._model)[1].wrap(self._model)
+        again = Again.of(name, self._source, self._target)
+        ready = again.ready(model, self._target, carried.values)
         self._before = {
             (owner, param.name): np.array(value)
             for owner, param, value in model.parameters()
@@ -165,9 +181,10 @@ class Live:
         if self._saved is not None:
             save(model, self._saved)
         attributes = {"name": type(self._model).__qualname__.rpartition("<locals>.")[2]}
-        options = Again.of(name, self._source, self._target).options
         trace = Trace.open(self._target.root)
-        recording.record(model, trace, options, model_attributes=attributes, refined=False)
+        recording.record(model, trace, again.options, model_attributes=attributes, refined=False)
+        if ready:
+            loading.check_same(trace.recording(name).structure, self._target)
 
     def undo(self) -> None:
         """Give the model its own weights back."""
@@ -202,16 +219,18 @@ def run_transfer(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     request = protocol.request_from_json(job.request)
     model = adapters.get(job.adapter).load(request)
     emit(protocol.phase(protocol.PREPARING))
-    loading.prepare(model, target, weights=False, batches=True)
+    again, values = Again(**options["again"]), taken(folder, options["values"])
+    ready = again.ready(model, target, values)
     emit(protocol.phase("filling it"))
-    model.assign(taken(folder, options["values"]))
+    model.assign(values)
     saved = folder / options["file"]
     save(model, saved)
     del model
     emit(protocol.phase("loading what was written"))
     filled, attributes = loaded_again(job.adapter, request, saved, Path(options["final"]))
-    again = Again(**options["again"])
     summary = recording.record_emitting(
         emit, filled, trace, again.options, {**attributes, "sandbox": job.confinement}, refined=False
     )  # fmt: skip
+    if ready:
+        loading.check_same(trace.recording(again.name).structure, target)
     return {"recorded": asdict(summary)}

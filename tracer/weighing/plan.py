@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from tracer import kinds
 from tracer.alignment import Alignment
+from tracer.alignment.atoms import of_node
 from tracer.alignment.layouts import UNSETTLED
 from tracer.alignment.owned import WHOLE, Key, described, keys
 from tracer.alignment.parameters import FOLDED, INTO_WEIGHTS, SHIFTED, ParameterPair, Piece
@@ -25,6 +26,8 @@ from tracer.store import Recording
 
 LEARNED = frozenset({"kernel", "recurrent_kernel", "bias", "gamma", "beta", "running_mean", "running_var"})
 """Roles without which a layer computes something else, whether they are trained or frozen."""
+_BIASES = ("in_proj_bias", "bias_ih", "bias_hh")
+"""How the names of biases begin that are no layer's only one."""
 NEUTRAL = {"bias": 0.0, "beta": 0.0, "gamma": 1.0}
 """Values with which a parameter does what a layer without it does."""
 
@@ -74,15 +77,17 @@ class Copy:
 class Absorb:
     """A parameter of the source that the target's layer lacks goes into the statistics of the target's BatchNorm.
 
-    A bias of the layer before it is taken off its mean (``into``); its own gamma, where that is positive, widens its
-    variance to (variance + epsilon) / gamma² − epsilon. In training, where the statistics are those of the batch, a
-    bias still makes no difference and a gamma does.
+    A bias of the layer before it is taken off its mean (``into``), and so is its own beta, divided by the scale of the
+    source's ``norm``; its own gamma, where that is positive, widens its variance to (variance + epsilon) / gamma² −
+    epsilon. In training, where the statistics are those of the batch, a bias still makes no difference, and beta and
+    gamma do. ``epsilon`` is the target's.
     """
 
     source: Key
     into: Key
     words: str
     epsilon: float | None = None
+    norm: Norm | None = None
 
 
 @dataclass(frozen=True)
@@ -166,19 +171,37 @@ class _Side:
         """Whether a node that is no mere container lists it."""
         return any(self.structure.by_name[name].role != "container" for name in self.nodes_of.get(key, ()))
 
+    def shape(self, key: Key) -> tuple[int, ...]:
+        return tuple(self._stored[key].shape)
+
     def looks(self, key: Key) -> tuple[str, tuple[int, ...]]:
         """What a parameter without a layer is recognised by: its own name and its shape."""
-        return re.split(r"[./]", key[1])[-1], tuple(self._stored[key].shape)
+        return re.split(r"[./]", key[1])[-1], self.shape(key)
 
     def role(self, key: Key) -> str:
         kind = self.structure.by_name[self.nodes_of[key][0]].kind if key in self.nodes_of else ""
-        return kinds.parameter_role(kind, key[1].replace("/", ".").rpartition(".")[2])
+        role = kinds.parameter_role(kind, key[1].replace("/", ".").rpartition(".")[2])
+        return "bias" if role.startswith(_BIASES) else role
 
     def one(self, keys: tuple[Key, ...]) -> Steps:
         """The step that makes one of a cell's two biases, be they two parameters or two rows of one."""
         if len(keys) > 1:
             return (("sum",),)
-        return (("fold",),) if len(self._stored[keys[0]].shape) > 1 else ()
+        return (("fold",),) if len(self.shape(keys[0])) > 1 else ()
+
+    def tied(self, name: str) -> Key | None:
+        """The embedding's table that a dense layer without a kernel of its own uses, where only one has its shape."""
+        node = self.structure.by_name[name]
+        above = self.structure.by_name.get(node.parents[0]) if node.parents else None
+        if node.kind != "dense" or self.by_node[name] or above is None or not above.shape or not node.shape:
+            return None
+        tables = {
+            key
+            for found in self.structure
+            for key in self.by_node[found.name]
+            if found.kind == "embedding" and self.shape(key) == (node.shape[-1], above.shape[-1])
+        }
+        return tables.pop() if len(tables) == 1 else None
 
     def norm(self, node: Node) -> Norm | None:
         """A BatchNorm's parameters; None where it is none, or keeps no statistics."""
@@ -349,13 +372,25 @@ class _Planner:
             (other,) = made.target if len(made.target) == 1 else (None,)
             if (
                 other is not None and rivals & set(made.source) and made.folded is None
-                and self.target.role(other) == self.target.role(key) and self._shape(other) == self._shape(key)
+                and self.target.role(other) == self.target.role(key)
+                and self.target.shape(other) == self.target.shape(key)
             ):  # fmt: skip
                 return replace(made, target=(key,), words=f"{made.words}, as {display('.'.join(other))}")
-        return None
+        return self._untied(key, twins)
 
-    def _shape(self, key: Key) -> tuple[int, ...]:
-        return self.target.params[key].shape if key in self.target.params else ()
+    def _untied(self, key: Key, twins: Iterable[str]) -> Copy | None:
+        """What the kernel of a layer is made of whose twin uses the table of an embedding."""
+        node = self.target.structure.by_name[self.target.nodes_of[key][0]] if key in self.target.nodes_of else None
+        tables = {found for name in twins if (found := self.source.tied(name)) is not None}
+        if node is None or len(tables) != 1 or self.target.role(key) != "kernel":
+            return None
+        (table,) = tables
+        shape = self.source.shape(table)[::-1]
+        slots = [slot for atom in of_node(node, 0) for slot in atom.slots if (slot.keys, slot.shape) == ((key,), shape)]
+        moved = "as it is" if self.source.shape(table) == self.target.shape(key) else "transpose"
+        words = f"{moved}: {display('.'.join(table))}, to which its twin is tied"
+        turned: Steps = (("move", 1, 0),)  # a table is (in, out) the other way round
+        return Copy((table,), turned, (key,), slots[0].steps, words, 0.95) if slots else None
 
     # -- what the source has and the target has not ------------------------------------------------------------------
 
@@ -402,6 +437,13 @@ class _Planner:
             twin = None if made is None else self.target.norm_of(made.target[0])
             if made is not None and twin is not None:
                 return Absorb(key, made.target[0], f"widened by {owner}'s gamma, which it lacks", twin.epsilon)
+        if role == "beta":
+            norm = self.source.norm_of(key)
+            made = None if norm is None else self._made_of(norm.mean)
+            twin = None if made is None else self.target.norm_of(made.target[0])
+            if made is not None and twin is not None:
+                words = f"less {owner}'s beta over its scale, which it lacks"
+                return Absorb(key, made.target[0], words, twin.epsilon, norm)
         return None
 
     def _made_of(self, key: Key) -> Copy | None:
@@ -419,12 +461,10 @@ class _Planner:
         names = set(self.source.nodes_of.get(key, ()))
         twins = {name for ours, theirs in self.nodes if names & set(ours) for name in theirs}
         for name in sorted(twins):
-            for other in self.target.by_node.get(name, ()):
+            tied = self.target.tied(name)
+            for other in self.target.by_node.get(name, ()) or filter(None, (tied,)):
                 made = self.made.get(other)
-                if (
-                    made is not None
-                    and len(made.source) == 1
-                    and self.source.role(made.source[0]) == self.source.role(key)
-                ):
+                alike = made is not None and len(made.source) == 1
+                if made is not None and alike and (tied or self.source.role(made.source[0]) == self.source.role(key)):
                     return made.source[0]
         return None

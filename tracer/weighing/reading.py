@@ -48,14 +48,14 @@ class Reading:
     def __init__(self, sides: tuple[Recording, Recording], plans: tuple[Plan, Plan]) -> None:
         self.sides = sides
         self.norms: tuple[dict[tuple[Key, ...], Norm], dict[tuple[Key, ...], Norm]] = {}, {}
-        self.absorbed: dict[tuple[int, Key], Absorb] = {}
+        self.absorbed: dict[tuple[int, Key], list[Absorb]] = {}
         """What of a side is in the statistics of the other side's BatchNorm, by the side and the statistic there."""
         for side, found in enumerate(plans):
             for made in found.operations:
                 if isinstance(made, Copy) and made.folded is not None:
                     self.norms[side][made.target] = made.folded
                 elif isinstance(made, Absorb):
-                    self.absorbed[side, made.into] = made
+                    self.absorbed.setdefault((side, made.into), []).append(made)
 
     def reader(self, side: int) -> Callable[[Key], Array]:
         recording = self.sides[side]
@@ -78,7 +78,7 @@ class Reading:
             if norm is None:
                 values = relayout.read(steps, [read(key) for key in keys])
                 for held in self._held(side, sides[1 - side][0]):
-                    values = [absorbed(v, held, read(held.source)) for v in values]
+                    values = [absorbed(v, held, read) for v in values]
             else:
                 scale, shift = affine(norm, read)
                 if set(keys) & set(norm.keys):  # the layer has no bias: the shift is all
@@ -90,7 +90,7 @@ class Reading:
         return _as_many(found[0], found[1])
 
     def _held(self, side: int, twins: Sequence[Key]) -> list[Absorb]:
-        return [held for twin in twins if (held := self.absorbed.get((side, twin))) is not None]
+        return [held for twin in twins for held in self.absorbed.get((side, twin), ())]
 
     def made(self, copy: Copy, side: int) -> Array:
         """What the other side's weights make of a parameter of this side."""
@@ -184,6 +184,9 @@ def _reduced(name: str | int, shape: tuple[int, ...], values: Sequence[int]) -> 
     if name == "part":
         axis, _, count = values
         return tuple(length // count if at == axis else length for at, length in enumerate(shape))
+    if name == "cut":
+        axis, start, stop = values
+        return tuple(stop - start if at == axis else length for at, length in enumerate(shape))
     return shape[1:] if name == "fold" else shape
 
 

@@ -21,7 +21,7 @@ from tracer.weighing.plan import Absorb, Copy, Fill, Norm, Plan
 from tracer.weighing.scripts import Glue, glue
 
 _JOINING = ("sum", "normed")
-"""Steps that make one array of several."""
+"""Steps that make one array of several, of which the first then holds all or what the others follow from."""
 _WIDE = 96
 """Characters from which on a statement is written over several lines."""
 _HELPERS = {
@@ -251,7 +251,7 @@ class _Writer:
         if key in self.fills and key not in self.made:
             return _constant(self.fills[key].value, shape)
         made = self.made[key]
-        if any(step[0] == "sum" for step in made[0].target_steps) and key != made[0].target[0]:
+        if any(step[0] == "sum" for step in made[0].target_steps) and _placed(made[0], key)[0]:
             return _constant(0.0, shape)
         normed = next((step for step in made[0].target_steps if step[0] == "normed"), None)
         if normed is not None and key != made[0].target[0]:
@@ -263,6 +263,9 @@ class _Writer:
             other = Expression.of(scope(one.source), self.source.shapes[one.source]).result(shape)
             if one.epsilon is None:
                 found = f"{found} - {other}"
+            elif one.norm is not None:
+                gamma = "1" if one.norm.gamma is None else scope(one.norm.gamma)
+                found = f"{found} - {other} * np.sqrt({scope(one.norm.variance)} + {one.epsilon!r}) / {gamma}"
             else:
                 found = f"({found} + {one.epsilon!r}) / {other} ** 2 - {one.epsilon!r}"
         return found
@@ -274,36 +277,54 @@ class _Writer:
         steps = tuple(step for step in first.target_steps if step[0] not in _JOINING)
         if any(step[0] == "fold" for step in steps):
             raise InputError("a script cannot write two biases of one array of which only the sum is known")
-        cut = next((at for at, step in enumerate(steps) if step[0] == "part"), None)
+        cut = next((at for at, step in enumerate(steps) if step[0] in ("part", "cut")), None)
         if cut is None:
-            found = self._joined(first, key, scope)
-            for step in inverse(steps, shape):
-                found.then(step)
-            return found.result(shape)
+            return self._apart(first, key, scope, steps, shape).result(shape)
         axis = int(steps[cut][1])
         whole = _shape_after(steps[:cut], shape)
         parts: dict[int, str] = {}
         for one in made:
             own = tuple(step for step in one.target_steps if step[0] not in _JOINING)
-            index, count = (int(n) for n in own[cut][2:])
-            part = self._joined(one, key, scope)
-            size = (*whole[:axis], whole[axis] // count, *whole[axis + 1 :])
-            for step in inverse(own[cut + 1 :], size):
-                part.then(step)
-            parts[index] = part.result(size)
+            size = _shape_after(own[cut : cut + 1], whole)
+            parts[int(own[cut][2])] = self._apart(one, key, scope, own[cut + 1 :], size).result(size)
         joined = Expression.of(f"np.concatenate([{', '.join(parts[index] for index in sorted(parts))}], {axis})", whole)
         for step in inverse(steps[:cut], shape):
             joined.then(step)
         return joined.result(shape)
 
+    def _apart(self, made: Copy, key: Key, scope: _Scope, steps: Steps, shape: tuple[int, ...]) -> Expression:
+        """What ``made`` gives for ``key`` before ``steps``, when it has ``shape``, out of what is joined there."""
+        join = next((at for at, step in enumerate(steps) if step[0] == "join"), None)
+        found = self._joined(made, key, scope)
+        if join is None:
+            for step in inverse(steps, shape):
+                found.then(step)
+            return found
+        group, place = _placed(made, key)
+        axis, *counts = (int(n) for n in steps[join][1:])
+        size = _shape_after(steps[:join], shape)
+        first = sum(counts[:group])
+        before = [step for step in made.target_steps if step[0] not in _JOINING]
+        before = before[: before.index(steps[join])]
+        ends = [0]
+        for other in made.target[first : first + counts[group]]:
+            ends.append(ends[-1] + _shape_after(tuple(before), self.target.shapes[other])[axis])
+        for step in inverse(steps[join + 1 :], (*size[:axis], ends[-1], *size[axis + 1 :])):
+            found.then(step)
+        found.then(("cut", axis, ends[place], ends[place + 1]))
+        for step in inverse(steps[:join], shape):
+            found.then(step)
+        return found
+
     def _joined(self, made: Copy, key: Key, scope: _Scope) -> Expression:
-        """What ``made`` gives for ``key`` in the common layout."""
+        """What ``made`` gives for ``key`` in the common layout, and for those that are joined with it."""
         found = self._read(made, scope)
-        number = made.target.index(key)
-        joined = any(step[0] in _JOINING for step in made.target_steps)
-        count = 1 if joined else len(made.target)
+        number, _ = _placed(made, key)
+        groups = next((len(step) - 2 for step in made.target_steps if step[0] == "join"), len(made.target))
+        count = 1 if any(step[0] in _JOINING for step in made.target_steps) else groups
         common = _shape_after(
-            tuple(s for s in made.target_steps if s[0] not in ("sum", "part", "normed")), self.target.shapes[key]
+            tuple(s for s in made.target_steps if s[0] not in ("sum", "part", "cut", "join", "normed")),
+            self.target.shapes[key],
         )
         if len(found) == count:
             return found[number]
@@ -328,6 +349,8 @@ class _Writer:
                 direction, lengths = found
                 text = f"normed({direction.result()}, {lengths.result()}, {_axis(step)})"
                 found = [Expression.of(text, direction.shape)]
+            elif step[0] == "join":
+                found = list(_concatenated(found, *(int(n) for n in step[1:])))
             else:
                 for one in found:
                     one.then(step)
@@ -398,6 +421,27 @@ class _Scope:
 def _axis(step: Step) -> int | None:
     """Of the lengths that a ``normed`` step reads; None where there is one for all."""
     return int(step[1]) if len(step) > 1 else None
+
+
+def _placed(made: Copy, key: Key) -> tuple[int, int]:
+    """In which of the arrays that ``made`` gives a parameter is, and its place among those that are joined there."""
+    number = made.target.index(key)
+    counts = next((step[2:] for step in made.target_steps if step[0] == "join"), (1,) * len(made.target))
+    for group, count in enumerate(counts):
+        if number < int(count):
+            return group, number
+        number -= int(count)
+    raise ValueError(f"{key} has no place")
+
+
+def _concatenated(found: Sequence[Expression], axis: int, *counts: int) -> Iterator[Expression]:
+    left = list(found)
+    for count in counts:
+        some, left = left[:count], left[count:]
+        width = sum(one.shape[axis] for one in some)
+        shape = (*some[0].shape[:axis], width, *some[0].shape[axis + 1 :])
+        texts = ", ".join(one.result() for one in some)
+        yield Expression.of(f"np.concatenate([{texts}], {axis})" if count > 1 else texts, shape)
 
 
 def _summed(found: Sequence[Expression]) -> Expression:

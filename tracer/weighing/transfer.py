@@ -12,7 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tracer import adapter as adapters
+from tracer import dtypes
 from tracer.alignment import align
 from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.outputs import chain
@@ -362,7 +365,11 @@ def different(done: Transferred) -> str:
     for pair in apart:
         assert pair.stats is not None
         if pair.stats.blank:
-            return f"the output {display(pair.aligned)} is NaN or one value throughout: nothing proves these weights"
+            values = done.carried.values.items()
+            wrong = next((shown(key) for key, v in values if not np.isfinite(dtypes.as_float64(v)).all()), None)
+            why = f" ({wrong} would hold NaN or infinity)" if wrong is not None else ""
+            said = f"the output {display(pair.aligned)} is NaN or one value throughout{why}"
+            return f"{said}: nothing proves these weights"
         if pair.verdict in AGREEING:
             return f"the output {display(pair.aligned)} is off by {pair.stats.rel_l2:.0%}, too much to prove anything"
     largest = max((pair.stats.max_abs for pair in apart if pair.stats is not None), default=0.0)
