@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+from tests.warm import Request
 
 COMMAND = [sys.executable, "-c", "from tracer.cli.main import main; main()"]
 ENVIRONMENT = {
@@ -13,21 +20,64 @@ ENVIRONMENT = {
     "PYTHONPATH": str(Path(__file__).parent.parent),
     "PYTHONUTF8": "1",
 }
+_TIMEOUT = 300
 
 
-def run(*arguments: object, cwd: Path, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``tracer ARGUMENTS``; the exit code must be ``code`` (None: any)."""
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300,
-        stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **environment},
-    )  # fmt: skip
+def run(
+    *arguments: object, cwd: Path, code: int | None = 0, fresh: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``tracer ARGUMENTS``; the exit code must be ``code`` (None: any).
+
+    ``fresh``, or with an ``environment`` of its own, it is a new interpreter and so is its worker; else both are forks
+    of a process that has imported the frameworks.
+    """
+    words = tuple(map(str, arguments))
+    if fresh or environment:
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=cwd, capture_output=True, text=True, timeout=_TIMEOUT,
+            stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **environment},
+        )  # fmt: skip
+    else:
+        done = _forked(words, cwd)
     assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
+@cache
+def _warm() -> Connection:
+    """To the process of ``tests.warm``, which ends when we do."""
+    ours, theirs = multiprocessing.Pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from tests.warm import serve; serve()", str(theirs.fileno())],
+        stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=ENVIRONMENT,
+    )  # fmt: skip
+    theirs.close()
+
+    @atexit.register
+    def end() -> None:
+        ours.close()
+        process.kill()
+        process.wait()
+
+    return ours
+
+
+def _forked(arguments: tuple[str, ...], cwd: Path) -> subprocess.CompletedProcess[str]:
+    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+        wire = _warm()
+        wire.send(Request(arguments, str(cwd), out.name, err.name))
+        try:
+            assert wire.poll(_TIMEOUT), f"tracer {' '.join(arguments)} takes too long"
+            code: int = wire.recv()
+        except BaseException:  # its answer is not to be taken for that of the next command
+            _warm.cache_clear()
+            raise
+        return subprocess.CompletedProcess([*COMMAND, *arguments], code, out.read(), err.read())
+
+
 def refused(*arguments: object, cwd: Path, code: int = 2, says: str, **environment: str) -> str:
     """A command that fails as it should: one line on stderr that holds ``says``, nothing on stdout."""
-    done = run(*arguments, cwd=cwd, code=code, **environment)
+    done = run(*arguments, cwd=cwd, code=code, fresh=False, **environment)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("tracer: ")

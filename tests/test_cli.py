@@ -88,7 +88,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_story_from_files_with_no_input_named(files: Path, tmp_path: Path) -> None:
-    done = run("record", "tf", files / "model.keras", cwd=tmp_path)
+    done = run("record", "tf", files / "model.keras", cwd=tmp_path, fresh=True)
     assert "5 of 5 activations" in done.stdout
     assert "keras 3" in done.stdout
     done = run("record", "pt", files / "state.pt", "--arch", f"{files}/model.py:Net", cwd=tmp_path)

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import tracer
-from tests.cli import refused
-from tracer.cli.main import run
+from tests.cli import refused, run
 from tracer.compare.baseline import load
 from tracer.errors import ExitCode, InputError, ReplayError
 
@@ -61,58 +60,56 @@ def ported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         net.conv.bias.zero_()
         net.fc.bias.zero_()
     torch.save(net.state_dict(), "port.pt")
-    assert run(["record", "tf", "model.keras"]) == 0
+    run("record", "tf", "model.keras", cwd=tmp_path)
     return tmp_path
 
 
 def record(eps: float, name: str = "pt", *more: str) -> None:
     arch = ["--weights", "port.pt", "--arch", "port.py:build", "--arch-args", json.dumps({"eps": eps})]
-    assert run(["record", "pt", *arch, "--name", name, *more]) == 0
+    run("record", "pt", *arch, "--name", name, *more, cwd=Path.cwd())
 
 
-def found(capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
-    capsys.readouterr()
-    run(["diff", "--json", *more])
-    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+def found(*more: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(run("diff", "--json", *more, cwd=Path.cwd(), code=None).stdout)
     return answer
 
 
-def test_a_small_epsilon_is_found_and_a_right_port_is_right(ported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_epsilon_is_found_and_a_right_port_is_right(ported: Path) -> None:
     record(1e-3)
-    right = found(capsys, "--local", "--atol", "0", "--rtol", "0")
+    right = found("--local", "--atol", "0", "--rtol", "0")
     assert right["verdict"] in ("match", "noise"), right["first_divergence"]
     measured = [pair for pair in right["pairs"] if pair["local"] is not None]
     assert len(measured) == len(right["pairs"])
     assert all(pair["local"] <= pair["floor"] for pair in measured)
     record(1.01e-3, "off")
-    assert found(capsys, "tf", "off", "--atol", "1e-3")["verdict"] == "match"
-    wrong = found(capsys, "tf", "off", "--local", "--atol", "1e-3")
+    assert found("tf", "off", "--atol", "1e-3")["verdict"] == "match"
+    wrong = found("tf", "off", "--local", "--atol", "1e-3")
     assert wrong["first_divergence"] == "norm"
     assert [pair["verdict"] for pair in wrong["pairs"]].count("diverged") == 1
-    assert found(capsys, "tf", "off", "--atol", "1e-3") == wrong  # it is known from now on
+    assert found("tf", "off", "--atol", "1e-3") == wrong  # it is known from now on
     record(1.01e-3, "off", "--force")
-    assert found(capsys, "tf", "off", "--atol", "1e-3")["verdict"] == "match"
+    assert found("tf", "off", "--atol", "1e-3")["verdict"] == "match"
     assert "what float32 rounding explains" in next(p["reason"] for p in wrong["pairs"] if p["aligned"] == "norm")
 
 
-def test_a_recording_in_batches_is_run_again_in_its_worker(ported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recording_in_batches_is_run_again_in_its_worker(ported: Path) -> None:
     record(1e-4)
     record(1e-4, "parts", "--batch", "1")
     assert tracer.open("trace.zarr").recording("parts").attributes["batches"] > 1
-    one, parts = (found(capsys, "tf", name, "--local", "--atol", "1") for name in ("pt", "parts"))
+    one, parts = (found("tf", name, "--local", "--atol", "1") for name in ("pt", "parts"))
     assert [pair["verdict"] for pair in parts["pairs"]] == [pair["verdict"] for pair in one["pairs"]]
     assert parts["first_divergence"] == "norm"
     off = [next(pair["local"] for pair in side["pairs"] if pair["aligned"] == "norm") for side in (one, parts)]
     assert off[0] == pytest.approx(off[1], rel=1e-3)
 
 
-def test_the_files_must_be_those_that_were_recorded(ported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_files_must_be_those_that_were_recorded(ported: Path) -> None:
     record(1e-3)
     (ported / "port.pt").write_bytes((ported / "port.pt").read_bytes() + b"\0")
     refused("diff", "--local", cwd=ported, code=ExitCode.PARTIAL, says="has changed since 'pt' was recorded")
     (ported / "port.pt").unlink()
     refused("diff", "--local", cwd=ported, code=ExitCode.PARTIAL, says="the model of 'pt' is gone")
-    assert run(["diff"]) == ExitCode.OK  # what was recorded can be compared as before
+    run("diff", cwd=ported)  # what was recorded can be compared as before
 
 
 def test_a_live_model_must_be_given(tmp_path: Path) -> None:
@@ -137,27 +134,24 @@ def test_code_that_has_changed_since_is_not_what_was_recorded(ported: Path) -> N
     refused("diff", "--local", cwd=ported, code=ExitCode.PARTIAL, says="epsilon of norm is 1e-05, and was 0.001")
 
 
-def test_a_baseline_lets_pass_what_was_accepted_until_it_grows(
-    ported: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_baseline_lets_pass_what_was_accepted_until_it_grows(ported: Path) -> None:
     record(1.2e-3)
-    assert run(["diff"]) == ExitCode.DIVERGED
-    assert run(["diff", "--write-baseline", "known.json"]) == ExitCode.OK
+    run("diff", cwd=ported, code=ExitCode.DIVERGED)
+    run("diff", "--write-baseline", "known.json", cwd=ported)
     refused("diff", "--write-baseline", "known.json", cwd=ported, says="--force")
-    assert run(["diff", "--baseline", "known.json"]) == ExitCode.OK
+    run("diff", "--baseline", "known.json", cwd=ported)
     accepted = json.loads(Path("known.json").read_text())
     accepted["accepted"][0]["reason"] = "seen by Ada"
     Path("known.json").write_text(json.dumps(accepted))
-    run(["diff", "--baseline", "known.json"])
-    assert "seen by Ada" in " ".join(capsys.readouterr().out.split())
-    assert run(["diff", "--baseline", "known.json", "--write-baseline", "known.json", "--force"]) == ExitCode.OK
+    said = run("diff", "--baseline", "known.json", cwd=ported).stdout
+    assert "seen by Ada" in " ".join(said.split())
+    run("diff", "--baseline", "known.json", "--write-baseline", "known.json", "--force", cwd=ported)
     assert json.loads(Path("known.json").read_text()) == accepted  # judged afresh, the reasons kept
     for entry in accepted["accepted"]:
         entry["max_abs"] /= 3
     Path("less.json").write_text(json.dumps(accepted))
-    capsys.readouterr()
-    assert run(["diff", "--baseline", "less.json"]) == ExitCode.DIVERGED
-    assert "its greatest difference grew" in " ".join(capsys.readouterr().out.split())
+    said = run("diff", "--baseline", "less.json", cwd=ported, code=ExitCode.DIVERGED).stdout
+    assert "its greatest difference grew" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": "tracer-baseline/1", "accepted": [{}]}', "[" * 10_000])
