@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_fit_is_recorded_and_not_changed(trace_path: Path) -> None:
         assert np.allclose(mine, theirs, atol=1e-6)
     assert (callback.attached.step, callback.attached.recorded, callback.attached.lost_steps) == (7, 3, {})
     assert "make_train_function" not in vars(watched)
-    assert not hasattr(watched.train_function, "_tracer_original")
+    assert not hasattr(watched.train_function, "_tracer_under")
     assert not hasattr(keras.layers.Layer.__call__, "autograph_info__")
     recording = tracer.open(trace_path).recording("tf")
     assert (recording.steps, recording.attributes["mode"]) == ((0, 3, 6), "train")
@@ -60,6 +61,45 @@ def test_fit_is_recorded_and_not_changed(trace_path: Path) -> None:
     assert step.weight_gradients.keys() == {
         ("conv", "kernel"), ("bn", "gamma"), ("bn", "beta"), ("fc", "kernel"), ("fc", "bias"),
     }  # fmt: skip
+
+
+def test_models_are_watched_side_by_side_and_left_in_any_order(trace_path: Path) -> None:
+    called, differentiated = keras.layers.Layer.__call__, tf.GradientTape.gradient
+    one, other = network(), network()
+    first = tracer.attach(one, to=trace_path, name="first", mode="train")
+    second = tracer.attach(one, to=trace_path, name="second", mode="train", every=3, gradients=True)
+    third = tracer.attach(other, to=trace_path, name="third", mode="train", gradients=True)
+    one.fit(X, Y, batch_size=8, verbose=0)
+    first.detach()
+    for model in (one, other):
+        model.fit(X, Y, batch_size=8, verbose=0)
+    second.detach()
+    one.fit(X, Y, batch_size=8, verbose=0)
+    other.fit(X, Y, batch_size=8, verbose=0)
+    third.detach()
+    trace = tracer.open(trace_path)
+    assert [trace.recording(name).steps for name in ("first", "second", "third")] == [
+        (0, 1, 2, 3), (0, 3, 6), (0, 1, 2, 3, 4, 5, 6, 7),
+    ]  # fmt: skip
+    assert (keras.layers.Layer.__call__, tf.GradientTape.gradient) == (called, differentiated)
+    assert "make_train_function" not in vars(one)
+    assert not hasattr(one.train_function, "_tracer_under")
+
+
+def test_every_fit_of_one_callback_is_a_recording(trace_path: Path) -> None:
+    model = network()
+    callback = tracer.KerasCallback(to=trace_path, name="net", every=3)
+    for _ in range(2):
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback])
+    assert [r.name for r in tracer.open(trace_path).recordings()] == ["net", "net-2"]
+
+
+def test_what_cannot_be_seen_is_said(trace_path: Path) -> None:
+    model = network()
+    attached = tracer.attach(model, to=trace_path)
+    tf.function(model)(tf.constant(X[:4]))
+    with pytest.warns(RuntimeWarning, match="no call of the model was seen"):
+        attached.detach()
 
 
 def test_gradients_are_those_of_the_tape(trace_path: Path) -> None:
@@ -117,6 +157,14 @@ def test_keras_2(trace_path: Path) -> None:
     assert (attached.recorded, attached.lost_steps) == (3, {})
     step = tracer.open(trace_path).recording("tf@6")
     assert step.weight_gradients.keys() >= {("conv", "kernel")}
+
+
+def test_one_callback_is_for_both_where_both_are_imported(trace_path: Path) -> None:
+    tf_keras = pytest.importorskip("tf_keras")
+    callback = importlib.reload(importlib.import_module("tracer_keras.callback")).KerasCallback
+    for of in (keras, tf_keras):
+        network(of).fit(X, Y, batch_size=8, verbose=0, callbacks=[callback(to=trace_path, name=of.__name__, every=2)])
+    assert [r.steps for r in tracer.open(trace_path).recordings()] == [(0, 2), (0, 2)]
 
 
 def test_the_same_training_in_both_frameworks_agrees_step_by_step(trace_path: Path) -> None:

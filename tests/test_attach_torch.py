@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +146,104 @@ def test_a_model_that_raises_is_left_alone(trace_path: Path) -> None:
         model(torch.randn(2, 3, 20))
     assert attached.lost_steps == {1: "the model raised"}
     assert tracer.open(trace_path).recording("pt").steps == (0, 2)
+
+
+def test_a_forward_that_raises_between_its_layers_is_no_step(trace_path: Path) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor | None:
+            x = self.fc(x)
+            if len(x) == 1:
+                raise ValueError("half way")
+            return None if len(x) == 2 else x
+
+    model = Half()
+    with tracer.attach(model, to=trace_path) as attached:
+        for size in (3, 1, 3):
+            try:
+                raise KeyError
+            except KeyError:  # the owner's program may be handling something of its own
+                try:
+                    model(torch.ones(size, 3))
+                except ValueError:
+                    assert size == 1
+    assert attached.lost_steps == {1: "the model raised"}
+    assert tracer.open(trace_path).recording("pt").steps == (0, 2)
+
+
+def test_copies_of_a_watched_model_are_plain(trace_path: Path) -> None:
+    model = network().eval()
+    with tracer.attach(model, to=trace_path, gradients=True) as attached:
+        copied = copy.deepcopy(model)
+        file = io.BytesIO()
+        torch.save(model, file)
+        assert b"tracer" not in file.getvalue()
+        file.seek(0)
+        x = torch.randn(2, 3, 20)
+        expected = model(x)
+        for other in (copied, torch.load(file, weights_only=False)):
+            assert torch.equal(other(x), expected)
+    assert attached.step == 0
+
+
+def test_a_compiled_model_runs_its_python_where_it_is_recorded(trace_path: Path) -> None:
+    plain, placed = network().eval(), network().eval()
+    wrapped = torch.compile(plain, backend="eager")
+    placed.compile(backend="eager")
+    x = torch.randn(2, 3, 20)
+    for name, model in (("wrapped", wrapped), ("placed", placed)):
+        with tracer.attach(model, to=trace_path, name=name, every=2) as attached:
+            outputs = [model(x) for _ in range(4)]
+        assert all(torch.equal(output, outputs[0]) for output in outputs)
+        assert (attached.step, attached.lost_steps) == (3, {})
+        recording = tracer.open(trace_path).recording(name)
+        assert recording.steps == (0, 2)
+        assert np.array_equal(recording.at(2).read("5"), outputs[2].detach().numpy())
+    attached = tracer.attach(plain, to=trace_path)
+    torch.compile(plain, backend="eager", fullgraph=True)(x)
+    with pytest.warns(RuntimeWarning, match="no call of the model was seen"):
+        attached.detach()
+
+
+def test_a_server_of_several_threads(trace_path: Path) -> None:
+    model = network().eval()
+    begun = threading.Barrier(4)
+
+    def serve(size: int) -> None:
+        begun.wait()
+        with torch.no_grad():
+            for _ in range(40):
+                model(torch.full((size, 3, 20), float(size)))
+
+    with tracer.attach(model, to=trace_path, every=2) as attached:
+        threads = [threading.Thread(target=serve, args=(size,)) for size in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (attached.fault, attached.lost_steps) == (None, {})
+    recording = tracer.open(trace_path).recording("pt")
+    assert len(recording.steps) == attached.recorded > 1
+    for step in map(recording.at, recording.steps):  # each is one thread's, and whole
+        values = {name: step.read(name) for name in ("input", "0", "1", "5")}
+        size = len(values["input"])
+        assert (values["input"] == size).all()
+        assert {len(value) for value in values.values()} == {size}
+
+
+def test_a_program_that_just_ends_leaves_its_last_step(trace_path: Path) -> None:
+    code = (
+        "import sys, torch, tracer; model = torch.nn.Linear(2, 2)\n"
+        "tracer.attach(model, to=sys.argv[1], gradients=True)\n"
+        "model(torch.ones(1, 2)).sum().backward()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(trace_path)], check=True, timeout=120)
+    recording = tracer.open(trace_path).recording("pt")
+    assert (recording.state, recording.steps) == ("complete", (0,))
+    assert recording.at(0).weight_gradients
 
 
 def test_a_fault_of_the_disk_stops_the_recording_not_the_program(trace_path: Path) -> None:

@@ -49,8 +49,8 @@ print(attached.step, attached.recorded, attached.left_out, attached.fault)
 STRUCTURE = Structure((Node("x", "input", "input", "input", (), (2, 3), "float32"),), ("x",))
 
 
-def sent(remote: Remote, name: str, steps: range, value: float = 0.0) -> None:
-    remote.open(Opening(name, STRUCTURE, {"framework": "pytorch", "mode": "train"}))
+def sent(remote: Remote, name: str, steps: range, value: float = 0.0, reference: str | None = None) -> None:
+    remote.open(Opening(name, STRUCTURE, {"framework": "pytorch", "mode": "train"}, reference))
     for step in steps:
         remote.begin(step)
         remote.put("value", "", "x", np.full((2, 3), value, np.float32))
@@ -83,6 +83,28 @@ def test_two_programs_are_compared_while_they_run(tmp_path: Path, capsys: pytest
     assert [line["step"] for line in lines] == [0, 2, 4, 6, 8, 10]
     assert lines[0]["verdict"] == "match"
     assert all(line["verdict"] == "diverged" and line["pairs"]["0"] > 0 for line in lines[1:])
+
+
+def test_a_side_that_is_late_or_was_there_before_is_compared(tmp_path: Path) -> None:
+    trace = tmp_path / "t.zarr"
+    with daemon(trace):
+        before = Remote()
+        sent(before, "before", range(2))
+        before.close()
+        until(lambda: not status()["recorders"])  # whoever ends is gone at once, not after a silence
+    with daemon(trace):
+        late, early = Remote(), Remote()
+        sent(late, "late", range(1))
+        sent(early, "early", range(4), 1.0, reference="late")
+        early.close()
+        until(lambda: [r["recording"] for r in status()["recorders"]] == ["late"])
+        for step in range(1, 3):
+            late.begin(step)
+            late.put("value", "", "x", np.zeros((2, 3), np.float32))
+            late.commit(0.0)
+        expected = {("before", "late"): 2, ("late", "early"): 3}
+        until(lambda: {(p["reference"], p["candidate"]): p["compared"] for p in status()["pairs"]} == expected)
+        late.close()
 
 
 def test_a_killed_daemon_does_not_stop_the_program_and_goes_on(tmp_path: Path) -> None:

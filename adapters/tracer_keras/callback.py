@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,14 @@ if TYPE_CHECKING:
     from tracer.live.attach import Attached
 
 
-def _base() -> Any:
-    """The callbacks of the Keras that the program uses."""
-    if "keras" not in sys.modules and "tf_keras" in sys.modules:
-        import tf_keras
-
-        return tf_keras.callbacks.Callback
-    import keras
-
-    return keras.callbacks.Callback
+def _bases() -> tuple[Any, ...]:
+    """The callbacks of the Keras that the program uses; of both where both are there, for TensorFlow imports Keras 3
+    beside a program's tf_keras."""
+    used = [name for name in ("keras", "tf_keras") if name in sys.modules] or ["keras"]
+    return tuple(importlib.import_module(f"{name}.callbacks").Callback for name in used)
 
 
-class KerasCallback(_base()):  # type: ignore[misc]
+class KerasCallback(*_bases()):  # type: ignore[misc]
     """``model.fit(…, callbacks=[tracer.KerasCallback(every=100)])``: what :func:`tracer.attach` does, while it trains.
 
     Takes what :func:`tracer.attach` takes but for the model; ``mode`` is ``train`` unless it is given. A step that is
@@ -33,10 +30,15 @@ class KerasCallback(_base()):  # type: ignore[misc]
         super().__init__()
         self._options = {"mode": "train", **options}
         self.attached: Attached | None = None
+        self._fits = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Raises what :func:`tracer.attach` raises."""
-        self.attached = tracer.attach(self.model, **self._options)
+        """Raises what :func:`tracer.attach` raises. Every ``fit`` is a recording: ``NAME-2`` is that of the second."""
+        options = dict(self._options)
+        if options.get("name") and self._fits:
+            options["name"] = f"{options['name']}-{self._fits + 1}"
+        self.attached = tracer.attach(self.model, **options)
+        self._fits += 1
 
     def on_train_end(self, logs: Any = None) -> None:
         if self.attached is not None:

@@ -22,6 +22,7 @@ from tracer_keras.recorder import Recorder
 from tracer_keras.tree import Paths
 
 Conclude = Callable[[Recorder, Any], tuple[Structure, dict[runner.Key, str]]]
+_UNDER = "_tracer_under"
 _FUNCTIONS: dict[str, Mode] = {"train": "train", "test": "eval", "predict": "eval"}
 
 
@@ -66,31 +67,25 @@ class Tap:
             return
         if kind == "predict" and int(getattr(root, "steps_per_execution", 1) or 1) > 1:
             return  # what it returns is joined inside
-        original_make = getattr(root, make)
+        laid: list[Callable[[], None]] = []
 
         def wrap() -> None:
-            function = getattr(root, made, None)
-            if function is not None and not hasattr(function, "_tracer_original"):
-                object.__setattr__(root, made, self._step(kind, function))
+            if getattr(root, made, None) is not None:
+                laid[:] = [_over(root, made, self._step(kind, getattr(root, made)))]
 
         def remake(*args: Any, **kwargs: Any) -> Any:
-            unwrap()  # it keeps what it finds
-            original_make(*args, **kwargs)
+            # It keeps what it finds; what others laid over it they lay anew, for each of them has a part in this call.
+            function = getattr(root, made, None)
+            while (under := getattr(function, _UNDER, None)) is not None:
+                function = under
+            object.__setattr__(root, made, function)
+            getattr(remake, _UNDER)(*args, **kwargs)
             wrap()
             return getattr(root, made)
 
-        def unwrap() -> None:
-            function = getattr(root, made, None)
-            if (compiled := getattr(function, "_tracer_original", None)) is not None:
-                object.__setattr__(root, made, compiled)
-
-        def undo() -> None:
-            unwrap()
-            object.__delattr__(root, make)
-
-        object.__setattr__(root, make, remake)
+        self._undo.append(_over(root, make, remake))
         wrap()
-        self._undo.append(undo)
+        self._undo.append(lambda: laid[0]() if laid else None)
 
     def _step(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -100,7 +95,11 @@ class Tap:
             if not self._watcher.soon(mode, count):
                 for _ in range(count):
                     self._due(mode)
-                return function(data)
+                self._busy = True  # another tap may run it eagerly: it is counted already
+                try:
+                    return getattr(step, _UNDER)(data)
+                finally:
+                    self._busy = False
             outputs: Any = None
             one = getattr(self._root, f"{kind}_step")
             batches = iter(data)  # predict gives a list
@@ -114,7 +113,6 @@ class Tap:
                 self._finish()
             return outputs
 
-        step._tracer_original = function  # type: ignore[attr-defined]
         return step
 
     def _due(self, mode: Mode) -> bool:
@@ -129,20 +127,19 @@ class Tap:
 
     def _watch_calls(self) -> None:
         cls = self._flavour.layer_class
-        original = cls.__dict__["__call__"]
         thread = threading.get_ident()
 
-        @functools.wraps(original)
+        @functools.wraps(cls.__call__)
         def call(instance: Any, *args: Any, **kwargs: Any) -> Any:
+            under = getattr(call, _UNDER)
             if instance is not self._root or self._busy or threading.get_ident() != thread:
-                return original(instance, *args, **kwargs)
+                return under(instance, *args, **kwargs)
             if not tensorflow().executing_eagerly() or _symbolic(args, kwargs):
-                return original(instance, *args, **kwargs)
-            return self._call(functools.partial(original, instance), args, kwargs)
+                return under(instance, *args, **kwargs)
+            return self._call(functools.partial(under, instance), args, kwargs)
 
         call.autograph_info__ = {}  # type: ignore[attr-defined]
-        cls.__call__ = call
-        self._undo.append(lambda: setattr(cls, "__call__", original))
+        self._undo.append(_over(cls, "__call__", call))
 
     def _call(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         asked, self._asked = self._asked, False
@@ -208,10 +205,10 @@ class Tap:
 
     def _watch_tapes(self) -> None:
         cls = tensorflow().GradientTape
-        original = cls.gradient
 
-        @functools.wraps(original)
+        @functools.wraps(cls.gradient)
         def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+            original = getattr(gradient, _UNDER)
             if not self._open or not tensorflow().executing_eagerly():
                 return original(tape, target, sources, *args, **kwargs)
             seen, self._seen = self._seen, []
@@ -222,8 +219,7 @@ class Tap:
             self._differentiated(sources, found, [key for key, _ in seen], inner)
             return found
 
-        cls.gradient = gradient
-        self._undo.append(lambda: setattr(cls, "gradient", original))
+        self._undo.append(_over(cls, "gradient", gradient))
 
     def _differentiated(self, sources: Any, found: Any, keys: list[runner.Key], inner: list[Any]) -> None:
         try:
@@ -274,6 +270,34 @@ class _Call:
             self._waiting.append((key, value))
         else:
             self._watcher(name, value, True)
+
+
+def _over(owner: Any, name: str, wrapper: Any) -> Callable[[], None]:
+    """Lay ``wrapper`` over ``owner``'s function ``name``, which it finds as its ``_UNDER``; gives what takes it away,
+    in whatever order the taps of several models end."""
+    put = setattr if isinstance(owner, type) else object.__setattr__
+    setattr(wrapper, _UNDER, getattr(owner, name))
+    put(owner, name, wrapper)
+
+    def remove() -> None:
+        top, under = vars(owner).get(name), getattr(wrapper, _UNDER)
+        if top is wrapper:
+            put(owner, name, under)
+        while top is not None and top is not wrapper:
+            below = getattr(top, _UNDER, None)
+            if below is wrapper:
+                setattr(top, _UNDER, under)
+            top = below
+        if (method := _method(owner, name)) is not None and vars(owner).get(name) == method:
+            object.__delattr__(owner, name)
+
+    return remove
+
+
+def _method(owner: Any, name: str) -> Any:
+    """What an instance's class has under this name, bound to it."""
+    found = None if isinstance(owner, type) else getattr(type(owner), name, None)
+    return None if found is None else found.__get__(owner)
 
 
 def _symbolic(*values: Any) -> bool:

@@ -229,7 +229,9 @@ class TorchModel(LoadedModel):
             self._lazy = None
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        return Tap(self.module, watcher, lambda recorder, how: _conclude(recorder, how, "", False)).close
+        wrappers = (m for m in self.given.modules() if layers.is_compiled(m) and _unwrapped(m)[0] is self.module)
+        called = next(wrappers, self.module)
+        return Tap(self.module, called, watcher, lambda recorder, how: _conclude(recorder, how, "", False)).close
 
     def rank(self) -> int | None:
         apart = torch.distributed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -48,9 +49,12 @@ def hooked(recorder: Recorder, gradients: Gradients | None = None, *, root: bool
     handles: list[Any] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        _guarded(recorder, lambda: recorder.enter(module, args, kwargs))
+        if threading.get_ident() == recorder.thread:  # another one's call would say that this one's functions are ours
+            _guarded(recorder, lambda: recorder.enter(module, args, kwargs))
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if threading.get_ident() != recorder.thread:
+            return None
         return _guarded(recorder, lambda: recorder.leave(module, output))
 
     try:

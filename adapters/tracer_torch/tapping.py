@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from torch.optim import optimizer as optimizers
 
-from tracer.adapter import Array, NotRecorded, Run, Watcher
+from tracer.adapter import Array, Mode, NotRecorded, Run, Watcher
 from tracer.text import described
 from tracer_torch import layers
 from tracer_torch.engine import FunctionWatch, Recorder
@@ -30,21 +31,26 @@ class Tap:
     """Follows every call of ``root`` and hands those that ``watcher`` wants over to it, until :meth:`close`.
 
     A call that is not wanted costs two hooks and one question. One that is runs under the recorder, as a recording of
-    its own would; what it computes is not changed, and a fault of ours never reaches it.
+    its own would; what it computes is not changed, and a fault of ours never reaches it. ``called`` is the module that
+    the program calls: ``root``, or what ``torch.compile`` made of it.
     """
 
-    def __init__(self, root: nn.Module, watcher: Watcher, conclude: Conclude) -> None:
+    def __init__(self, root: nn.Module, called: nn.Module, watcher: Watcher, conclude: Conclude) -> None:
         self._root = root
         self._watcher = watcher
         self._conclude = conclude
         self._names: dict[Key, str] | None = None
         self._run: _Run | None = None
         self._open = False
+        self._lock = threading.RLock()
         self._mine = {id(parameter) for parameter in root.parameters()}
         self._handles: list[Any] = [
-            root.register_forward_pre_hook(self._enter, with_kwargs=True),
-            root.register_forward_hook(self._leave, with_kwargs=True, always_call=True),
+            called.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True),
+            called.register_forward_hook(_Hook(self._leave), with_kwargs=True, always_call=True),
         ]
+        self._compiled = root._compiled_call_impl
+        if self._compiled is not None:
+            root._compiled_call_impl = self._call
         if watcher.gradients:
             seen = weakref.ref(self)  # torch keeps these hooks for all optimisers there are
 
@@ -60,36 +66,60 @@ class Tap:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._finish()
+        if self._compiled is not None and self._root._compiled_call_impl == self._call:
+            self._root._compiled_call_impl = self._compiled
+        with self._lock:
+            self._finish()
 
     # -- a call ------------------------------------------------------------------------------------------------
+
+    @property
+    def _mode(self) -> Mode:
+        return "train" if self._root.training else "eval"
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        """In the place of the code of ``module.compile()``, in which no hook is called."""
+        assert self._compiled is not None
+        if self._run is None and self._watcher.soon(self._mode, 1):
+            return self._root._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if self._run is None:
+            with self._lock:
+                self._watcher.due(self._mode)
+        return self._compiled(*args, **kwargs)
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._run is not None:  # it calls itself, or another thread does
             return
-        try:
-            self._finish()
-            if not self._watcher.due("train" if module.training else "eval"):
+        with self._lock:
+            if self._run is not None:
                 return
-            self._open = True
-            self._run = _Run(self._root, self._names, self._watcher, _named(module, args, kwargs))
-        except Exception as error:
-            self._lost(error)
+            try:
+                self._finish()
+                if not self._watcher.due(self._mode):
+                    return
+                self._open = True
+                self._run = _Run(self._root, self._names, self._watcher, _named(self._root, args, kwargs))
+            except Exception as error:
+                self._lost(error)
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         run = self._run
-        if run is None or run.thread != threading.get_ident():
-            return
-        self._run = None
+        if run is not None and run.thread == threading.get_ident():
+            with self._lock:
+                try:
+                    self._close(run, output)
+                finally:
+                    self._run = None  # not before: another thread may begin a step from here on
+
+    def _close(self, run: _Run, output: Any) -> None:
         try:
             run.close(output)
-            if output is None and run.recorder.failed is not None:
+            if sys.exception() is not run.outside:  # torch calls this where the model raises, too
                 self._open = False
                 self._watcher.lost("the model raised")
                 return
             if self._names is None:
-                how = Run("train" if module.training else "eval")
-                structure, self._names = self._conclude(run.recorder, how)
+                structure, self._names = self._conclude(run.recorder, Run(self._mode))
                 self._watcher.structure(structure)
                 run.hand_over(self._names)
             if self._watcher.weights and not self._watcher.gradients:
@@ -97,6 +127,7 @@ class Tap:
             if not self._watcher.gradients or not torch.is_grad_enabled():
                 self._finish()
         except Exception as error:
+            self._run = None  # it is closed
             self._lost(error)
         finally:
             run.recorder.failed = None  # its traceback holds every tensor of the call
@@ -105,7 +136,8 @@ class Tap:
         if not self._open or self._run is not None:
             return
         if any(id(p) in self._mine for group in optimizer.param_groups for p in group["params"]):
-            self._finish()
+            with self._lock:
+                self._finish()
 
     def _finish(self) -> None:
         """The step has all it will get."""
@@ -136,6 +168,21 @@ class Tap:
         self._watcher.lost(described(error, 160))
 
 
+class _Hook:
+    """A hook that a copy of the model, on disk or in memory, does not have: there it is one that does nothing, which
+    needs no tracer to be loaded. Nor has the code that ``torch.compile`` and ``torch.export`` make of the model."""
+
+    def __init__(self, action: Callable[..., None]) -> None:
+        self._action = action
+
+    def __call__(self, *args: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._action(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
 class _Run:
     """One call that is recorded. ``names`` of its events are known but in the first, which keeps copies till then."""
 
@@ -143,6 +190,7 @@ class _Run:
         self, root: nn.Module, names: Mapping[Key, str] | None, watcher: Watcher, inputs: Mapping[str, torch.Tensor]
     ) -> None:
         self.thread = threading.get_ident()
+        self.outside = sys.exception()
         self._names = names
         self._watcher = watcher
         self._waiting: list[tuple[Key, Array | NotRecorded]] = []

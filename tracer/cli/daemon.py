@@ -168,7 +168,7 @@ def status_lines(state: Mapping[str, Any]) -> list[str]:
         )
     if state["to_look_at"] or state["not_looked_at"]:
         left = f", {state['not_looked_at']} left out" if state["not_looked_at"] else ""
-        lines.append(f"{state['to_look_at']} steps wait to be looked at{left}")
+        lines.append(f"waiting to be looked at: {state['to_look_at']}{left}")
     return [*lines, *map(event_line, state["last_events"][-5:])]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import platform
-import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -105,7 +107,7 @@ class Attached:
         self._wanted: frozenset[str] = frozenset()
         self._detach: Callable[[], None] = lambda: None
         self._parameters: tuple[tuple[str, str], ...] = ()
-        self._lock = threading.Lock()
+        atexit.register(self.detach)  # a program that just ends: its last step, too
 
     def follow(self, model: LoadedModel) -> None:
         if self.gradients or self.weights:
@@ -125,17 +127,25 @@ class Attached:
 
     def detach(self) -> None:
         """Leave the model as it was, and end the recording once everything is written."""
-        detach, self._detach = self._detach, lambda: None
-        detach()
-        self._outlet.close()
+        self._end(None)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._end(None if error is None else str(error) or type(error).__name__)
+
+    def _end(self, fault: str | None) -> None:
+        atexit.unregister(self.detach)
         detach, self._detach = self._detach, lambda: None
         detach()
-        self._outlet.close(None if error is None else str(error) or type(error).__name__)
+        if self.step < 0 and not self._outlet.closed:
+            warnings.warn(
+                "tracer recorded nothing: no call of the model was seen (give tracer.attach what torch.compile "
+                "returned; calls within a tf.function of your own are not seen)",
+                RuntimeWarning, stacklevel=3,
+            )  # fmt: skip
+        self._outlet.close(fault)
 
     def control(self, wanted: wire.Capture) -> None:
         """Record otherwise from the next call on, as the daemon was told to; patterns of no layer change nothing."""
@@ -218,9 +228,16 @@ class Attached:
         self._outlet.give(self._destination.commit, time.time())
 
     def lost(self, why: str) -> None:
+        first = not self.lost_steps
         self.lost_steps[self.step] = why
         while len(self.lost_steps) > 100:
             del self.lost_steps[next(iter(self.lost_steps))]
+        if first:
+            with contextlib.suppress(RuntimeWarning):  # where warnings are errors it would end the program
+                warnings.warn(
+                    f"tracer: step {self.step} is not recorded: {why}; of further ones attached.lost_steps says it",
+                    RuntimeWarning, stacklevel=2,
+                )  # fmt: skip
 
     def _give(self, part: Any, owner: str, name: str, value: Array | NotRecorded, owned: bool) -> None:
         if isinstance(value, NotRecorded):

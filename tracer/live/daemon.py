@@ -31,6 +31,7 @@ from tracer.live.rules import Rules
 from tracer.live.session import Session
 from tracer.live.telling import Teller, Telling
 from tracer.names import display
+from tracer.store import Trace
 from tracer.wanted import wanted
 
 log = logging.getLogger("tracer.daemon")
@@ -65,6 +66,7 @@ class _Pair:
 
     last: dict[str, Any] | None = None
     compared: int = 0
+    asked: set[int] = field(default_factory=set)
 
 
 class Daemon:
@@ -77,7 +79,6 @@ class Daemon:
         self._sessions: dict[bytes, Session] = {}
         self._watchers: dict[bytes, float] = {}
         self._others: dict[bytes, wire.Hello] = {}
-        self._steps: dict[tuple[Path, str], set[int]] = {}
         self._pairs: dict[tuple[Path, str, str], _Pair] = {}
         self._events: deque[wire.Event] = deque(maxlen=1000)
         self._counts: Counter[str] = Counter()
@@ -155,15 +156,17 @@ class Daemon:
         # A turn's worth, so that answers are not kept waiting by a flood.
         for _ in range(64):
             try:
-                frames = inbox.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames: list[Any] = [inbox.recv(zmq.NOBLOCK)]
             except zmq.Again:
                 return
-            peer = bytes([which]) + frames[0].bytes
+            while inbox.getsockopt(zmq.RCVMORE):
+                frames.append(inbox.recv(copy=len(frames) != 2))  # a tensor is used where it came in
+            peer = bytes([which]) + frames[0]
             try:
                 if not 2 <= len(frames) <= 3:
                     raise wire.WireError(f"a message of {len(frames) - 1} frames")
                 payload = frames[2].buffer if len(frames) == 3 else memoryview(b"")
-                self._take(peer, wire.decoded(frames[1].bytes), payload)
+                self._take(peer, wire.decoded(frames[1]), payload)
             except wire.WireError as error:
                 self._refuse(peer, str(error))
 
@@ -246,18 +249,25 @@ class Daemon:
     def _committed(self, session: Session, step: int, ended: float) -> None:
         """In the session's thread."""
         assert session.name is not None
-        said = {"trace": str(session.trace.root), "ended": ended}
+        assert session.writer is not None
+        reference = session.writer.attributes.get("reference")
+        said = {"trace": str(session.trace.root), "ended": ended, "reference": reference}
         self._tell(b"", wire.Event(what="step", recording=session.name, step=step, time=time.time(), said=said))
 
     def _happened(self, event: wire.Message) -> None:
         assert isinstance(event, wire.Event)
         if event.what == "step":
             root = Path(event.said["trace"])
-            steps = self._steps.setdefault((root, event.recording), set())
-            steps.add(event.step)
+            if event.said["reference"] is not None:
+                self._pairs.setdefault((root, event.said["reference"], event.recording), _Pair())
             self._queue(partial(self._look_at, root, event.recording, event.step))
-            for reference, candidate in self._twins(root, event.recording):
-                if event.step in self._steps.get((root, reference), ()) and event.step in self._steps[root, candidate]:
+            for (where, reference, candidate), pair in self._pairs.items():
+                if where != root or event.recording not in (reference, candidate) or event.step in pair.asked:
+                    continue
+                # Asked of the trace: the other side may have ended, or been recorded before this daemon's start.
+                other = candidate if event.recording == reference else reference
+                if Trace(root).has_step(other, event.step):
+                    pair.asked.add(event.step)
                     self._queue(partial(self._compare, root, reference, candidate, event.step, event.said["ended"]))
             self._retain(root, event.recording)
         else:
@@ -267,15 +277,6 @@ class Daemon:
                 self._teller.tell(event.model_dump(exclude={"kind"}))
         for watcher in self._watchers:
             self._tell(watcher, event)
-
-    def _twins(self, root: Path, name: str) -> Iterator[tuple[str, str]]:
-        """The pairs of recordings that a recording's steps are compared in, reference first."""
-        known = {one: s for s in self._sessions.values() if (one := s.name) is not None and s.trace.root == root}
-        for session in known.values():
-            writer = session.writer
-            reference = None if writer is None else writer.attributes.get("reference")
-            if reference is not None and name in (reference, session.name) and session.name is not None:
-                yield str(reference), session.name
 
     def _queue(self, task: Any) -> None:
         self._pending.append(task)
@@ -312,7 +313,7 @@ class Daemon:
 
     def _compare(self, root: Path, reference: str, candidate: str, step: int, ended: float) -> None:
         def done(found: Any) -> None:
-            pair = self._pairs.setdefault((root, reference, candidate), _Pair())
+            pair = self._pairs[root, reference, candidate]
             pair.compared += 1
             parted = found.pop("parted", None)
             pair.last = {key: value for key, value in found.items() if key != "pairs"}
@@ -388,8 +389,9 @@ class Daemon:
                 }
             )  # fmt: skip
         pairs = [
-            {"reference": ours, "candidate": theirs, "trace": str(root), "compared": pair.compared, **(pair.last or {})}
+            {"reference": ours, "candidate": theirs, "trace": str(root), "compared": pair.compared, **pair.last}
             for (root, ours, theirs), pair in self._pairs.items()
+            if pair.last is not None
         ]
         return {
             "version": version("tracer-nn"), "pid": os.getpid(), "since": self._began,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import queue
 import threading
 import warnings
@@ -40,7 +39,10 @@ class Outlet:
         self.opened = False
         self._thread = threading.Thread(target=self._drain, name="tracer-outlet", daemon=True)
         self._thread.start()
-        atexit.register(self.close)  # a daemon thread dies with the interpreter, and the last steps with it
+
+    @property
+    def closed(self) -> bool:
+        return not self._thread.is_alive()
 
     def has_room(self) -> bool:
         """Whether a step that begins now is likely to pass without waiting."""
@@ -76,7 +78,6 @@ class Outlet:
 
     def close(self, fault: str | None = None) -> None:
         """Hand over what waits, close the destination, end the thread. A second time it does nothing."""
-        atexit.unregister(self.close)
         if self._thread.is_alive():
             if self.opened:
                 self._queue.put((self._destination.close, (fault,), 0))

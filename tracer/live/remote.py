@@ -55,6 +55,7 @@ class Connection:
             self.socket.setsockopt(zmq.PLAIN_PASSWORD, token.encode())
         broken = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         self._breaks = self.socket.get_monitor_socket(broken)
+        self._pollers: dict[int, zmq.Poller] = {}
         self.heard = time.monotonic()
         try:
             self.socket.connect(address)
@@ -95,9 +96,13 @@ class Connection:
 
     def _wait(self, what: int, seconds: float) -> bool:
         """Whether the socket can be read or written within that time. Raises Away once the connection is broken."""
-        poller = zmq.Poller()
-        poller.register(self.socket, what)
-        poller.register(self._breaks, zmq.POLLIN)
+        if int(self.socket.getsockopt(zmq.EVENTS)) & what:
+            return True
+        poller = self._pollers.get(what)
+        if poller is None:
+            poller = self._pollers[what] = zmq.Poller()
+            poller.register(self.socket, what)
+            poller.register(self._breaks, zmq.POLLIN)
         found = dict(poller.poll(int(1000 * seconds)))
         if self.socket in found:
             return True

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tracer.names import display
 from tracer.store import Step
-from tracer.store.summary import summarize
 
 _BOUNDED = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0), "hard_sigmoid": (0.0, 1.0)}
 """Activations that saturate, with the values that they come close to."""
@@ -68,47 +70,45 @@ class Watch:
         return begun
 
     def _found(self, step: Step) -> Iterator[Told]:
-        rules = self._rules
-        sizes: dict[str, Mapping[str, float | int]] = dict(step.summaries)
-        for node, stored in step.activations.items():
-            sizes[node] = summarize(step.read_stored(stored, verify=False))
-        broken = False
+        rules, inherited = self._rules, False
+        known = step.summaries
         for layer in step.structure:
-            said = sizes.get(layer.name)
-            if said is None or not said.get("size"):
+            stored, said = step.activations.get(layer.name), known.get(layer.name)
+            if stored is None and said is None:
                 continue
-            bad = said.get("nan", 0), said.get("inf", 0)
-            if any(bad):
-                if rules.nonfinite and not broken:  # what comes behind the first inherits it
-                    yield Told("nonfinite", layer.name, _counted(*bad, said["size"], layer.name))
-                broken = True
+            values = None if stored is None else step.read_stored(stored, verify=False)
+            size = values.size if values is not None else int((said or {}).get("size", 0))
+            nan, inf = nonfinite(values) if values is not None else _noted(said)
+            if nan or inf:
+                if rules.nonfinite and not inherited:  # what comes behind the first has it from there
+                    yield Told("nonfinite", layer.name, _counted(nan, inf, size, layer.name))
+                inherited = True
                 continue
-            if rules.dead and layer.kind in ("relu", "relu6") and said["size"] > 1:
-                share = said.get("zeros", 0) / said["size"]
-                if share >= rules.dead:
-                    yield Told("dead", layer.name, f"{share:.1%} of {display(layer.name)} is 0")
-            if rules.saturated and layer.kind in _BOUNDED:
-                near = _saturated(step, layer.name, layer.kind)
-                if near is not None and near >= rules.saturated:
-                    yield Told(
-                        "saturated", layer.name, f"{share:.1%} of {display(layer.name)} is within 1 % of its bounds"
-                    )
+            if rules.dead and layer.kind in ("relu", "relu6") and size > 1:
+                zeros = size - np.count_nonzero(values) if values is not None else (said or {}).get("zeros", 0)
+                if zeros / size >= rules.dead:
+                    yield Told("dead", layer.name, f"{zeros / size:.1%} of {display(layer.name)} is 0")
+            if rules.saturated and layer.kind in _BOUNDED and values is not None and size > 1:
+                share = _saturated(values, layer.kind)
+                if share >= rules.saturated:
+                    what = f"{share:.1%} of {display(layer.name)} is within 1 % of its bounds"
+                    yield Told("saturated", layer.name, what)
         yield from self._gradients(step)
 
     def _gradients(self, step: Step) -> Iterator[Told]:
         rules = self._rules
         squares, count = 0.0, 0
         for (owner, name), stored in step.weight_gradients.items():
-            said = summarize(step.read_stored(stored, verify=False))
-            label = f"{owner}:{name}"
-            if said.get("nan") or said.get("inf"):
+            values, label = step.read_stored(stored, verify=False), f"{owner}:{name}"
+            nan, inf = nonfinite(values)
+            if nan or inf:
                 if rules.nonfinite:
-                    yield Told(
-                        "nonfinite", label, "gradient: " + _counted(said["nan"], said["inf"], said["size"], label)
-                    )
+                    what = f"gradient: {_counted(nan, inf, values.size, label)}"
+                    yield Told("nonfinite", label, what)
                 return
-            squares += float(said.get("rms", 0.0)) ** 2 * said["size"]
-            count += int(said["size"])
+            flat = np.abs(values).reshape(-1).astype(np.float64)
+            squares += float(np.dot(flat, flat))
+            count += flat.size
         if not count:
             return
         rms = math.sqrt(squares / count)
@@ -118,19 +118,26 @@ class Watch:
             yield Told("vanishing", "", f"gradients have a root mean square of {rms:.2g}")
 
 
+def nonfinite(values: NDArray[Any]) -> tuple[int, int]:
+    """How many NaN and infinities there are, at the memory's own speed where there are none."""
+    if values.dtype.kind in "biu" or not values.size:
+        return 0, 0
+    if values.dtype.kind == "f" and np.isfinite(values.min()) and np.isfinite(values.max()):  # NaN goes through both
+        return 0, 0
+    return int(np.isnan(values).sum()), int(np.isinf(values).sum())
+
+
+def _noted(said: Mapping[str, float | int] | None) -> tuple[int, int]:
+    return (0, 0) if said is None else (int(said.get("nan", 0)), int(said.get("inf", 0)))
+
+
 def _counted(nan: float, inf: float, size: float, where: str) -> str:
     parts = [f"{int(count)} {word}" for count, word in ((nan, "NaN"), (inf, "Inf")) if count]
     return f"{' and '.join(parts)} of {int(size)} elements of {display(where)}"
 
 
-def _saturated(step: Step, node: str, kind: str) -> float | None:
-    import numpy as np
-
-    if step.stored(node) is None:
-        return None
-    values = step.read(node, verify=False)
-    if values.size < 2 or values.dtype.kind != "f":
-        return None
+def _saturated(values: NDArray[Any], kind: str) -> float:
+    """The share that is close to the bounds of an activation."""
     low, high = _BOUNDED[kind]
     near = 0.01 * (high - low) / 2
     return float(np.count_nonzero((values <= low + near) | (values >= high - near)) / values.size)

@@ -28,6 +28,8 @@ from tracer.text import described
 Answer = Callable[[wire.Message], None]
 _LARGEST = 1 << 34
 """Bytes of one tensor."""
+_SOON = 0.02
+"""Seconds without a message after which what was written is acknowledged."""
 
 
 @dataclass
@@ -96,37 +98,44 @@ class Session:
 
     def end(self, why: str | None) -> None:
         """The recorder is gone (``why``), or the daemon stops: what was committed stays, the rest is given up."""
-        if not self.over:
-            self.over = True
-            self._queue.put(None)
-            self._thread.join()
-            self._finish(why)
+        self.over = True
+        self._queue.put(None)
+        self._thread.join()
+        self._finish(why)
 
     # -- in its thread -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        unsaid = [0, 0]
-        while (item := self._queue.get()) is not None:
-            message, payload = item
-            size = payload.nbytes
-            if not self.over:
-                try:
-                    self._handle(message, payload)
-                except Exception as error:
-                    said = str(error) if isinstance(error, TracerError) else described(error)
-                    self._answer(wire.Fault(why=said, last=True))
-                    self._finish(said)
-                    self.over = True
-            del item, payload
-            with self._lock:
-                self._messages -= 1
-                self._bytes -= size
-                self.figures.waiting = self._bytes
-            unsaid[0] += 1
-            unsaid[1] += size
-            if unsaid[0] >= wire.MESSAGES // 8 or unsaid[1] >= wire.PIECE or self._queue.empty():
-                self._answer(wire.Ack(messages=unsaid[0], nbytes=unsaid[1]))
-                unsaid = [0, 0]
+        messages = size = 0
+        while True:
+            try:
+                item = self._queue.get(timeout=_SOON if messages else None)
+            except queue.Empty:
+                late = True
+            else:
+                if item is None:
+                    return
+                late, messages, size = False, messages + 1, size + item[1].nbytes
+                self._do(*item)
+                del item
+            # Not each by itself: for small tensors the answers would cost as much as they do.
+            if late or messages >= wire.MESSAGES // 8 or size >= wire.PIECE:
+                self._answer(wire.Ack(messages=messages, nbytes=size))
+                messages = size = 0
+
+    def _do(self, message: wire.Message, payload: memoryview) -> None:
+        if not self.over:
+            try:
+                self._handle(message, payload)
+            except Exception as error:
+                said = str(error) if isinstance(error, TracerError) else described(error)
+                self._answer(wire.Fault(why=said, last=True))
+                self._finish(said)
+                self.over = True
+        with self._lock:
+            self._messages -= 1
+            self._bytes -= payload.nbytes
+            self.figures.waiting = self._bytes
 
     def _handle(self, message: wire.Message, payload: memoryview) -> None:
         if isinstance(message, wire.Open):
@@ -165,6 +174,7 @@ class Session:
             case wire.Close():
                 self._finish(message.fault, whole=True)
                 self._answer(wire.Close())
+                self.over = True
             case _:
                 raise wire.WireError(f"'{message.kind}' is not for a recorder to say")
 

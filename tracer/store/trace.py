@@ -18,7 +18,8 @@ from tracer import names
 from tracer.errors import InputError, TraceError
 from tracer.graph import text
 from tracer.store import places, zarr3
-from tracer.store.recordings import AT, Recording, inside
+from tracer.store.packs import pack_name
+from tracer.store.recordings import AT, STEPS, Recording, inside
 
 FORMAT = "tracer-trace"
 VERSION = 1
@@ -117,6 +118,10 @@ class Trace:
 
     def has(self, name: str) -> bool:
         return (self.root / "recordings" / names.encode(name) / zarr3.METADATA).exists()
+
+    def has_step(self, name: str, step: int) -> bool:
+        """Whether a step of the recording is kept, which one look at the disk says."""
+        return (self.root / "recordings" / names.encode(name) / STEPS / pack_name(step)).exists()
 
     def _load(self, folder: Path) -> Recording:
         try:
