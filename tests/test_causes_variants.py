@@ -337,3 +337,23 @@ def test_a_result_that_depends_on_nothing_excuses_nothing(tmp_path: Path) -> Non
     second.load_state_dict(first.state_dict())
     found = told(tmp_path / "t.zarr", first.eval(), second, RNG.normal(size=(2, 9, 6)).astype("f4"))
     assert names(found) == ["activation-missing", "softmax-axis"]
+
+
+class Picking(nn.Module):
+    """Boxes of four numbers, which are read in some order."""
+
+    def __init__(self, order: list[int] | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.boxes, self.order = nn.Linear(5, 4), order
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.tanh(self.boxes(x))
+        x = x if self.order is None else x[..., self.order]
+        return x[..., :2] * 3, torch.exp(x[..., 2:])
+
+
+def test_values_picked_in_another_order_are_no_block(tmp_path: Path) -> None:
+    values = np.random.default_rng(6).standard_normal((3, 7, 5)).astype("f4")
+    found = told(tmp_path / "trace.zarr", Picking().eval(), Picking([1, 0, 3, 2]), values)
+    assert set(names(found)) == {"channel-order"}, str(found)

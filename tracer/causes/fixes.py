@@ -15,11 +15,13 @@ from tracer.causes import arguments, operations, patching
 from tracer.causes.advice import WORDS
 from tracer.causes.case import Case, Side, layer_of
 from tracer.causes.change import Change, Library, Scalar, Value
+from tracer.causes.cropped import before_crop
 from tracer.causes.edit import Edit
 from tracer.causes.naming import said
 from tracer.causes.refitting import refits
 from tracer.causes.step import Step
 from tracer.graph import Node
+from tracer.store import Recording
 
 _TORCH_ATTRIBUTES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "epsilon": ("eps", ("Norm",)),
@@ -107,24 +109,26 @@ class _At:
         name = self.edit.twin if self.case.turned_round else self.edit.step
         return _layer(side, name)
 
+    @property
+    def recording(self) -> Recording:
+        """The candidate's."""
+        return (self.case.ours if self.case.turned_round else self.case.theirs).recording
+
     @cached_property
     def library(self) -> Library | None:
         """Whose objects the candidate's nodes are; None for graphs, which have no objects to change."""
-        recording = (self.case.ours if self.case.turned_round else self.case.theirs).recording
-        loader = str(recording.attributes.get("loader", ""))
-        if recording.framework == "pytorch":
+        loader = str(self.recording.attributes.get("loader", ""))
+        if self.recording.framework == "pytorch":
             return None if any(word in loader for word in ("script", "export", ".pt2")) else "torch"
-        if recording.framework == "tensorflow":
+        if self.recording.framework == "tensorflow":
             return "tf_keras" if loader.startswith("tf_keras") else "keras" if loader.startswith("keras") else None
         return None
 
     @cached_property
     def shared(self) -> bool:
         """Whether the layer is called elsewhere too, so that changing it changes more than this place."""
-        recording = (self.case.ours if self.case.turned_round else self.case.theirs).recording
-        return any(
-            node.owner == self.node.owner and node.call != self.node.call for node in recording.structure
-        )  # fmt: skip
+        own = self.node
+        return any(node.owner == own.owner and node.call != own.call for node in self.recording.structure)
 
     @cached_property
     def wanted(self) -> Step | None:
@@ -357,7 +361,7 @@ class _At:
 
     def _torch_padding(self, pairs: Any) -> tuple[Change, ...]:
         """The module's own padding where it is zeros and the same on both ends, else a padding before it."""
-        pairs = [(int(a), int(b)) for a, b in pairs]
+        pairs = before_crop(self.recording, self.own, pairs)
         pooling = self.node.kind in kinds.POOLS
         steps = (self.wanted, self.own)
         modes = [str(step.settings.get("padding_mode", "zeros")) if step else "zeros" for step in steps]
@@ -505,7 +509,7 @@ class _At:
         key, value = self.edit.key, self.edit.values[0]
         if not key or value is None or key == "kind" or value == self.edit.values[1]:
             return ""
-        framework = (self.case.ours if self.case.turned_round else self.case.theirs).recording.framework
+        framework = self.recording.framework
         if key == "axis":
             value = self._axis(value)
         if framework == "onnx":
@@ -534,7 +538,8 @@ class _At:
             if key == "operand":
                 return f"{where}{function}(…, {_code(value)})" if _plain(value) is not None else ""
             if key == "padding":
-                return f"{where}x = F.pad(x, {_torch_pads(value)}) before {function}, with padding=0"
+                pads = _torch_pads(before_crop(self.recording, own, value))
+                return f"{where}x = F.pad(x, {pads}) before {function}, with padding=0"
             return f"{where}{function}(…) with {name}={_code(value)}" if _plain(value) is not None else ""
         return ""
 
@@ -544,7 +549,7 @@ class _At:
         node, other = self.node, self.other
         if self.library in ("keras", "tf_keras") and key == "padding" and values[0] is not None:
             rank = len(values[0])
-            pads = "(" + ", ".join(f"({int(a)}, {int(b)})" for a, b in values[0]) + ")"
+            pads = "(" + ", ".join(f"({a}, {b})" for a, b in before_crop(self.recording, self.own, values[0])) + ")"
             return f"keras.layers.ZeroPadding{rank}D({pads}) before {node.owner}, which takes padding='valid'"
         if self.library == "torch" and key == "padding_mode" and values[0] is not None:
             return f"{patching.module(node.owner)}: build it with padding_mode={said(values[0])!r}, or pad before it"

@@ -279,7 +279,8 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         return cause, True
     if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in readers):
         return "rnn-direction", True
-    if kind in _CHANNELS and (_at_input(step, side) or step.name in side.recording.structure.outputs):
+    at_ends = _at_input(step, side) or step.name in side.recording.structure.outputs
+    if (kind in _CHANNELS and at_ends) or _reorders_channels(step):
         return "channel-order", True
     if kind in ("pixel_shuffle", "pixel_unshuffle"):
         return "depth-to-space-order", True
@@ -299,6 +300,15 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     if kind != "add" and of_input(step, side):
         return "input-normalisation", True
     return ("residual" if kind == "add" else "block"), False
+
+
+def _reorders_channels(step: Step) -> bool:
+    """Whether a step picks each of the last axis' values once, in another order."""
+    indices = np.asarray(step.settings.get("indices", ()))
+    if step.kind != "gather" or len(step.inputs) != 1 or not step.shape or indices.ndim != 1:
+        return False
+    rank, axis = len(step.shape), step.settings.get("axis", 0)
+    return axis in (-1, rank - 1) and np.array_equal(np.sort(indices), np.arange(step.shape[-1]))
 
 
 def of_input(step: Step, side: Side) -> bool:

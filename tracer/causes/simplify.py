@@ -9,6 +9,7 @@ import numpy as np
 
 from tracer import kinds
 from tracer.causes import operations
+from tracer.causes.cropped import uncropped
 from tracer.causes.step import Array, Program, Step, Unknown, numbers, pairs_of
 from tracer.causes.written import as_operations, multiplier, without_idle
 
@@ -19,8 +20,9 @@ _NOTHING = 1e-6
 
 
 def simplified(program: Program) -> Program:
-    """The program with padding that a layer of its own does as part of the convolution or pooling that reads it, and
-    activations and deviations that are written out as such; what is computed of constants alone is one."""
+    """The program with padding that a layer of its own does as part of the convolution or pooling that reads it, a
+    convolution that is cropped as one that is padded less, activations and deviations that are written out as such;
+    what is computed of constants alone is one."""
     program = as_operations(_with_constants(program))
     for step in program.steps:
         if step.kind != "pad":
@@ -32,6 +34,9 @@ def simplified(program: Program) -> Program:
         if whole is not None:
             kept = (whole if other is readers[0] else other for other in program.steps if other is not step)
             program = Program(tuple(kept))
+    for step in program.steps:
+        if step.kind == "slice" and step.inputs[0] in {one.name for one in program.steps}:
+            program = uncropped(program, step)
     return program
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from tracer import kinds
 from tracer.causes.case import Case, cases
+from tracer.causes.ends import at_ends
 from tracer.causes.step import Unknown
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import Verdict
@@ -39,13 +40,14 @@ class Undone:
 
 
 def met(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -> dict[str, Cut]:
-    """Where two recordings meet, by the candidate's node; values that rightly come in another order in that order."""
+    """Where two recordings meet, by the candidate's node; values that rightly come in another order in that order, and
+    layers that one side writes in several operations where these end."""
     made, _ = cuts([pair.pair for pair in pairs], reference, candidate)
     for name, cut in made.items():
         if pairs[cut.index].reordered and pairs[cut.index].verdict is not Verdict.DIVERGED:
             ways = sorted(cut.ways, key=lambda way: way.arrangement is None)
             made[name] = replace(cut, ways=tuple(ways))
-    return made
+    return at_ends(made, pairs, reference, candidate)
 
 
 def undone(

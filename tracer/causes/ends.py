@@ -1,0 +1,128 @@
+"""Where a layer ends that the other side writes in several operations: its twin is what the last of them makes.
+
+An alignment without equal values takes the first of them for the layer. Two layers are such: one of somebody's own,
+and a convolution whose result is cropped, as a causal one that is padded on both ends. A layer that is called for
+several inputs has no twin in one that is called for all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+
+from tracer import kinds
+from tracer.compare.pair import PairDiff
+from tracer.compare.verdict import Verdict
+from tracer.graph import Node
+from tracer.rerun.cuts import Cut, Way
+from tracer.store import Recording
+
+_LONG = 12
+"""Operations at most that are looked through."""
+_CROPS = frozenset({"slice", "crop"})
+
+
+def at_ends(
+    made: Mapping[str, Cut], pairs: Sequence[PairDiff], reference: Recording, candidate: Recording
+) -> dict[str, Cut]:
+    """The cuts, by the candidate's node, with those that part where the longer side's operations end, and without
+    those of one call of several with all of them."""
+    found = dict(made)
+    for name, cut in made.items():
+        if cut.same or pairs[cut.index].verdict in (Verdict.MATCH, Verdict.NOISE) or cut.ways[0].axes is None:
+            continue
+        ours, theirs = reference.structure.by_name[cut.reference], candidate.structure.by_name[name]
+        fitting = (replace(cut.ways[0], fits=True), *cut.ways[1:])
+        if _all_calls(ours, theirs, cut.ways[0], reference, candidate):
+            del found[name]
+            found = {key: _renamed(one, name, *cut.readers) for key, one in found.items()}
+            continue
+        references = {one.reference for one in found.values()}
+        if (end := _end(candidate, theirs, ours, cut.ways[0], set(found), turned=False)) is not None:
+            read = {found[reader].reference for reader in cut.readers}
+            if _reads(reference, cut.reference, references) == read:
+                del found[name]
+                found[end] = replace(cut, candidate=end, ways=fitting)
+                found = {key: _renamed(one, name, end) for key, one in found.items()}
+        elif (end := _end(reference, ours, theirs, cut.ways[0], references, turned=True)) is not None:
+            read = {found[reader].reference for reader in cut.readers}
+            if _reads(reference, end, references) == read:
+                found[name] = replace(cut, reference=end, heal=end, ways=fitting)
+    return found
+
+
+def _renamed(cut: Cut, old: str, *new: str) -> Cut:
+    """The cut with other readers in place of one."""
+    if old not in cut.readers:
+        return cut
+    readers = (one for reader in cut.readers for one in (new if reader == old else (reader,)))
+    return replace(cut, readers=tuple(dict.fromkeys(readers)))
+
+
+def _all_calls(ours: Node, theirs: Node, way: Way, reference: Recording, candidate: Recording) -> bool:
+    """Whether one side makes the samples of all calls of a layer at once, of which the other's is one."""
+    if way.fits or not ours.shape or not theirs.shape or ours.shape[0] == theirs.shape[0]:
+        return False
+    one, whole, recording = (ours, theirs, reference) if ours.shape[0] < theirs.shape[0] else (theirs, ours, candidate)
+    calls = [
+        node.shape for node in recording.structure
+        if (node.owner, node.kind, node.alias_of) == (one.owner, one.kind, None) and node.shape
+    ]  # fmt: skip
+    assert whole.shape
+    return len(calls) > 1 and sum(shape[0] for shape in calls) == whole.shape[0]
+
+
+def _reads(recording: Recording, name: str, known: Set[str]) -> set[str]:
+    """The next nodes with a twin that read a tensor."""
+    found, queue, seen = set[str](), [name], {name}
+    while queue:
+        for reader in _following(recording, queue.pop()):
+            if reader in known:
+                found.add(reader)
+            elif reader not in seen:
+                seen.add(reader)
+                queue.append(reader)
+    return found
+
+
+def _following(recording: Recording, name: str) -> list[str]:
+    """What reads a tensor, also by the names of those that pass it on as it is."""
+    structure, names, found = recording.structure, [name], dict[str, None]()
+    names += [node.name for node in structure if node.alias_of is not None and recording.resolve(node.name) == name]
+    for one in names:
+        found |= {child: None for child in structure.children.get(one, ()) if recording.resolve(child) == child}
+    return list(found)
+
+
+def _end(recording: Recording, node: Node, other: Node, way: Way, known: Set[str], *, turned: bool) -> str | None:
+    """The last of the operations behind a node that make what ``other`` makes; None where it is that node itself.
+
+    ``known`` are nodes with a twin of their own; ``turned``: whether the way's axes are those of the other side.
+    """
+    opaque = other.kind.startswith("other") and not node.kind.startswith("other")
+    convolved = node.kind in kinds.CONVOLUTIONS and other.kind in kinds.CONVOLUTIONS and not way.fits
+    if not (opaque or convolved):
+        return None
+    end, here = None, node.name
+    for _ in range(_LONG):
+        following = _following(recording, here)
+        if len(following) != 1 or following[0] in known:
+            break
+        here = following[0]
+        one = recording.structure.by_name[here]
+        computes = one.kind not in kinds.LAYOUT_ONLY if opaque else one.kind in _CROPS
+        if not opaque and not computes:
+            break
+        if computes and recording.stored(here) is not None and _alike(one, other, way, turned=turned):
+            end = here
+    return end
+
+
+def _alike(one: Node, other: Node, way: Way, *, turned: bool) -> bool:
+    """Whether two tensors have the same lengths on the axes that a way says."""
+    assert way.axes is not None
+    mine, its = (one.shape, other.shape) if turned else (other.shape, one.shape)
+    if mine is None or its is None or len(mine) != len(way.axes):
+        return False
+    lengths = [1 if axis is None else its[axis] for axis in way.axes if axis is None or axis < len(its)]
+    return list(mine) == lengths
