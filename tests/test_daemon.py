@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -220,6 +221,8 @@ OPEN = wire.encoded(wire.Open(name="rude", numbered=True, structure=STRUCTURE.to
         ([], [wire.encoded(wire.Begin(step=1))], "no greeting"),
         ([], [HELLO.replace(b'"protocol":1', b'"protocol":9')], "protocol 9"),
         ([], [HELLO, b"", b"", b""], "frames"),
+        ([], [wire.encoded(wire.Hello(protocol=wire.PROTOCOL, role="recorder", trace="/etc"))], "not a trace"),
+        ([wire.encoded(wire.Hello(protocol=wire.PROTOCOL, role="recorder", trace="a\0b"))], [OPEN], "null byte"),
         ([HELLO], [wire.encoded(wire.Begin(step=1))], "before a recording was opened"),
         ([HELLO], [wire.encoded(wire.Stop())], "before a recording was opened|not for a recorder"),
         ([HELLO], [OPEN.replace(b'"kind":"open"', b'"kind":"open","x":1')], "not a message"),
@@ -254,8 +257,6 @@ def test_a_hostile_client_gets_an_error_and_harms_nobody(
             assert rude.socket.poll(5000), "nothing was said"
             answer = wire.decoded(rude.socket.recv())
         assert answer.last
-        import re
-
         assert re.search(said, answer.why), answer.why
     finally:
         rude.close()

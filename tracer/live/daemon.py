@@ -23,7 +23,7 @@ from typing import Any
 import zmq
 
 from tracer.compare.verdict import Tolerance
-from tracer.errors import InputError
+from tracer.errors import InputError, TracerError
 from tracer.live import judging, place, wire
 from tracer.live.door import Door
 from tracer.live.retention import Retention
@@ -167,7 +167,7 @@ class Daemon:
                     raise wire.WireError(f"a message of {len(frames) - 1} frames")
                 payload = frames[2].buffer if len(frames) == 3 else memoryview(b"")
                 self._take(peer, wire.decoded(frames[1]), payload)
-            except wire.WireError as error:
+            except (TracerError, OSError, ValueError) as error:  # a trace that cannot be used, a path that is none
                 self._refuse(peer, str(error))
 
     def _refuse(self, peer: bytes, why: str) -> None:
