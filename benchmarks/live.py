@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ import numpy as np
 import psutil
 
 from benchmarks.transports import copied, seconds
-from tracer.cli.main import run
+from tests.live_driving import daemon
 from tracer.graph import Node, Structure
 from tracer.live import place, wire
 from tracer.live.destination import Opening
@@ -31,25 +30,9 @@ from tracer.live.remote import Remote, connect
 
 
 @contextmanager
-def _daemon() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="tracer-") as folder:
-        os.environ[place.FOLDER] = str(Path(folder) / "run")
-        assert run(["daemon", "start", "--trace", str(Path(folder) / "t.zarr"), "--keep-last", "2"]) == 0
-        try:
-            yield Path(folder)
-        finally:
-            run(["daemon", "stop"])
-            del os.environ[place.FOLDER]
-
-
-def _status() -> Any:
-    connection = connect("control")
-    try:
-        answer = connection.ask(wire.Status())
-        assert isinstance(answer, wire.Status)
-        return answer.state
-    finally:
-        connection.close()
+def _daemon() -> Iterator[None]:
+    with tempfile.TemporaryDirectory(prefix="tracer-") as folder, daemon(Path(folder) / "t.zarr", "--keep-last", "2"):
+        yield
 
 
 def ingest(megabytes: int, each: int) -> dict[str, float]:

@@ -138,6 +138,22 @@ def describe_files(request: LoadRequest) -> dict[str, Any]:
     return out
 
 
+def describe_object(model: object) -> dict[str, Any]:
+    """Name of a live model: its class, wherever that was written."""
+    return {"name": type(model).__qualname__.rpartition("<locals>.")[2]}
+
+
+def describe_model(model: LoadedModel, structure: Structure) -> dict[str, Any]:
+    """Framework, versions, machine, loader and notes of a model that runs as ``structure``."""
+    return {
+        "framework": model.framework,
+        "versions": {**model.versions(), "python": platform.python_version(), "tracer": version("tracer-nn")},
+        "platform": platform.platform(),
+        "loader": model.loader,
+        "notes": [*model.notes, *structure.notes],
+    }
+
+
 def record(
     model: LoadedModel,
     trace: Trace,
@@ -188,11 +204,7 @@ def record(
     keys = stored_keys(structure, keys)
     total = sum(1 for node in structure.stored() if storage.only is None or node.name in storage.only)
     attributes = {
-        "framework": model.framework,
-        "versions": {**model.versions(), "python": platform.python_version(), "tracer": version("tracer-nn")},
-        "platform": platform.platform(),
-        "loader": model.loader,
-        "notes": [*model.notes, *structure.notes],
+        **describe_model(model, structure),
         "model": {"name": "?", **(model_attributes or {})},
         "input": prepared.input_id,
         "input_axes": {name: list(axes) for name, axes in prepared.axes.items()},
@@ -452,7 +464,7 @@ def record_object(
         opened,
         chosen,
         arrays=arrays,
-        model_attributes={"name": type(model).__qualname__.rpartition("<locals>.")[2]},
+        model_attributes=describe_object(model),
     )
     return opened.recording(chosen.name)
 

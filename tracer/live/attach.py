@@ -5,12 +5,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -25,7 +23,7 @@ from tracer.live.destination import Destination, Local, Opening
 from tracer.live.outlet import Outlet
 from tracer.live.remote import Remote
 from tracer.names import display
-from tracer.recording import free
+from tracer.recording import describe_model, describe_object, free
 from tracer.store import Trace
 from tracer.store.summary import summarize
 from tracer.store.writer import DEFAULT_MEMORY
@@ -307,12 +305,8 @@ def _destination(
 def described(model: LoadedModel, given: object, capture: Capture, structure: Structure) -> dict[str, Any]:
     """What a recording says of a model that is watched."""
     return {
-        "framework": model.framework,
-        "versions": {**model.versions(), "python": platform.python_version(), "tracer": version("tracer-nn")},
-        "platform": platform.platform(),
-        "loader": model.loader,
-        "notes": [*model.notes, *structure.notes],
-        "model": {"name": type(given).__qualname__.rpartition("<locals>.")[2]},
+        **describe_model(model, structure),
+        "model": describe_object(given),
         "mode": capture.mode,
         "every": capture.every,
         **{key: list(value) for key in ("layers", "exclude") if (value := getattr(capture, key))},

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -69,6 +68,14 @@ class _Pair:
     asked: set[int] = field(default_factory=set)
 
 
+@dataclass
+class _Other:
+    """A client that records nothing: one that asks, or a watcher."""
+
+    role: wire.Role
+    heard: float = field(default_factory=time.monotonic)
+
+
 class Daemon:
     """Serves until it is told to stop. Disk and comparing aside, all is done in the thread of :meth:`run`."""
 
@@ -77,8 +84,7 @@ class Daemon:
         self._began = time.time()
         self._context = zmq.Context()
         self._sessions: dict[bytes, Session] = {}
-        self._watchers: dict[bytes, float] = {}
-        self._others: dict[bytes, wire.Hello] = {}
+        self._others: dict[bytes, _Other] = {}
         self._pairs: dict[tuple[Path, str, str], _Pair] = {}
         self._events: deque[wire.Event] = deque(maxlen=1000)
         self._counts: Counter[str] = Counter()
@@ -94,7 +100,7 @@ class Daemon:
 
     # -- serving -----------------------------------------------------------------------------------------------
 
-    def run(self, ready: Any = None) -> None:
+    def run(self) -> None:
         """Serve. Raises InputError where another daemon runs or the port is taken."""
         with place.alone(), contextlib.ExitStack() as stack:
             stack.callback(self._context.destroy, 0)
@@ -108,11 +114,10 @@ class Daemon:
             poller = zmq.Poller()
             for socket in (*self._inboxes, outbox):
                 poller.register(socket, zmq.POLLIN)
-            self._looker = stack.enter_context(_looking())
+            self._looker = _looker()
+            stack.callback(self._stop_looking)
             port = "" if self.settings.tcp is None else f" and 127.0.0.1:{self.settings.tcp}"
             log.info("listening at %s%s, writing %s", place.address(), port, self.settings.trace)
-            if ready is not None:
-                ready()
             while not self._stopping:
                 for socket, _ in poller.poll(_TURN):
                     if socket is outbox:
@@ -174,7 +179,6 @@ class Daemon:
         log.warning("refused: %s", display(why, 300))
         session = self._sessions.pop(peer, None)
         self._others.pop(peer, None)
-        self._watchers.pop(peer, None)
         self._tell(peer, wire.Fault(why=why, last=True))
         if session is not None:
             threading.Thread(target=session.end, args=(why,), daemon=True).start()
@@ -187,10 +191,10 @@ class Daemon:
         if session is not None:
             session.take(message, payload)
             return
-        if peer not in self._others:
+        other = self._others.get(peer)
+        if other is None:
             raise wire.WireError("no greeting came first: is this a connection of before the daemon's start?")
-        if peer in self._watchers:
-            self._watchers[peer] = time.monotonic()
+        other.heard = time.monotonic()
         match message:
             case wire.Ping():
                 self._tell(peer, message)
@@ -202,7 +206,7 @@ class Daemon:
                 self._tell(peer, wire.Stop())
                 self._stopping = True
             case _:
-                raise wire.WireError(f"'{message.kind}' is not for a {self._others[peer].role} to say")
+                raise wire.WireError(f"'{message.kind}' is not for a {other.role} to say")
 
     def _greet(self, peer: bytes, hello: wire.Hello) -> None:
         if hello.protocol != wire.PROTOCOL:
@@ -216,9 +220,7 @@ class Daemon:
             self._sessions[peer] = Session(hello, trace, partial(self._tell, peer), self._committed)
             log.info("recorder of process %s on %s", hello.pid, display(hello.host, 60))
         else:
-            self._others[peer] = hello
-            if hello.role == "watcher":
-                self._watchers[peer] = time.monotonic()
+            self._others[peer] = _Other(hello.role)
         self._tell(peer, wire.Welcome(version=version("tracer-nn"), pid=os.getpid(), trace=str(trace)))
 
     # -- answering, from any thread ----------------------------------------------------------------------------
@@ -270,13 +272,16 @@ class Daemon:
                     pair.asked.add(event.step)
                     self._queue(partial(self._compare, root, reference, candidate, event.step, event.said["ended"]))
             self._retain(root, event.recording)
-        else:
+        elif event.what != "compared":
             self._events.append(event)
-            if event.what != "compared":
-                self._counts[event.what] += 1
-                self._teller.tell(event.model_dump(exclude={"kind"}))
-        for watcher in self._watchers:
-            self._tell(watcher, event)
+            self._counts[event.what] += 1
+            self._teller.tell(event.model_dump(exclude={"kind"}))
+        for peer in self._watchers:
+            self._tell(peer, event)
+
+    @property
+    def _watchers(self) -> list[bytes]:
+        return [peer for peer, other in self._others.items() if other.role == "watcher"]
 
     def _queue(self, task: Any) -> None:
         self._pending.append(task)
@@ -292,10 +297,9 @@ class Daemon:
                 why = "it was closed" if session.over else f"nothing was heard of it for {wire.GONE:.0f} s"
                 log.info("recorder '%s' is gone: %s", display(session.name or "?", 60), why)
                 threading.Thread(target=session.end, args=(why,), daemon=True).start()
-        for watcher, heard in list(self._watchers.items()):
-            if now - heard > wire.GONE:
-                self._watchers.pop(watcher)
-                self._others.pop(watcher, None)
+        for peer, other in list(self._others.items()):
+            if now - other.heard > wire.GONE:
+                del self._others[peer]
         if self._looking is not None and self._looking.done():
             self._looking = None
         if self._looking is None and self._pending:
@@ -345,12 +349,16 @@ class Daemon:
             self._looking = self._looker.submit(function, *arguments)
         self._looking.add_done_callback(finished)
 
+    def _stop_looking(self) -> None:
+        if self._looker is not None:
+            self._looker.shutdown(wait=False, cancel_futures=True)
+
     def _retain(self, root: Path, name: str) -> None:
         session = next((s for s in self._sessions.values() if s.name == name and s.trace.root == root), None)
         writer = None if session is None else session.writer
         if writer is None or not self.settings.retention:
             return
-        kept = {e.step for e in self._events if e.recording == name and e.what not in ("step", "compared")}
+        kept = {event.step for event in self._events if event.recording == name}
         for step in self.settings.retention.dropped(writer.committed(), kept):
             writer.drop(step)
 
@@ -398,7 +406,7 @@ class Daemon:
             "trace": str(self.settings.trace), "recorders": recorders, "pairs": pairs,
             "watchers": len(self._watchers), "to_look_at": len(self._pending) + (self._looking is not None),
             "not_looked_at": self._left_out, "events": dict(self._counts),
-            "last_events": [e.model_dump() for e in list(self._events)[-20:] if e.what != "compared"],
+            "last_events": [event.model_dump() for event in list(self._events)[-20:]],
         }  # fmt: skip
 
 
@@ -410,12 +418,3 @@ def _unseen() -> None:
     """The process that compares does not take the terminal's Ctrl-C, nor all of the machine."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
-
-
-@contextlib.contextmanager
-def _looking() -> Iterator[ProcessPoolExecutor]:
-    made = _looker()
-    try:
-        yield made
-    finally:
-        made.shutdown(wait=False, cancel_futures=True)

@@ -13,10 +13,11 @@ from typing import Any
 from tracer.alignment import align
 from tracer.compare.diff import diff
 from tracer.compare.verdict import Tolerance
-from tracer.errors import TracerError
+from tracer.errors import TraceError, TracerError
 from tracer.live.rules import Rules, Watch
 from tracer.names import display
 from tracer.store import Recording, Trace
+from tracer.store.zarr3 import open_regular
 from tracer.text import described
 
 EVENTS = "events.jsonl"
@@ -108,8 +109,8 @@ def _keep(recording: Recording, file: str, lines: list[dict[str, Any]]) -> None:
 def lines(recording: Recording, file: str) -> list[dict[str, Any]]:
     """What :data:`EVENTS` or :data:`COMPARED` of a recording holds; a line that is not whole is left out."""
     try:
-        descriptor = os.open(recording.folder / file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        descriptor = open_regular(recording.folder / file)
+    except (OSError, TraceError):
         return []
     found = []
     with os.fdopen(descriptor, "rb") as raw:

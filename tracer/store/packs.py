@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer import dtypes
 from tracer.errors import TraceError
 from tracer.names import display
 from tracer.store import zarr3
@@ -47,6 +46,8 @@ _LARGE, _MANY = 0xFFFFFFFF, 0xFFFF
 """What stands in a record for a number that is in a wider one."""
 _limits = _LARGE, _MANY
 """From which size and count on it stands there."""
+_GATHERED = 1 << 14
+"""Bytes: smaller pieces are copied together and written at once."""
 _VERSION = 45
 _UTF8 = 0x800
 _DATE = (1 << 5) | 1  # the first of January 1980: when it was written stands in the attributes
@@ -80,12 +81,9 @@ class PackWriter:
 
     def put(self, place: str, values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]) -> None:
         """Write an array at a path relative to the hierarchy's root."""
-        on_disk = dtypes.stored_as(values.dtype)
-        data = np.asarray(values, order="C").view(on_disk).astype(on_disk.newbyteorder("<"), copy=False)
-        extra = {} if on_disk == values.dtype else {"dtype": values.dtype.name}
-        metadata = zarr3.array_metadata(values.shape, on_disk, {**attributes, **extra}, dimensions, checksum=False)
-        if data.size:
-            self._write(f"{place}/{zarr3.chunk_name(values.ndim)}", data.reshape(-1).view(np.uint8).data)
+        raw, metadata = zarr3.as_stored(values, attributes, dimensions, checksum=False)
+        if raw:
+            self._put(*self._entry(f"{place}/{zarr3.chunk_name(values.ndim)}", raw, True))
         self._described[place] = zarr3.encoded(metadata)
 
     def commit(self, attributes: Mapping[str, Any]) -> int:
@@ -112,9 +110,6 @@ class PackWriter:
             os.close(self._file)
             self._file = None
             self._temporary.unlink(missing_ok=True)
-
-    def _write(self, name: str, data: memoryview) -> None:
-        self._put(*self._entry(name, data, True))
 
     def _entry(self, name: str, data: memoryview, aligned: bool) -> list[bytes | memoryview]:
         """The pieces of a stored entry that is written next."""
@@ -167,10 +162,6 @@ class PackWriter:
             zarr3.write_all(self._file, part)
 
 
-_GATHERED = 1 << 14
-"""Bytes: smaller pieces are copied together and written at once."""
-
-
 class Pack:
     """A pack that is read. Raises FileNotFoundError, or TraceError where it is damaged."""
 
@@ -185,10 +176,6 @@ class Pack:
                     self._entries = {info.filename: info for info in directory.infolist()}
             except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
                 raise TraceError(f"damaged: {self._shown} is not a whole zip file") from error
-
-    @property
-    def nbytes(self) -> int:
-        return len(self._map)
 
     @cached_property
     def attributes(self) -> dict[str, Any]:

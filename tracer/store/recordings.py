@@ -302,6 +302,11 @@ def _stored(path: Any, shape: Any, dtype: Any, summary: Any) -> Stored:
     return Stored(text(path), lengths(shape), dtypes.by_name(text(dtype)).name, numbers)
 
 
+def unwritable(root: Path, error: OSError) -> str:
+    """Why a trace cannot be written, in words."""
+    return f"cannot write the trace {names.display(str(root))}: {error.strerror or error}"
+
+
 def number(value: Any) -> float:
     """``value`` as a finite number; 0 for anything else that a damaged trace may hold."""
     usable = isinstance(value, int | float) and abs(value) < 1e15

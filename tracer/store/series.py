@@ -15,7 +15,7 @@ from tracer.errors import InputError, TraceError
 from tracer.graph import Structure
 from tracer.store import places, zarr3
 from tracer.store.packs import PackWriter, pack_name, packs
-from tracer.store.recordings import STEPS
+from tracer.store.recordings import STEPS, unwritable
 from tracer.store.trace import Trace, lock
 
 Part = Literal["value", "gradient", "weight", "weight_gradient"]
@@ -110,12 +110,6 @@ class SeriesWriter:
         """Of the recording."""
         return self._attributes
 
-    def update(self, attributes: Mapping[str, Any]) -> None:
-        """Replace some of the recording's attributes. Raises TraceError."""
-        self._attributes |= attributes
-        with self._disk():
-            self._describe("recording")
-
     # -- one step ----------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
@@ -196,8 +190,7 @@ class SeriesWriter:
             raise
         except OSError as error:
             self.abort()
-            where = names.display(str(self.trace.root))
-            raise TraceError(f"cannot write the trace {where}: {error.strerror or error}") from error
+            raise TraceError(unwritable(self.trace.root, error)) from error
 
 
 __all__ = ["Part", "SeriesWriter"]

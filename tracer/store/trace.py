@@ -19,7 +19,7 @@ from tracer.errors import InputError, TraceError
 from tracer.graph import text
 from tracer.store import places, zarr3
 from tracer.store.packs import pack_name
-from tracer.store.recordings import AT, STEPS, Recording, inside
+from tracer.store.recordings import AT, STEPS, Recording, inside, unwritable
 
 FORMAT = "tracer-trace"
 VERSION = 1
@@ -84,9 +84,7 @@ class Trace:
                 zarr3.make_group(self.root / part)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-            raise (TraceError if full else InputError)(
-                f"cannot write the trace {names.display(str(self.root))}: {error.strerror}"
-            ) from error
+            raise (TraceError if full else InputError)(unwritable(self.root, error)) from error
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:

@@ -21,7 +21,7 @@ from tracer.adapter import NotRecorded
 from tracer.errors import InputError, TraceError
 from tracer.graph import Param, Structure
 from tracer.store import places, zarr3
-from tracer.store.recordings import inside
+from tracer.store.recordings import inside, unwritable
 from tracer.store.summary import Summary, summarize
 from tracer.store.trace import Trace, lock
 
@@ -135,7 +135,7 @@ class RecordingWriter:
             self._stack.close()
             if isinstance(error, TraceError):
                 raise
-            raise TraceError(self._explain(error)) from error
+            raise TraceError(unwritable(self.trace.root, error)) from error
         self._thread = threading.Thread(target=self._drain, name="tracer-writer", daemon=True)
         self._thread.start()
         return self
@@ -354,10 +354,6 @@ class RecordingWriter:
     def _write_attributes(self, *, state: str, **more: Any) -> None:
         zarr3.make_group(self._folder, {**self._attributes, "state": state, **more})
 
-    def _explain(self, error: OSError) -> str:
-        where = names.display(str(self.trace.root))
-        return f"cannot write the trace {where}: {error.strerror or error}"
-
     # -- the end -----------------------------------------------------------------------------------------------
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -371,7 +367,7 @@ class RecordingWriter:
             if error is not None:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
             elif self._fault is not None:
-                reason = self._explain(self._fault)
+                reason = unwritable(self.trace.root, self._fault)
             elif missing:
                 reason = f"{len(missing)} of {len(self._planned)} tensors never came, the first: {missing[0]}"
             self._attributes["seconds"] = time.time() - self._attributes["created"]
@@ -386,7 +382,7 @@ class RecordingWriter:
                 # Not even this fits on the disk: the recording then reads as interrupted, with what was saved.
                 self._fault = self._fault or fault
         if error is None and self._fault is not None:
-            raise TraceError(self._explain(self._fault)) from self._fault
+            raise TraceError(unwritable(self.trace.root, self._fault)) from self._fault
         if error is None and missing:
             raise TraceError(f"recording '{names.display(self.name)}' is incomplete: {reason}")
 
@@ -417,7 +413,7 @@ class RecordingWriter:
     def failure(self, error: OSError) -> TraceError:
         """Note a fault of the disk, and the error to raise for it."""
         self._fault = self._fault or error
-        return TraceError(self._explain(error))
+        return TraceError(unwritable(self.trace.root, error))
 
 
 class _Unfit(Exception):

@@ -71,6 +71,18 @@ def array_metadata(
     }
 
 
+def as_stored(
+    values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str], *, checksum: bool = True
+) -> tuple[memoryview, dict[str, Any]]:
+    """The bytes of an array's one chunk, empty for an empty array, and its ``zarr.json``."""
+    on_disk = dtypes.stored_as(values.dtype)
+    # numpy's ascontiguousarray would turn a 0-d array into a 1-d one.
+    data = np.asarray(values, order="C").view(on_disk).astype(on_disk.newbyteorder("<"), copy=False)
+    extra = {} if on_disk == values.dtype else {"dtype": values.dtype.name}
+    metadata = array_metadata(values.shape, on_disk, {**attributes, **extra}, dimensions, checksum=checksum)
+    return data.reshape(-1).view(np.uint8).data, metadata
+
+
 def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
@@ -108,19 +120,15 @@ def write_array(folder: Path, values: NDArray[Any], attributes: Mapping[str, Any
 
     Raises OSError; a half-written folder is removed again.
     """
-    on_disk = dtypes.stored_as(values.dtype)
-    # numpy's ascontiguousarray would turn a 0-d array into a 1-d one.
-    data = np.asarray(values, order="C").view(on_disk).astype(on_disk.newbyteorder("<"), copy=False)
+    raw, metadata = as_stored(values, attributes, dimensions)
     folder.mkdir(parents=True, exist_ok=True)
     chunk = folder / chunk_name(values.ndim)
     try:
-        if data.size:
-            raw = data.reshape(-1).view(np.uint8).data
+        if raw:
             with open(chunk, "wb", buffering=0) as file:
                 write_all(file.fileno(), raw)
                 write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
-        extra = {} if on_disk == values.dtype else {"dtype": values.dtype.name}
-        write_metadata(folder, array_metadata(values.shape, on_disk, {**attributes, **extra}, dimensions))
+        write_metadata(folder, metadata)
     except BaseException:
         (folder / METADATA).unlink(missing_ok=True)
         chunk.unlink(missing_ok=True)

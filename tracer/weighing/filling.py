@@ -180,7 +180,7 @@ class Live:
         self._filled = model
         if self._saved is not None:
             save(model, self._saved)
-        attributes = {"name": type(self._model).__qualname__.rpartition("<locals>.")[2]}
+        attributes = recording.describe_object(self._model)
         trace = Trace.open(self._target.root)
         recording.record(model, trace, again.options, model_attributes=attributes, refined=False)
         if ready:
