@@ -169,7 +169,6 @@ class Session:
                 figures = self.figures
                 figures.steps, figures.last_step = figures.steps + 1, message.step
                 figures.lag = max(0.0, time.time() - message.ended)
-                self._answer(wire.Committed(step=message.step))
                 self._committed(self, message.step, message.ended)
             case wire.Close():
                 self._finish(message.fault, whole=True)

@@ -140,11 +140,6 @@ class Ack(_Message):
     nbytes: Count
 
 
-class Committed(_Message):
-    kind: Literal["committed"] = "committed"
-    step: Count
-
-
 class Fault(_Message):
     """Something failed. ``last`` where nothing that the client may send changes that."""
 
@@ -196,7 +191,7 @@ class Event(_Message):
 
 
 Message = (
-    Hello | Welcome | Open | Opened | Begin | Put | More | Statistics | Skip | Commit | Close | Ping | Ack | Committed
+    Hello | Welcome | Open | Opened | Begin | Put | More | Statistics | Skip | Commit | Close | Ping | Ack
     | Fault | Capture | Captured | Status | Stop | Event
 )  # fmt: skip
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
