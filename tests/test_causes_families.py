@@ -18,7 +18,7 @@ from benchmarks.corpus.mutations.subject import around
 from tracer import relations
 from tracer.causes.explain import explain
 from tracer.causes.fingerprints import seen
-from tracer.compare.diff import diff
+from tracer.compare.comparing import diff
 from tracer.store import Trace
 
 Spoil = Callable[[Any], None]

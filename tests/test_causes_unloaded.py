@@ -97,16 +97,18 @@ class Halved(nn.Module):
         return self.last(self.second(self.first(x).bfloat16()).float())
 
 
-def test_a_layer_in_lower_precision_is_told_though_it_only_rounds(trace_path: Path) -> None:
+def test_a_layer_in_lower_precision_is_proven_where_its_rounding_shows(trace_path: Path) -> None:
     model = keras.Sequential(
         [keras.Input((12,)), *(keras.layers.Dense(n, name=f"d{n}{i}") for i, n in enumerate((8, 8, 3)))]
     )
     x = np.random.default_rng(0).normal(size=(4, 12)).astype("f4")
     ours = tracer.record(model, x, trace=trace_path, name="tf")
     found = tracer.explain(ours, tracer.record(Halved(model), trace=trace_path, name="pt"))
-    assert not found.parting
-    (one,) = found.latent
-    assert (one.names, one.pair) == (("dtype",), "d81")
+    (one,) = found.parting
+    assert (one.names, one.pair, one.status) == (("dtype",), "d81", "proven")
+    assert one.after is not None
+    assert one.before is not None
+    assert one.after < 1e-5 < one.before
     assert one.fixes == ("compute second in float32",)
 
 

@@ -357,3 +357,33 @@ def test_values_picked_in_another_order_are_no_block(tmp_path: Path) -> None:
     values = np.random.default_rng(6).standard_normal((3, 7, 5)).astype("f4")
     found = told(tmp_path / "trace.zarr", Picking().eval(), Picking([1, 0, 3, 2]), values)
     assert set(names(found)) == {"channel-order"}, str(found)
+
+
+class Sphere(layers.Layer):  # type: ignore[misc]
+    """Cosines to some centres, times a scale: all that :class:`Steps` writes out, in one layer."""
+
+    def build(self, shape: Any) -> None:
+        self.weight = self.add_weight(shape=(5, 8), name="weight")
+
+    def call(self, x: Any) -> Any:
+        return 16.0 * ops.matmul(ops.normalize(x, axis=-1), ops.transpose(ops.normalize(self.weight, axis=-1)))
+
+
+def test_what_two_outputs_are_does_not_rest_on_a_pair_in_doubt(tmp_path: Path) -> None:
+    """The layer is paired with the product, and its result with the scaled one: no factor is missing between them."""
+    keras.backend.clear_session()
+    x = layers.Input((6,))
+    port = keras.Model(x, Sphere(name="centres")(layers.Dense(8, name="one")(x)))
+    kernel = np.asarray(port.get_layer("one").kernel)
+    model = Steps(
+        lambda m, x: 16.0 * F.linear(F.normalize(m.one(x)), F.normalize(m.centres.weight)),
+        one=nn.Linear(6, 8), centres=nn.Linear(8, 5, bias=False),
+    )  # fmt: skip
+    model.one.weight.data = torch.tensor(kernel.T.copy())
+    model.one.bias.data = torch.linspace(0.5, 1.5, 8)
+    model.centres.weight.data = torch.tensor(np.asarray(port.get_layer("centres").weight))
+    values, place = RNG.normal(size=(4, 6)).astype("f4"), tmp_path / "t.zarr"
+    sides = (tracer.record(model.eval(), values, trace=place, name="a"), tracer.record(port, trace=place, name="b"))
+    found = explain(tracer.diff(*sides))
+    assert "scale" not in names(found), str(found)
+    assert found.parting

@@ -8,7 +8,7 @@ program on the reference's tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,9 +19,11 @@ from tracer.alignment.consistency import MASKED
 from tracer.causes.failing import Failure
 from tracer.causes.folding import folded
 from tracer.causes.reading import read
+from tracer.causes.repeated import Repeated, repeated
 from tracer.causes.scores import of_scores
 from tracer.causes.simplify import as_attention, simplified, unmerged
 from tracer.causes.step import Array, Program, Ran, Step, Unknown
+from tracer.causes.sums import in_one
 from tracer.compare.pair import PairDiff
 from tracer.errors import TraceError
 from tracer.graph import Node, Structure
@@ -43,6 +45,7 @@ class Side:
         nodes: of the program, in running order.
         above: the nodes at which it begins, with those of the other side whose tensors are theirs.
         problem: why there is no program; empty where there is.
+        named: the node that stands for a tensor in the program.
     """
 
     recording: Recording
@@ -51,6 +54,7 @@ class Side:
     above: Mapping[str, str]
     program: Program | None
     problem: str = ""
+    named: Callable[[str], str] = str
 
     def read(self, name: str) -> Array:
         """A recorded tensor, floating ones in float64. Raises TraceError."""
@@ -265,43 +269,49 @@ def cases(
     turned = {name for name, cut in made.items() if _transposed(cut, reference.structure)}
     made = {name: _untransposed(cut) if name in turned else cut for name, cut in made.items()}
     usable = {name for name, cut in made.items() if candidate.stored(name) is not None and _usable(cut)} - turned
+    moved = _moved_only(usable, made, reference, candidate)
+    made = {**moved, **made}
+    again = {id(side): repeated(side) for side in (reference, candidate)}
 
     def make(index: int, pair: PairDiff, apart: frozenset[str]) -> tuple[Case, Case]:
         if index not in by_index:
             raise Unknown("it has no tensor of its own")
         cut, wanted = by_index[index]
-        fits = usable - apart
+        fits = (usable | {name for name, one in moved.items() if one.candidate not in apart}) - apart
         own = by_reference.get(wanted)
-        if wanted != cut.reference:  # the candidate has here what it had above
+        if wanted != cut.reference and cut.candidate not in apart:  # the candidate has here what it had above
             theirs = _passing(candidate, cut.candidate, cut.reference)
         else:
-            theirs = _side(candidate, cut.candidate, lambda name: made[name].reference if name in fits else None)
-        again = own.candidate if own is not None and own.candidate in fits - {cut.candidate} else None
-        if again is not None and ("output" in pair.pair.evidence or again in theirs.above):
-            ours = _passing(reference, wanted, again)  # the reference has here what it had above
+            twin = {name: made[name].reference for name in fits}
+            theirs = _side(again[id(candidate)], cut.candidate, twin)
+        early = own.candidate if own is not None and own.candidate in fits - {cut.candidate} else None
+        if early is not None and ("output" in pair.pair.evidence or early in theirs.above):
+            ours = _passing(reference, wanted, early)  # the reference has here what it had above
         else:
-            ours = _side(reference, wanted, lambda name: _twin(by_reference.get(name), fits))
+            twin = {name: one.candidate for name, one in by_reference.items() if one.candidate in fits}
+            ours = _side(again[id(reference)], wanted, twin)
         # What one side reads in addition the other may have to be given.
         more = {by_reference[twin].reference: name for name, twin in theirs.above.items() if twin not in ours.nodes}
         ours = replace(ours, above={**more, **ours.above})
         more = {twin: name for name, twin in ours.above.items() if twin not in theirs.nodes}
         theirs = replace(theirs, above={**more, **theirs.above})
         ours, theirs = _alike(ours, theirs), _alike(theirs, ours)
-        return _case(index, pair, ours, theirs, made, by_reference, cut, False), _case(
-            index, pair, theirs, ours, made, by_reference, cut, True
-        )
+        return _case(index, pair, ours, theirs, made, cut, False), _case(index, pair, theirs, ours, made, cut, True)
 
     return make
 
 
 def _alike(side: Side, other: Side) -> Side:
     """A side's attention that is written out as one step, where the other side calls a function for it; its two
-    directions beside one another where the other's are; its normalisation in the layer where the other has none."""
+    directions beside one another where the other's are; its normalisation in the layer where the other has none; its
+    terms in one sum where the other's are."""
     if side.program is None or other.program is None:
         return side
     if (whole := folded(side.program, other.program)) is not None:
         return replace(side, program=whole)
     if (whole := unmerged(side.program, other.program)) is not None:
+        return replace(side, program=whole)
+    if (whole := in_one(side.program, other.program)) is not None:
         return replace(side, program=whole)
     if _attention(side.program) or not _attention(other.program):
         return side
@@ -330,14 +340,33 @@ def _untransposed(cut: Cut) -> Cut:
     return replace(cut, ways=(Way(tuple(range(len(axes)))), *cut.ways))
 
 
+def _moved_only(
+    usable: Container[str], made: Mapping[str, Cut], reference: Recording, candidate: Recording
+) -> dict[str, Cut]:
+    """The candidate's tensors that only move the axes of a twin, and then are the reference's as it stands: what reads
+    them reads the twin."""
+    found: dict[str, Cut] = {}
+    for name, cut in made.items():
+        own = reference.structure.by_name[cut.reference].shape
+        if own is None or name not in usable:
+            continue
+        for child in candidate.structure.children.get(name, ()):
+            node = candidate.structure.by_name[child]
+            if node.kind not in kinds.LAYOUT_ONLY or node.shape != own or child in made or len(node.parents) != 1:
+                continue
+            try:
+                same = np.array_equal(cut.ways[0].to_reference(candidate.read(name)), candidate.read(child))
+            except (TraceError, ValueError):
+                continue
+            if same and candidate.resolve(child) == child:
+                found[child] = replace(cut, ways=(Way(tuple(range(len(own)))),))
+    return found
+
+
 def _usable(cut: Cut) -> bool:
     """Whether one side's tensor may be given to the other; where lengths differ, with axes known to be the same."""
     axes = cut.ways[0].axes
     return cut.ways[0].fits or (axes is not None and None not in axes and len(axes) > 2)
-
-
-def _twin(cut: Cut | None, fits: set[str]) -> str | None:
-    return cut.candidate if cut is not None and cut.candidate in fits else None
 
 
 def _case(
@@ -346,14 +375,13 @@ def _case(
     ours: Side,
     theirs: Side,
     made: Mapping[str, Cut],
-    by_reference: Mapping[str, Cut],
     cut: Cut,
     turned: bool,
 ) -> Case:
     ways: dict[str, Callable[[Array], Array]] = {}
     axes: dict[str, tuple[int | None, ...] | None] = {}
-    for name in ours.above:
-        way = (made[name] if turned else by_reference[name]).ways[0]
+    for name, twin in ours.above.items():
+        way = made[name if turned else twin].ways[0]
         ways[name] = _mover(way, ours.recording, name, turned)
         axes[name] = _axes(way, turned)
     last = _mover(cut.ways[0], ours.recording, ours.node.name, turned)
@@ -380,14 +408,20 @@ def _mover(way: Way, recording: Recording, name: str, turned: bool) -> Callable[
     return lambda values: way.to_candidate(values, rank)
 
 
-def _side(recording: Recording, name: str, twin: Callable[[str], str | None]) -> Side:
-    """The part of a recording that makes a tensor of tensors that both sides have."""
+def _side(again: Repeated, name: str, twin: Mapping[str, str]) -> Side:
+    """The part of a recording that makes a tensor of tensors that both sides have, the names of which are given."""
+    recording = again.recording
     structure = recording.structure
+
+    def named(parent: str) -> str:
+        # What is asked for is itself, though it may be computed above as well.
+        return name if recording.resolve(parent) == name else again.resolve(parent, twin)
+
     above: dict[str, str] = {}
     inside, queue, problem = {name}, [name], ""
     while queue and not problem:
-        for parent in dict.fromkeys(map(recording.resolve, layer_of(structure, queue.pop()).parents)):
-            other = twin(parent)
+        for parent in dict.fromkeys(map(named, layer_of(structure, queue.pop()).parents)):
+            other = twin.get(parent)
             if other is not None:
                 above[parent] = other
             elif parent not in inside:
@@ -401,10 +435,10 @@ def _side(recording: Recording, name: str, twin: Callable[[str], str | None]) ->
     program = None
     if not problem:
         try:
-            program = simplified(Program(tuple(_step(recording, node) for node in nodes)))
+            program = simplified(Program(tuple(_step(recording, node, named) for node in nodes)))
         except Unknown as error:
             problem = str(error)
-    return Side(recording, structure.by_name[name], nodes, above, program, problem)
+    return Side(recording, structure.by_name[name], nodes, above, program, problem, named)
 
 
 def layer_of(structure: Structure, name: str) -> Node:
@@ -432,11 +466,11 @@ def _adapted(side: Side, tensors: Mapping[str, Array], seen: Sequence[tuple[int,
     known, steps = {name: values.shape for name, values in tensors.items()}, []
     ran = dict(tensors)
     for name in side.nodes:
-        step = _step(side.recording, name)
+        step = _step(side.recording, name, side.named)
         shapes = [known[source] for source in step.inputs]
         try:
             if tuple(shapes) != tuple(side.recording.structure.by_name[source].shape for source in step.inputs):
-                step = _step(side.recording, name, shapes, seen)
+                step = _step(side.recording, name, side.named, shapes, seen)
             ran[name] = Program((step,)).run(ran)
         except Unknown:
             assert side.program is not None
@@ -449,8 +483,9 @@ def _adapted(side: Side, tensors: Mapping[str, Array], seen: Sequence[tuple[int,
 def _step(
     recording: Recording,
     name: str,
+    named: Callable[[str], str],
     shapes: Sequence[tuple[int, ...]] | None = None,
     seen: Sequence[tuple[int, ...]] = (),
 ) -> Step:
     step = read(recording, name, shapes, seen)
-    return replace(step, inputs=tuple(recording.resolve(parent) for parent in step.inputs))
+    return replace(step, inputs=tuple(map(named, step.inputs)))

@@ -8,11 +8,13 @@ from dataclasses import replace
 from itertools import takewhile
 
 from tracer import kinds
+from tracer.causes import naming
+from tracer.causes.case import Case
 from tracer.causes.differences import BLOCK
 from tracer.causes.edit import Edit
 from tracer.causes.finding import Cause, Finding, plain
 from tracer.causes.moves import of_moves
-from tracer.causes.written import addend, multiplier
+from tracer.causes.written import addend, multiplier, without_idle
 
 _ARITHMETIC = kinds.ELEMENTWISE | {"add", "sub", "mul", "div", "power", "exponential", "clip"}
 _JOINING = frozenset(["add", "sub", "mul", "div", "average", "maximum", "concat", "slice", "split"])
@@ -71,12 +73,59 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
             if len(others) == 1 and not known:
                 continue
             what = f"{len(several)} operations are in the {side} only: {scope}… ({nodes[0]} to {nodes[-1]})"
-            whole = replace(first, id=f"block-{ending}", what=what, fix="", block=tuple(nodes))
+            name = first.id if len(names) == 1 else f"block-{ending}"
+            whole = replace(first, id=name, what=what, fix="", block=tuple(nodes))
         else:
             continue
         found = [cause for cause in found if cause not in several]
         found.insert(0, whole)
     return tuple(found)
+
+
+def exchanged(case: Case, edits: Sequence[Edit], causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+    """One cause where all that one side computes gives way to all that the other does: that reproduces anything, and
+    says no more than that something else is computed.
+
+    What is scaled and taken away from the input by one side is its normalisation, in one.
+    """
+    names = {cause.id for cause in causes}
+    if names == {"input-scale", "input-normalisation"}:
+        what = "; ".join(dict.fromkeys(cause.what for cause in causes))
+        first = next(cause for cause in causes if cause.id == "input-normalisation")
+        return (replace(first, what=what),)
+    if len(names) < _SIDES or not all(name.startswith(_WHOLE) for name in names) or case.theirs.program is None:
+        return causes
+    both = [[step.name for step in program.steps if step.kind not in kinds.UNCHANGED]
+            for program in (case.program, case.theirs.program)]  # fmt: skip
+    trial = case.start
+    for edit in edits:
+        trial = edit.change(trial)
+    left = {step.name for step in without_idle(trial.program).steps if step.kind != "identity"}
+    if not all(both) or left & {*both[0]}:
+        return causes
+    mine, its = (", ".join(side) for side in (both[::-1] if case.turned_round else both))
+    what = f"the reference computes {mine} here, the candidate {its}"
+    node = next((cause for cause in causes if cause.candidate), causes[0])
+    fix = f"{node.source + ': ' if node.source else ''}compute what the reference does: {mine}"
+    name = "norm-axis" if _both_normalise(case) else "operation-kind"
+    return (replace(node, id=name, what=what, fix=fix, changes=(), block=()),)
+
+
+def _both_normalise(case: Case) -> bool:
+    """Whether both sides normalise, each in its own way."""
+    sides = ((case.program, case.ours), (case.theirs.program, case.theirs))
+    return all(
+        program is not None
+        and any(
+            step.kind in kinds.NORMALISATIONS
+            or (step.kind in kinds.REDUCTIONS | kinds.POOLS and naming.normalises(step, side))
+            for step in program.steps
+        )
+        for program, side in sides
+    )
+
+
+_SIDES = 2
 
 
 def _of_input(

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds
-from tracer.causes import naming, weighing
+from tracer.causes import masks, namesakes, naming, weighing
 from tracer.causes.case import Case, Side
 from tracer.causes.edit import Edit, of_program, of_step
 from tracer.causes.scores import SCALING
 from tracer.causes.settings import between, sides, translated
 from tracer.causes.step import Program, Step
-from tracer.graph import Structure
+from tracer.causes.sums import terms_apart
+from tracer.graph import Node, Structure
 
 _PASSING = kinds.UNCHANGED
 _ALIKE = 0.55
@@ -27,6 +28,8 @@ BLOCK = 3
 _SYMMETRIC = frozenset({"add", "mul", "maximum", "minimum", "average"})
 _ARITHMETIC = SCALING | _SYMMETRIC
 _SUMS = frozenset({"add", "average"})
+_SEVERAL = _SUMS | {"concat", "stack", "maximum", "minimum", "mul"}
+"""Operations of any number of tensors."""
 Names = dict[str, Step]
 
 
@@ -71,7 +74,7 @@ def differences(case: Case) -> Iterator[Edit]:
 
 def _paired(case: Case, ours: Sequence[Step], theirs: Sequence[Step]) -> list[tuple[Step, Step]]:
     """Steps that do the same. What masks scores is one another's, however that is written on either side."""
-    mine, its = ([step for step in steps if naming.hides(step, side)]
+    mine, its = ([step for step in steps if masks.hides(step, side)]
                  for steps, side in ((ours, case.ours), (theirs, case.theirs)))  # fmt: skip
     if len(mine) != 1 or len(its) != 1 or mine[0].kind == its[0].kind:
         return matched(ours, theirs)
@@ -79,7 +82,7 @@ def _paired(case: Case, ours: Sequence[Step], theirs: Sequence[Step]) -> list[tu
     others: list[list[Step]] = []
     for steps, one, side in ((ours, mine[0], case.ours), (theirs, its[0], case.theirs)):
         rest = [step for step in steps if step is not one]
-        making.append([step for step in rest if naming.makes_mask(step, side)])
+        making.append([step for step in rest if masks.makes_mask(step, side)])
         others.append([step for step in rest if step not in making[-1]])
     return [*matched(others[0], others[1]), *matched(making[0], making[1]), (mine[0], its[0])]
 
@@ -219,8 +222,8 @@ def _block_missing(case: Case, chain: Sequence[str], instead: str | None) -> Edi
     about = _about(case.ours, *steps)
     cause = "input-normalisation" if about["prepares"] else case.lacks("block")
     masked = naming.of_single(steps[-1], case.ours) == ("attention-mask", True)
-    if (masked and all(naming.makes_mask(step, case.ours) for step in steps[:-1])) or (
-        steps[-1].kind == "mul" and naming.of_comparison(steps[:-1])
+    if (masked and all(masks.makes_mask(step, case.ours) for step in steps[:-1])) or (
+        steps[-1].kind == "mul" and masks.of_comparison(steps[:-1])
     ):
         cause = "attention-mask"
     return Edit(
@@ -335,6 +338,9 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     if a.kind in kinds.RECURRENT and a.kind == b.kind and len(read) != len(mine):
         yield from _states(case, a, b, mine, read)
         return
+    if a.kind in _SEVERAL and a.kind == b.kind and len(read) != len(mine):
+        yield from _terms(case, a, b, mine, read)
+        return
     if len(read) != len(mine) or read == mine or any(name in alone for name in mine):
         return
     if None in read:
@@ -346,7 +352,7 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     if own:
         cause, what = "wiring", f"{b.name} of the {case.doer} does not read the twin of {', '.join(mine)}"
         known = case.ours.recording.structure.by_name
-        if naming.hides(a, case.ours) or naming.makes_mask(a, case.ours):
+        if masks.hides(a, case.ours) or masks.makes_mask(a, case.ours):
             cause = "attention-mask"
         elif all(name in known and known[name].kind in kinds.RECURRENT for name in mine if name not in names):
             cause = "rnn-last-step"
@@ -359,9 +365,34 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
         cause = _rewired(case, a, mine, names)
         other = [name for name in names if name not in mine] or names
         what = f"{b.name} of the {case.doer} reads the twin of {', '.join(other)}, not of {', '.join(mine)}"
-    yield Edit(
-        cause, what, of_step(a.name, lambda step: replace(step, inputs=names)), a.name, b.name, seen=True, cost=1.5
-    )
+    change = of_step(a.name, lambda step: replace(step, inputs=names))
+    if not own and (both := namesakes.exchanged(case, a, b, mine, names, {n: t.name for n, t in taken.items()})):
+        what = f"{both} have one another's weights in the {case.doer}, or are given one another's inputs"
+        yield Edit(
+            "weights-swapped", what, change, a.name, b.name, "layers", (both, "the other way round"),
+            fix=f"load the weights of {both} the other way round", seen=True, cost=1.5, same=("wiring",),
+        )  # fmt: skip
+        return
+    yield Edit(cause, what, change, a.name, b.name, seen=True, cost=1.5)
+
+
+def _terms(case: Case, a: Step, b: Step, mine: Sequence[str], read: Sequence[str | None]) -> Iterator[Edit]:
+    """A sum, or tensors that are joined, of which one side has more than the other."""
+    names = tuple(name for name in read if name is not None)
+    if len(names) < len(read) or any(step.settings.get("order") or step.weights for step in (a, b)):
+        return
+    gone, new = terms_apart(mine, names)
+    those = " and ".join(gone or new)
+    stem = "residual" if a.kind in _SUMS else "block"
+    if gone and new:
+        cause, what = "wiring", f"{b.name} of the {case.doer} reads {', '.join(names)}, not {', '.join(mine)}"
+    elif gone:
+        cause, what = case.lacks(stem), f"the {case.doer} leaves {those} out of {a.name}"
+    else:
+        cause, what = case.has(stem), f"the {case.doer} reads {those} in {a.name} as well"
+    change = of_step(a.name, lambda step: replace(step, inputs=names))
+    fix = f"read {', '.join(mine if not case.turned_round else names)} at {a.name if not case.turned_round else b.name}"
+    yield Edit(cause, what, change, a.name, b.name, seen=True, cost=1.5, fix=fix + " as the reference does")
 
 
 def _begins(case: Case, name: str, taken: Names, above: dict[str, str]) -> set[str | None]:
@@ -393,21 +424,36 @@ def _states(case: Case, a: Step, b: Step, mine: Sequence[str], read: Sequence[st
 def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) -> str:
     """What it is that a step reads other tensors."""
     structure = case.ours.recording.structure
-    if (part := _other_part(structure, mine, its)) and not naming.about_heads(structure, step):
-        return part
-    if naming.makes_mask(step, case.ours):
+    part = _other_part(structure, mine, its)
+    if part and not naming.about_heads(structure, step):
+        return "wiring" if any(map(naming.counts, _known(structure, mine))) else part
+    if masks.makes_mask(step, case.ours):
         return "attention-mask"
     if step.kind in _SUMS and len(its) > 1:
-        return "residual-order"
+        return "residual-order" if _on_one_path(structure, mine, its) else "wiring"
     if step.kind in ("matmul", "permute", "reshape", "attention") and naming.about_heads(structure, step):
-        return "qkv-order"
+        return "qkv-order" if naming.multiplied(structure, step) else "wiring"
     sums = [structure.by_name[name] for name in (*mine, *its) if name in structure.by_name]
     terms = {parent for node in sums if node.kind == "add" and len(node.parents) > 1 for parent in node.parents}
     for node in sums:  # a norm or an activation of the sum, or the sum itself
         behind = node.kind in kinds.NORMALISATIONS | kinds.ACTIVATIONS
         above = [structure.by_name[name] for name in node.parents if behind]
         terms |= {one.name for one in above if one.kind == "add" and len(one.parents) > 1}
-    return "residual-order" if terms & {*mine, *its} else _around_activation(case, mine, its) or "wiring"
+    moved = len(its) == 1 and bool(terms & {*mine, *its})
+    return "residual-order" if moved else _around_activation(case, mine, its) or "wiring"
+
+
+def _known(structure: Structure, names: Sequence[str]) -> list[Node]:
+    return [structure.by_name[name] for name in names if name in structure.by_name]
+
+
+def _on_one_path(structure: Structure, mine: Sequence[str], its: Sequence[str]) -> bool:
+    """Whether a term that is read in place of another is made of it, or the other way round: added before or behind."""
+    gone, new = terms_apart(mine, its)
+    return bool(gone) and all(
+        any(one in naming.above(structure, other) or other in naming.above(structure, one) for one in gone)
+        for other in new
+    )
 
 
 def _around_activation(case: Case, mine: Sequence[str], its: Sequence[str]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tracer import kinds
 from tracer.causes import fingerprints, fixes, loops, naming, registry, unloaded
 from tracer.causes.case import Case, cases
-from tracer.causes.condense import in_blocks, merged
+from tracer.causes.condense import exchanged, in_blocks, merged
 from tracer.causes.differences import differences, may_show
 from tracer.causes.edit import Edit
 from tracer.causes.failing import Failure
@@ -20,7 +20,8 @@ from tracer.causes.joint import at_one
 from tracer.causes.probes import depends, matters, one_function, told_apart
 from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
-from tracer.causes.undone import Make, met, undone
+from tracer.causes.typed import typed
+from tracer.causes.undone import Make, computed_elsewhere, met, undone
 from tracer.compare import Diff, PairDiff
 from tracer.compare.verdict import Verdict
 from tracer.errors import ExitCode
@@ -41,6 +42,8 @@ _SINGLY = 3
 """Of these tensors, those that are looked through one at a time."""
 _FAR = 4
 """Tensors on which values may be moved back to where they were."""
+_LIKELY = 0.7
+"""Evidence of a pair below which it says little."""
 _AGAIN = 1.0
 """For two findings that are looked at as one."""
 TELLING = 1.0
@@ -122,6 +125,7 @@ class Looked:
         sort: for what it was taken: one that ``parts`` on its own, ``inherits`` its difference, or ``agrees``.
         seconds: that it was given; None where all was tried.
         failed: families that raised; what was found is not kept then.
+        elsewhere: whether what is computed here stands at another tensor of the other side, and none of this pair.
         undone: whether what reads the pair takes back what was found: its tensors are no step of the same.
     """
 
@@ -131,6 +135,7 @@ class Looked:
     seconds: float | None = None
     failed: tuple[Failure, ...] = ()
     undone: bool = False
+    elsewhere: bool = False
 
     def enough(self, sort: str, seconds: float) -> bool:
         """Whether looking again could say no more."""
@@ -171,6 +176,7 @@ def explain(
     first = {index: cut.index for cut in made.values() for index, name in cut.same if name == cut.reference}
     depth = {i: ("agrees", "inherits", "parts").index(_sort(pair)) for i, pair in wanted}
     wanted = [(i, pair) for i, pair in wanted if depth.get(first.get(i, -1), -1) < depth[i]]
+    doubtful = {name for name, cut in made.items() if _doubtful(diff.pairs[cut.index])}
     began, looked = time.monotonic(), 0
     apart: set[str] = set()
     for done, (index, pair) in enumerate(wanted):
@@ -184,10 +190,18 @@ def explain(
                 left.append(pair.aligned)
                 continue
             given = seconds if within is None else min(seconds, within - spent)
-            one = known[key] = _look(make, index, pair, given, frozenset(apart))
-            cut, own = by_index[index], one.finding
+            cut = by_index[index]
+            one = _look(make, index, pair, given, frozenset(apart))
+            doubted = _doubted(one.finding, make, index, diff.pairs, doubtful, frozenset(apart))
+            if doubted:
+                one = _look(make, index, pair, given, frozenset(apart | doubted))
+            known[key], own = one, one.finding
             far = 0 if own is None else _FAR if _moved(own) else _structural(own) or _held(own, cut, diff.candidate)
-            if far and undone(cut, made, diff.pairs, make, frozenset(apart), far):
+            if (
+                one.elsewhere
+                or _unfounded(own, pair)
+                or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far))
+            ):
                 one = known[key] = replace(one, finding=None, undone=True)
         if one.undone:  # what reads it is computed from above it
             apart.add(by_index[index].candidate)
@@ -241,13 +255,39 @@ def _sort(pair: PairDiff) -> str:
 
 
 def _structural(one: Finding) -> bool:
-    """Whether other operations are all that was found: there may be two ways to one result."""
-    return one.status != "latent" and all(cause.key in ("", "kind", "operand") for cause in one.causes)
+    """Whether other operations are all that was found, or n − 1 for n, which a factor behind may be for: there may be
+    two ways to one result."""
+    return one.status != "latent" and all(cause.key in ("", "kind", "operand", "ddof") for cause in one.causes)
 
 
 def _moved(one: Finding) -> bool:
     """Whether the same values stand elsewhere, and that is all."""
     return one.status != "latent" and bool(one.causes) and set(one.names) <= naming.ORDERS
+
+
+def _doubtful(pair: PairDiff) -> bool:
+    """Whether nothing but the places of two tensors makes them a pair."""
+    told = pair.pair.evidence
+    return told.get("kind", 1.0) < _LIKELY and told.get("graph", 1.0) < _LIKELY and not told.get("values", 1.0)
+
+
+def _unfounded(one: Finding | None, pair: PairDiff) -> bool:
+    """Whether all that is said is that one side does one thing and the other another, at a doubtful pair: what reads
+    it is looked at from above it."""
+    if one is None or one.status != "proven":
+        return False
+    sides = {(bool(cause.reference), bool(cause.candidate)) for cause in one.causes}
+    return _doubtful(pair) and "weights" not in pair.pair.evidence and sides == {(True, False), (False, True)}
+
+
+def _doubted(
+    one: Finding | None, make: Make, index: int, pairs: Sequence[PairDiff], doubtful: Set[str], apart: frozenset[str]
+) -> Set[str]:
+    """The doubtful pairs that a finding of other operations rests on: with other twins it may say something else."""
+    if one is None or not doubtful or not _structural(one):
+        return frozenset()
+    case = make(index, pairs[index], apart)[0]
+    return doubtful & ({*case.ours.above.values()} | {*case.theirs.above})
 
 
 def _longer(one: Finding) -> bool:
@@ -290,11 +330,13 @@ def _cancelled(
 def _look(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozenset[str]) -> Looked:
     began, sort, why = time.monotonic(), _sort(pair), ""
     failed: dict[str, Failure] = {}
+    moved = False
     try:
         case, turned = (replace(one, failed=failed) for one in make(index, pair, apart))
         one = stated(case) if sort == "agrees" else of_pair(case, turned, Budget(seconds), parts=sort == "parts")
-        one = _typed(_seen_elsewhere(one, case), pair)
-        if one is not None and one.status == "unknown":
+        one = typed(_seen_elsewhere(one, case), pair, case)
+        moved = one is not None and one.status in ("proven", "unknown") and computed_elsewhere(case)
+        if one is not None and one.status == "unknown" and not moved:
             one = _further_up(make, index, pair, seconds, apart) or one
     except Unknown as error:
         one, why = None, str(error)
@@ -303,7 +345,7 @@ def _look(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozens
     over = one is not None and any(note.startswith(OVER) for note in one.notes)
     if one is not None:
         one = replace(one, seconds=time.monotonic() - began)
-    return Looked(one, why, sort, seconds if over else None, tuple(failed.values()))
+    return Looked(one, why, sort, seconds if over else None, tuple(failed.values()), elsewhere=moved)
 
 
 def _further_up(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozenset[str]) -> Finding | None:
@@ -350,23 +392,6 @@ _LASTING = ("momentum", "epsilon", "mode", "dtype")
 """Settings that training shows, or numbers that random input does not hit: a norm of zeros."""
 
 
-def _typed(one: Finding | None, pair: PairDiff) -> Finding | None:
-    """The finding with the types in which the sides compute, where they differ and nothing else explains the pair."""
-    told = tuple(
-        Cause(
-            "dtype", f"computed in {both.reference} in the reference, in {both.candidate} in the candidate",
-            f"compute {both.nodes[1]} in {both.reference}", *both.nodes, "dtype", (both.reference, both.candidate),
-            pair.candidate_node.source,
-        )
-        for both in pair.settings
-        if both.word == "dtype"
-    )  # fmt: skip
-    if not told or (one is not None and one.status != "latent"):
-        return one
-    known = () if one is None else one.causes
-    return Finding(pair.aligned, "latent", (*known, *told), before=None if one is None else one.before)
-
-
 def stated(case: Case) -> Finding | None:
     """What the recordings say differs at a pair whose values agree. Raises Unknown."""
     told = tuple(_cause(case, edit) for edit in differences(case) if may_show(case, edit))
@@ -402,7 +427,7 @@ def of_outcome(pair: PairDiff, outcome: Outcome) -> Finding | None:
         )  # fmt: skip
     edits = outcome.best.edits
     causes = tuple(replace(_cause(at, edit), without=left) for edit, left in zip(edits, outcome.without, strict=True))
-    causes = in_blocks(edits, causes)
+    causes = exchanged(at, edits, in_blocks(edits, causes))
     random = told_apart(at, edits, [rival.edits for rival in outcome.rivals], TELLING)
     rivals = list(zip((rival.edits[-1] for rival in outcome.rivals), random.same, strict=True))
     others = tuple(_cause(at, edit) for edit, alike in rivals if not alike)

@@ -50,7 +50,7 @@ def at_one(
             count = sum(_size(one) for one in (first, second, *between))
             if whole is None or whole.status != "proven" or _size(whole) >= count:
                 continue
-            if count == _ONE_EACH and not _same(whole, first, second):
+            if (count == _ONE_EACH and not _same(whole, first, second)) or _denied(whole, (first, second)):
                 continue
             whole = replace(whole, pair=first.pair)
             yield first, second, whole
@@ -64,7 +64,7 @@ def at_one(
 
 def _size(one: Finding) -> int:
     """Operations and settings that a finding speaks of."""
-    return sum(max(1, len(cause.block)) for cause in one.causes)
+    return sum(max(1, len(cause.block), len(cause.key.split(", "))) for cause in one.causes)
 
 
 def _same(whole: Finding, first: Finding, second: Finding) -> bool:
@@ -77,6 +77,14 @@ def _same(whole: Finding, first: Finding, second: Finding) -> bool:
         return True
     stems = {name.rpartition("-")[0] for name in names}
     return set(whole.names) <= names or (len(stems) == 1 and names == {f"{s}-{e}" for s in stems for e in _ENDS})
+
+
+def _denied(whole: Finding, both: Sequence[Finding]) -> bool:
+    """Whether a layer is said to be on one side alone of which it was found that it only reads other tensors."""
+    rewired = [cause for one in both for cause in one.causes if cause.id == "wiring"]
+    sides = [{cause.reference for cause in rewired} - {""}, {cause.candidate for cause in rewired} - {""}]
+    alone = [cause for cause in whole.causes if cause.id in ("block-missing", "block-extra")]
+    return any(cause.reference in sides[0] or cause.candidate in sides[1] for cause in alone)
 
 
 def _where(first: Cut, index: int, second: Cut, made: Mapping[str, Cut]) -> tuple[int, frozenset[str]]:

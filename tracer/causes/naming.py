@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds, relations
+from tracer.causes import masks
 from tracer.causes.case import Side
-from tracer.causes.scores import FAR, PASSED, PRODUCTS, SCALING, of_scores
+from tracer.causes.scores import FAR, PRODUCTS, SCALING, of_scores
 from tracer.causes.step import Array, Step
 from tracer.graph import Node, Structure
 
@@ -67,6 +68,10 @@ def of_setting(kind: str, key: str, ours: Any, theirs: Any) -> str:
         return "norm-axis"
     if kind in kinds.NORMALISATIONS and key == "form":
         return "ln-eps"
+    if kind == "l2_normalize" and key == "order":
+        return "norm-axis"
+    if kind == "slice" and key == "index":
+        return _of_index(ours, theirs)
     if key == "groups":
         return "groups"
     if key == "padding":
@@ -83,6 +88,21 @@ def of_setting(kind: str, key: str, ours: Any, theirs: Any) -> str:
     if kind in kinds.POOLS:
         return {"strides": "stride-position", "count_include_pad": "pool-count-include-pad"}.get(key, "pool-kind")
     return _SETTINGS.get(key, "operation-kind")
+
+
+def plain_index(index: Sequence[Any]) -> list[Any]:
+    """An index with what takes all of an axis, or every one from the first, written in one way."""
+    return [(part[0] or 0, part[1], part[2] or 1) if isinstance(part, tuple | list) else part for part in index]
+
+
+def _of_index(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
+    """Where another part of a tensor is taken: another one of a sequence, or other channels."""
+    both = zip(plain_index(ours), plain_index(theirs), strict=False)
+    apart = [axis for axis, (a, b) in enumerate(both) if a != b]
+    single = any(isinstance(side[axis], int | np.integer) for axis in apart for side in (ours, theirs))
+    if single and apart != [len(ours) - 1]:
+        return "rnn-last-step"
+    return "channel-order" if apart == [len(ours) - 1] else "shift"
 
 
 def _padding(kind: str, ours: Any, theirs: Any) -> str:
@@ -132,7 +152,7 @@ def of_kinds(ours: str, theirs: str) -> str:
 def of_exchange(ours: Step, theirs: Step, side: Side) -> str:
     """The cause where ``theirs`` stands in the place of ``ours``, a step of ``side``."""
     both, structure = {ours.kind, theirs.kind}, side.recording.structure
-    if both & {"where", "masked_fill"} and masks_scores(ours, side):
+    if both & {"where", "masked_fill"} and masks.masks_scores(ours, side):
         return "attention-mask"
     if both <= SCALING and len(ours.inputs) == len(theirs.inputs) == 1:
         return of_operand(ours, side, theirs)
@@ -205,12 +225,10 @@ _PREPARING = (
 _STATISTICAL = SCALING - {"add"}
 """What is kept as a weight there are means and deviations of a data set; of what is added it may be anything."""
 _FLOATING = ("float", "bfloat", "uint8")
-MASKING = PASSED | kinds.LAYOUT_ONLY | kinds.COMPARISONS | kinds.LOGICAL | kinds.REPEATING | {"tril", "triu"}
-_JOINING = PASSED | {"minimum"}
+_HEADS = 3
+_PROBABLE = (["softmax"], ["sigmoid"])
 _SCORES = 2
 """Axes of what says how likely each class is: of a map or a picture a sigmoid is an activation."""
-_LOW = -1e4
-"""A number that only says of a score that it is masked."""
 
 
 def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
@@ -220,12 +238,14 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
     if any(one.kind not in SCALING for one in both):
         return "operation-kind"
     scaling, adding = (all(map(does, both)) for does in (_scales, _adds))
-    if _at_input(step, side):
+    if _at_input(step, side) and not any(map(_is_table, both)):
         return "input-scale" if scaling and all(map(_is_scalar, both)) else "input-normalisation"
     known = side.recording.structure.by_name
+    if adding and any(counts(known[name]) for name in step.inputs if name in known) and _looked_up(step, side):
+        return "embedding-offset"
     if not adding and any(known[name].kind == "embedding" for name in step.inputs if name in known):
         return "embedding-scale"
-    if _scores(step, side):
+    if masks.on_scores(step, side):
         return "attention-scale" if scaling else "attention-mask"
     if adding and _steadies(step, side):
         return "ln-eps"
@@ -234,6 +254,30 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
     if adding:
         return "shift"
     return "operation-kind" if any(map(_adds, both)) else "scale"
+
+
+def counts(node: Node) -> bool:
+    """Whether a node's tensor is of whole numbers, such as ids."""
+    return (node.dtype or "").startswith(("int", "uint"))
+
+
+def _looked_up(step: Step, side: Side) -> bool:
+    """Whether what a step gives are ids, whose rows of a table are taken."""
+    structure, names = side.recording.structure, [step.name]
+    for _ in range(FAR):
+        following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
+        if any(node.kind in ("embedding", "one_hot") for node in following):
+            return True
+        names = [node.name for node in following if counts(node)]
+    return False
+
+
+def _one_more(step: Step, side: Side) -> bool:
+    """Whether a step adds one to what another tensor is multiplied by: which adds that tensor itself."""
+    operand, structure = np.asarray(step.settings.get("operand", 0.0)), side.recording.structure
+    readers = [structure.by_name[name] for name in structure.children.get(step.name, ())]
+    multiplies = bool(readers) and all(node.kind == "mul" and len(node.parents) > 1 for node in readers)
+    return step.kind == "add" and operand.size == 1 and float(operand.reshape(())) == 1 and multiplies
 
 
 def _steadies(step: Step, side: Side) -> bool:
@@ -268,14 +312,23 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     readers = [structure.by_name[name] for name in structure.children.get(step.name, ())]
     probable = kind in ("softmax", "log_softmax") or (kind == "sigmoid" and len(step.shape or ()) == _SCORES)
     if probable and step.name in map(side.recording.resolve, structure.outputs):
-        return "logits", True
+        # Of what is probabilities already it makes no others.
+        given = [structure.by_name[name].kind for name in step.inputs if name in structure.by_name]
+        return ("activation", False) if given in _PROBABLE else ("logits", True)
     operand = np.asarray(step.settings.get("operand", 2.0))
-    if (kind == "mul" and operand.size > 1 and np.isin(operand, (0, 1)).all()) or makes_mask(step, side):
+    if (kind == "mul" and operand.size > 1 and np.isin(operand, (0, 1)).all()) or masks.makes_mask(step, side):
         return "attention-mask", True
     if kind in SCALING and len(step.inputs) == 1:
+        if _one_more(step, side):
+            return "residual", False
+        if step.kind == "add" and _is_table(step) and _at_input(step, side):
+            return "block", False
         cause = of_operand(step, side)
-        if cause == "shift" and step.weights:  # what varies along more than one axis is no bias but a table
-            return ("bias" if np.squeeze(step.weights["operand"]).ndim < 2 else "block"), False
+        if cause == "scale" and np.size(step.weights.get("operand", 0.0)) > 1:
+            return "block", False  # a layer of its own, that learns a gain for each channel
+        operand = np.squeeze(np.asarray(step.weights.get("operand", step.settings.get("operand", 0.0))))
+        if cause == "shift" and (step.weights or operand.ndim > 1):  # along more than one axis it is a table
+            return ("bias" if operand.ndim < 2 else "block"), False
         return cause, True
     if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in readers):
         return "rnn-direction", True
@@ -284,13 +337,17 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         return "channel-order", True
     if kind in ("pixel_shuffle", "pixel_unshuffle"):
         return "depth-to-space-order", True
+    if kind == "roll":
+        return "shift", True
     if kind in ("permute", "reshape"):
         for _ in range(3):  # through what moves the axes once more
             readers += [structure.by_name[name] for one in readers if one.kind == "permute"
                         for name in structure.children.get(one.name, ())]  # fmt: skip
         merges = any(one.kind in ("flatten", "reshape") and _merges(step, one.shape) for one in readers)
+        if merges and len(step.shape or ()) > _HEADS and about_heads(structure, step):
+            return "head-layout", True
         return ("flatten-order" if merges else "axis-permutation"), True
-    scores = masks_scores(step, side) and of_scores(step.inputs, structure)
+    scores = masks.masks_scores(step, side) and of_scores(step.inputs, structure)
     if kind in ("where", "masked_fill") or (kind == "add" and scores):
         return "attention-mask", True
     if kind == "pad":
@@ -311,9 +368,18 @@ def _reorders_channels(step: Step) -> bool:
     return axis in (-1, rank - 1) and np.array_equal(np.sort(indices), np.arange(step.shape[-1]))
 
 
+def _is_table(step: Step) -> bool:
+    """Whether what a step adds or multiplies by varies along both axes of a square: a matrix, as of a graph, and no
+    mean or deviation."""
+    operand = np.squeeze(np.asarray(step.weights.get("operand", step.settings.get("operand", 0.0))))
+    return operand.ndim == 2 and operand.shape[0] == operand.shape[1]
+
+
 def of_input(step: Step, side: Side) -> bool:
     """Whether a step is part of the model's preprocessing: of what is computed of the input alone, and meets nothing
     else before a layer reads it."""
+    if _is_table(step):
+        return False
     own = _PREPARING | kinds.LAYOUT_ONLY
     learnt = bool(step.weights) and step.kind not in _STATISTICAL
     if step.kind not in _PREPARING or learnt or not _of_the_input(step.inputs, side, own):
@@ -383,6 +449,31 @@ def passed(structure: Structure, early: str, late: str) -> list[Node]:
     return found
 
 
+def multiplied(structure: Structure, step: Step) -> bool:
+    """Whether a step is a product, or what it only moves is multiplied next: queries, keys or values."""
+    names = [step.name]
+    if step.kind in (*PRODUCTS, "attention"):
+        return True
+    for _ in range(FAR):
+        following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
+        if any(node.kind in (*PRODUCTS, "attention") for node in following):
+            return True
+        names = [node.name for node in following if node.kind in kinds.LAYOUT_ONLY | SCALING]
+    return False
+
+
+def above(structure: Structure, name: str) -> set[str]:
+    """All nodes that a node's tensor is made of, without itself."""
+    found: set[str] = set()
+    queue = [name]
+    while queue:
+        node = structure.by_name.get(queue.pop())
+        new = set(node.parents) - found if node is not None else set()
+        found |= new
+        queue += new
+    return found
+
+
 def moved_before_sum(step: Step, side: Side, other: Side, twins: Mapping[str, str]) -> bool:
     """Whether an activation of a term stands behind the sum on the other side, and there alone."""
     mine, its = side.recording.structure, other.recording.structure
@@ -431,6 +522,14 @@ def _at_input(step: Step, side: Side) -> bool:
     return _of_the_input(step.inputs, side, SCALING | kinds.LAYOUT_ONLY)
 
 
+def of_table(mine: Array, its: Array) -> str:
+    """The cause where a tensor that both models make of nothing, or keep outside their weights, is another one."""
+    told = of_constants(mine, its)
+    if told is not None:
+        return told[0]
+    return "weights-perturbed" if mine.dtype.kind == "f" and mine.size > 1 else "operation-kind"
+
+
 def of_constants(mine: Array, its: Array) -> tuple[str, str] | None:
     """The cause where a constant holds another one's numbers elsewhere, and what it is beside that one in words."""
     mine, its = (values.reshape([n for n in values.shape if n != 1] or [1]) for values in (mine, its))
@@ -446,76 +545,11 @@ def of_constants(mine: Array, its: Array) -> tuple[str, str] | None:
         order = relations.permutation(mine, its, axis)
         if order is not None:
             parts = relations.blocks(order)
+            if axis < mine.ndim - 1:
+                return "embedding-offset", "the other's with its rows in another order"
             cause = "concat-order" if parts is not None and len(parts) < len(order) else "channel-order"
             return cause, f"the other's with axis {axis} in another order"
     return "reshape-order", "the other's numbers in another order"
-
-
-def makes_mask(step: Step, side: Side) -> bool:
-    """Whether a step makes the mask of scores: what it gives is joined with scores, or given to an attention beside
-    queries, keys and values, and it reads no scores itself."""
-    structure = side.recording.structure
-    known = structure.by_name
-    if step.kind in PRODUCTS or of_scores(step.inputs, structure):
-        return False
-    names, seen = {step.name}, {step.name}
-    for _ in range(FAR):
-        following = [known[child] for name in names for child in structure.children.get(name, ()) if child not in seen]
-        for node in following:
-            if node.kind == "attention" and seen & set(node.parents[3:]):
-                return True
-            others = [parent for parent in node.parents if parent not in seen]
-            if node.kind in _JOINING and masks_scores(node, side) and of_scores(others, structure):
-                return True
-        names = {node.name for node in following if node.kind in MASKING or node.alias_of is not None}
-        seen |= names
-    return False
-
-
-def of_comparison(steps: Sequence[Step]) -> bool:
-    """Whether steps make a mask of what they compare: which ids are padding."""
-    used = {step.kind for step in steps}
-    return bool(used & kinds.COMPARISONS) and used <= MASKING
-
-
-def hides(step: Step, side: Side) -> bool:
-    """Whether a step masks scores: fills something in, or adds what is no score or very low numbers."""
-    structure = side.recording.structure
-    if step.kind not in ("add", "where", "masked_fill") or not masks_scores(step, side):
-        return False
-    scores = [of_scores([name], structure) for name in step.inputs]
-    low = float(np.min(np.asarray(step.settings.get("operand", 0.0), np.float64), initial=0.0)) <= _LOW
-    return any(scores) and (step.kind != "add" or low or not all(scores))
-
-
-def masks_scores(step: Step | Node, side: Side) -> bool:
-    """Whether a softmax comes next."""
-    return _scores(step, side, frozenset({"softmax", "attention"}))
-
-
-def _scores(
-    step: Step | Node, side: Side, ends: frozenset[str] = frozenset({"softmax", "matmul", "attention"})
-) -> bool:
-    """Whether a step works on attention scores, or on what they are made of: a softmax that something is computed of
-    or a product comes next."""
-    structure, names = side.recording.structure, [step.name]
-    for _ in range(FAR):
-        following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
-        if any(one.kind in ends and not (one.kind == "softmax" and _ends_with(structure, one)) for one in following):
-            return True
-        names = [one.name for one in following if one.kind in PASSED | kinds.LAYOUT_ONLY or one.alias_of is not None]
-    return False
-
-
-def _ends_with(structure: Structure, node: Node) -> bool:
-    """Whether nothing is computed of a node's tensor: it is what the model gives."""
-    names = [node.name]
-    while names:
-        following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
-        if any(one.kind not in kinds.LAYOUT_ONLY for one in following):
-            return False
-        names = [one.name for one in following]
-    return True
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from tracer.causes.step import Step
 
 Suggest = Callable[[Case, Step], Iterable[Edit]]
 _FAMILIES = ("layout", "padding", "normalisation", "activation", "recurrent", "attention", "resize", "weights",
-             "structure", "numerics", "inputs")  # fmt: skip
+             "structure", "numerics", "inputs", "operands")  # fmt: skip
 _suggestions: list[tuple[frozenset[str], Suggest]] = []
 ENTRY_POINTS = "tracer.causes"
 

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
+import numpy as np
+
 from tracer.causes import registry
-from tracer.causes.case import Case
+from tracer.causes.case import Case, Trial, distance
 from tracer.causes.condense import pooling
 from tracer.causes.differences import differences
 from tracer.causes.edit import Edit
@@ -37,6 +39,8 @@ _PLAIN = 2
 """Stated differences from which on it is asked whether the other side's program needs fewer."""
 OVER = "the time for this pair was over"
 """What the note begins with that says that more might be found."""
+_WAITING = 4.0
+"""Seconds of the clock that count as one of work."""
 AGAIN = 1.0
 """Seconds to think of a hypothesis anew."""
 
@@ -47,11 +51,12 @@ class Spent(Exception):
 
 @dataclass
 class Budget:
-    """Seconds and trials that are left to a pair."""
+    """Seconds and trials that are left to a pair: of this thread's work, that a busy machine changes nothing of what is
+    found; waiting may take a few times as long."""
 
     seconds: float
     trials: int = MOST
-    _began: float = field(default_factory=time.monotonic)
+    _began: tuple[float, float] = field(default_factory=lambda: (time.thread_time(), time.monotonic()))
 
     def take(self) -> None:
         """Count a trial. Raises Spent."""
@@ -61,11 +66,15 @@ class Budget:
 
     def gone(self, share: float) -> bool:
         """Whether that part of the time is over."""
-        return time.monotonic() - self._began > share * self.seconds
+        return self._spent() > share * self.seconds
 
     def rest(self) -> Budget:
         """What is left of the time, and trials anew."""
-        return Budget(max(0.0, self.seconds - (time.monotonic() - self._began)))
+        return Budget(max(0.0, self.seconds - self._spent()))
+
+    def _spent(self) -> float:
+        worked, waited = time.thread_time() - self._began[0], time.monotonic() - self._began[1]
+        return max(worked, waited / _WAITING)
 
 
 @dataclass(frozen=True)
@@ -209,12 +218,15 @@ def _read(case: Case, seen: Sequence[Edit], before: float) -> Outcome:
         everything, error = smaller.edits, smaller.error
     kept, spare = list(everything), [edit for edit in seen if edit not in everything]
     # Dear edits go first, so that what stays are the plain ones.
-    for edit in sorted(everything, key=lambda e: -e.cost):
-        fewer = [other for other in kept if other is not edit]
-        left = attempt(case, fewer)
-        if left <= case.bar:
-            kept, error = fewer, left
-            spare.append(edit)
+    count = len(kept) + 1
+    while len(kept) < count:  # what one edit needed is of no use without it
+        count = len(kept)
+        for edit in sorted(kept, key=lambda e: -e.cost):
+            fewer = [other for other in kept if other is not edit]
+            left = attempt(case, fewer)
+            if left <= case.bar:
+                kept, error = fewer, left
+                spare.append(edit)
     # Two that take each other back, such as a factor that stands elsewhere, can only be left out together.
     for one, two in combinations(kept, 2) if 2 < len(kept) <= PAIRS else ():
         fewer = [other for other in kept if other is not one and other is not two]
@@ -375,6 +387,7 @@ def _settled(case: Case, good: Sequence[Tried], before: float) -> Outcome:
         if fewer is not None:
             kept, error = fewer, attempt(case, fewer)
     spare = tuple(edit for edit in best.edits[:-1] if edit not in kept)
+    kept = [_passed_over(case, edit) for edit in kept]
     rivals: dict[tuple[str, str], Tried] = {}
     for tried in good[1:]:
         other = tried.edits[-1]
@@ -387,8 +400,8 @@ def _settled(case: Case, good: Sequence[Tried], before: float) -> Outcome:
 def _doing_without(case: Case, edits: Sequence[Edit], edit: Edit) -> list[Edit] | None:
     """The edits without one that the last, a hypothesis, does not need; None where it needs it.
 
-    A hypothesis about the same step was thought of for the step as the edit left it, and holds it: without the edit it
-    has to be thought of anew.
+    A hypothesis about the same step was thought of for the step as the edit left it, and may hold it: without the edit
+    it is thought of anew, and needs it where that cannot be.
     """
     fewer = [other for other in edits if other is not edit]
     if not attempt(case, fewer) <= case.bar:
@@ -404,9 +417,41 @@ def _doing_without(case: Case, edits: Sequence[Edit], edit: Edit) -> list[Edit] 
         for again in _suggested(at, Budget(AGAIN)):
             if (again.cause, again.step) == (hidden.cause, hidden.step) and attempt(at, [again]) <= case.bar:
                 return [*fewer[:-1], again]
+        held = _holds(trial, edit, hidden)
     except (Unknown, ValueError, KeyError):
-        pass
-    return None
+        return fewer
+    return None if held else fewer
+
+
+def _passed_over(case: Case, edit: Edit) -> Edit:
+    """A term that is left out where the program has no sum: what was made one on the way, and then left out, is the
+    step itself."""
+    own = next((step for step in case.program.steps if step.name == edit.step), None)
+    if edit.cause not in ("residual-missing", "residual-extra") or own is None or own.kind in ("add", "average"):
+        return edit
+    made = next((step for step in edit.change(case.start).program.steps if step.name == edit.step), None)
+    if made is None or made.kind != "identity":
+        return edit
+    what = f"the {case.doer} gives {made.inputs[0]} where {own.name} ({own.kind}) stands: it leaves that out"
+    return replace(edit, cause=case.lacks("block"), what=what, fix="")
+
+
+def _holds(trial: Trial, edit: Edit, hidden: Edit) -> bool:
+    """Whether a hypothesis, made without an edit of the same step, puts what that changes into the step all the same.
+    Raises Unknown, ValueError or KeyError where one of them cannot be made."""
+    plain, changed = trial.program.step(edit.step), edit.change(trial).program.step(edit.step)
+    roles = [
+        role
+        for role in plain.weights.keys() & changed.weights.keys()
+        if plain.weights[role].shape == changed.weights[role].shape
+        and not np.array_equal(plain.weights[role], changed.weights[role])
+    ]
+    for step in hidden.change(trial).program.steps:
+        for role in roles:
+            found = step.weights.get(role)
+            if step.kind == changed.kind and found is not None and found.shape == changed.weights[role].shape:
+                return distance(found, changed.weights[role]) < distance(found, plain.weights[role])
+    return False
 
 
 def _suggested(case: Case, budget: Budget) -> Iterator[Edit]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds
-from tracer.causes import naming, weighing
+from tracer.causes import masks, naming, weighing
 from tracer.causes.case import Case
 from tracer.causes.edit import Change, Edit, of_step
 from tracer.causes.scores import SCALING
@@ -19,7 +19,7 @@ from tracer.errors import TraceError
 
 _AXIS = ("channels", "axis")
 _AXES = ("axes",)
-_OWN_AXES = frozenset({"permutation", "shape", "index"})
+_OWN_AXES = frozenset({"permutation", "shape"})
 """Settings that are written in the axes of a side, and cannot be compared one by one."""
 _ONE = ({"mean", "global_avg_pool"}, {"amax", "global_max_pool"})
 
@@ -58,6 +58,25 @@ def translated(case: Case, step: Step, name: str) -> Step:
     return replace(step, settings=settings, weights=weights)
 
 
+def _of_same_axes(mine: Any, its: Any) -> bool:
+    """Whether two indices say of each axis what is taken, as many axes each."""
+    return len(mine) == len(its) and not any(part is None or part == "..." for part in (*mine, *its))
+
+
+def _window(mine: Step, its: Step) -> Step:
+    """Their padding of as many axes as ours, where the axes that one side has more are not padded."""
+    ours, theirs = mine.settings.get("padding", ()), its.settings.get("padding", ())
+    if mine.kind != "pad" or its.kind != "pad" or len(ours) == len(theirs):
+        return its
+    more = len(theirs) - len(ours)
+    padded = [tuple(pair) for pair in theirs]
+    while more > 0 and (0, 0) in padded:
+        padded.remove((0, 0))
+        more -= 1
+    padded = [(0, 0)] * -more + padded if more < 0 else padded
+    return its.set(padding=tuple(padded)) if len(padded) == len(ours) else its
+
+
 def _of_all_axes(index: Sequence[Any], rank: int) -> list[Any] | None:
     """What is taken of each axis; None where new axes come in."""
     parts = [part for part in index if part != "..."]
@@ -86,6 +105,10 @@ def _plain(step: Step, rank: int | None) -> Step:
     for key in _AXES:
         if rank and isinstance(settings.get(key), tuple | list):
             settings[key] = tuple(sorted(axis % rank for axis in settings[key]))
+    if step.kind == "l2_normalize":
+        settings.setdefault("order", 2.0)
+    if step.kind == "slice":
+        settings["index"] = tuple(naming.plain_index(settings["index"]))
     if step.kind in kinds.POOLS and "padding" in settings:
         more = numbers(settings.pop("ceil", 0), len(settings["padding"]))
         padding = zip(settings["padding"], more, strict=True)
@@ -96,7 +119,7 @@ def _plain(step: Step, rank: int | None) -> Step:
 def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
     """What differs between a step of ours and its twin, as edits that make ours do as theirs does."""
     source = a.inputs[0] if a.inputs else case.ours.node.name
-    given = _pointwise(a, translated(case, b, source))
+    given = _window(a, _pointwise(a, translated(case, b, source)))
     if ("operand" in a.weights) != ("operand" in given.weights):
         a, given = _written_out(a), _written_out(given)
     axes = _axes_at(case, source)
@@ -112,15 +135,20 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
     if a.kind in SCALING and len(a.inputs) != len(given.inputs):
         if ("operand" in a.settings) != ("operand" in given.settings):
             cause = "input-normalisation" if naming.of_input(a, case.ours) else "wiring"
-            cause = "attention-mask" if naming.hides(a, case.ours) else cause
+            cause = "attention-mask" if masks.hides(a, case.ours) else cause
             what = f"{a.name} takes a constant on one side, a tensor that is computed on the other"
             if (told := _computed(case, a, b, given)) is not None:
                 cause, what = told[0], f"{what}: {told[1]}"
             yield Edit(cause, what, _exchanged(a, given), a.name, b.name, seen=True, cost=1.5)
         return
     for key in dict.fromkeys((*mine_.settings, *other.settings)):
-        mine, its = mine_.settings.get(key), other.settings.get(key)
+        mine: Any = mine_.settings.get(key)
+        its: Any = other.settings.get(key)
         if key in _OWN_AXES or key not in mine_.settings or key not in other.settings or _equal(mine, its):
+            continue
+        if key == "index" and (
+            axes is None or not _of_same_axes(mine, its) or naming.plain_index(mine) == naming.plain_index(its)
+        ):
             continue
         if key == "keepdims" or (key == "channels" and a.kind not in kinds.NORMALISATIONS):
             continue  # what axes are kept or where they stand is the alignment's matter
@@ -130,14 +158,19 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
         if key == "axes" and a.kind in kinds.REDUCTIONS | kinds.POOLS:
             cause = "norm-axis" if naming.normalises(a, case.ours) else "pool-kind"
         cause = cause or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
+        if key == "index" and naming.about_heads(case.ours.recording.structure, a):
+            cause = "head-layout"
         values = _ordered(case, naming.plain(mine), naming.plain(its))
         what = f"{key} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
-        if values[0] == values[1] or (key == "operand" and min(np.asarray(mine).size, np.asarray(its).size) > 1):
-            told = naming.of_constants(np.asarray(mine), np.asarray(its)) if key == "operand" else None
+        constant = key == "operand" or (key == "value" and a.kind not in kinds.ACTIVATIONS)
+        if key == "value" and constant:
+            cause = naming.of_table(np.asarray(mine), np.asarray(its))
+        if values[0] == values[1] or (constant and min(np.asarray(mine).size, np.asarray(its).size) > 1):
+            told = naming.of_constants(np.asarray(mine), np.asarray(its)) if constant else None
             what = f"{key} of {a.name} is {_apart(mine, its) if told is None else told[1]} in the {case.doer}"
             cause = told[0] if told is not None and cause in ("shift", "scale") else cause
             values = (None, None)
-        changed = {key: given.settings[key]}
+        changed = {key: other.settings[key] if key == "order" else given.settings[key]}
         if "ceil" in {*a.settings, *given.settings} and key == "padding":
             changed["ceil"] = given.settings.get("ceil", 0)
         if key == "mask" and a.kind == "attention":

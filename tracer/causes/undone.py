@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 
 from tracer import kinds
-from tracer.causes.case import Case, cases
+from tracer.causes.case import Case, cases, distance
 from tracer.causes.ends import at_ends
-from tracer.causes.step import Unknown
+from tracer.causes.step import Program, Unknown
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import Verdict
+from tracer.errors import TraceError
 from tracer.rerun.cuts import Cut, cuts
 from tracer.store import Recording
 
@@ -73,17 +74,74 @@ def undone(
                 return False
             for other in (made[reader] for reader in step.readers if reader not in apart):
                 try:
-                    case = make(other.index, pairs[other.index], apart)[0]
-                    if step.reference not in case.ours.nodes:
-                        return False
-                    if not case.before <= case.bar:
-                        following[other.candidate] = other
-                    elif far > 1 and case.theirs.node.kind in _LOSING:
-                        return False
+                    agrees, kind = _computed(step, make(other.index, pairs[other.index], apart))
                 except Unknown:
+                    return False
+                if not agrees:
+                    following[other.candidate] = other
+                elif far > 1 and kind in _LOSING:
                     return False
         if not following:
             return True
         apart |= following.keys()
         steps = list(following.values())
     return False
+
+
+def _computed(step: Cut, both: tuple[Case, Case]) -> tuple[bool, str]:
+    """Whether what reads a pair agrees when it is computed from above that, by the side that can be, and the kind of
+    operation that it is. Raises Unknown where neither can."""
+    case, turned = both
+    for one, passed in ((case, step.reference), (turned, step.candidate)):
+        try:
+            agrees = one.before <= one.bar
+        except Unknown:
+            continue
+        if passed not in one.ours.nodes:
+            break
+        return agrees, case.theirs.node.kind
+    raise Unknown(f"what reads {step.candidate} cannot be computed from above it")
+
+
+def computed_elsewhere(case: Case) -> bool:
+    """Whether their model computes what ours does here at a tensor above theirs, of the same operation, that has no
+    twin: of two places that compute alike the wrong one was taken for the pair. Raises Unknown.
+
+    It is so too where nothing on the way has weights, and they have as many operations as ours up to such a tensor.
+    """
+    own, theirs = case.ours.node, case.theirs
+    if theirs.program is None or own.kind != theirs.node.kind or _gives(case):
+        return False
+    plain = not any(step.weights for step in (*case.program.steps, *theirs.program.steps))
+    for name in theirs.nodes:
+        node = theirs.recording.structure.by_name[name]
+        if name == theirs.node.name or node.kind != own.kind or node.shape != theirs.node.shape:
+            continue
+        if plain and _length(theirs.program, name) == len(case.program.steps):
+            return True
+        try:
+            if distance(case.start.run(case.ran), case.way(theirs.read(name))) <= case.bar:
+                return True
+        except (TraceError, ValueError):
+            continue
+    return False
+
+
+def _length(program: Program, name: str) -> int:
+    """The steps that make one of a program's tensors; 0 where none does."""
+    steps = {step.name: step for step in program.steps}
+    found, queue = set[str](), [name]
+    while queue:
+        step = steps.get(queue.pop())
+        if step is not None and step.name not in found:
+            found.add(step.name)
+            queue += step.inputs
+    return len(found)
+
+
+def _gives(case: Case) -> bool:
+    """Whether the pair is of what a model gives: nothing else would say what differs."""
+    return any(
+        side.node.name in map(side.recording.resolve, side.recording.structure.outputs)
+        for side in (case.ours, case.theirs)
+    )

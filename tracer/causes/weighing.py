@@ -475,7 +475,8 @@ class _Weighed:
                 what += f" = √{round(root)}" if changed[0] > 1 else f" = 1/√{round(root)}"
                 return self.say("attention-scale", what, f"scale the queries of {self.node} once")
             return self.say("scale", what, f"undo the factor in {self.node}")
-        return self.say("scale", "has every output multiplied by another number: a normalisation folded in?")
+        what = "has every output multiplied by another number: a normalisation folded in?"
+        return self.say("weights-perturbed", what, same=("scale",))
 
     def _added(self) -> Told | None:
         """One number more everywhere: gains that one side keeps around zero, and adds one to as it runs."""

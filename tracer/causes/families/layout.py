@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tracer import kinds, relations
-from tracer.causes import naming
+from tracer.causes import masks, naming
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import (
@@ -43,6 +43,10 @@ def _same_values(case: Case, step: Step) -> bool:
     return is_last(case, step) and relations.same_values(found, case.target)
 
 
+_QKV = 3
+"""Queries, keys and values that lie in one tensor."""
+
+
 @suggests("flatten", "reshape")
 def flattened(case: Case, step: Step) -> Iterator[Edit]:
     """Another order of the axes before values are laid out anew, or behind that."""
@@ -54,6 +58,10 @@ def flattened(case: Case, step: Step) -> Iterator[Edit]:
     if min(ranks) >= 3 and abs(ranks[0] - ranks[1]) == 1 and naming.about_heads(case.ours.recording.structure, step):
         cause = "head-layout"
     beside = cause if cause == "head-layout" else "reshape-order"
+    if value(case, step).ndim == x.ndim + 2 and _QKV in value(case, step).shape[1:] and (
+        naming.about_heads(case.ours.recording.structure, step)
+    ):  # fmt: skip
+        beside = "qkv-order"
     now = step.settings.get("permutation") or tuple(range(x.ndim))
     shape = tuple(step.settings["shape"])
     for order in _orders(x.ndim):
@@ -70,7 +78,9 @@ def flattened(case: Case, step: Step) -> Iterator[Edit]:
         first = step.set(shape=(shape[0], *inside[1:]) if len(shape) == len(inside) else inside, permutation=None)
         chain = behind(case, first, made("permute", permutation=back))
         what = f"the {case.doer} fills {step.name} in another order of its axes: as {inside}, then moved"
-        yield from try_chain(case, step, chain, beside, what, 2.5)
+        yield from try_chain(
+            case, step, chain, beside, what, 2.5, same=("head-layout",) if beside == "qkv-order" else ()
+        )
     if max(x.ndim, len(goal)) <= 4 and len(goal) > 2:
         for first_order, order in itertools.product(_orders(x.ndim), _orders(len(goal))):
             inside = tuple(goal[axis] for axis in order)
@@ -232,12 +242,12 @@ def anywhere(case: Case, step: Step) -> Iterator[Edit]:
     found, target = value(case, step), case.target
     if found.shape != target.shape or case.before <= case.bar or not relations.same_values(found, target):
         return
-    masks = naming.makes_mask(step, case.ours)
+    masking = masks.makes_mask(step, case.ours)
     for order in relations.orders(found.shape):
         if tuple(found.shape[axis] for axis in order) == target.shape:
             chain = behind(case, step, made("permute", permutation=order))
             what = f"what {step.name} gives has its axes in another order in the {case.doer}: {order}"
-            cause = "attention-mask" if masks else "axis-permutation"
+            cause = "attention-mask" if masking else "axis-permutation"
             yield from try_chain(case, step, chain, cause, what, 8.0)
     for order in itertools.islice(relations.orders(found.shape), _MOST):
         if (

@@ -136,6 +136,7 @@ def multiplied(case: Case, step: Step) -> Iterator[Edit]:
         what = f"what the {case.doer} makes in {step.name} is {numbers}"
         chain = behind(case, step, made("mul", operand=float(both[0])), made("add", operand=float(both[1])))
         cause = "shift" if math.isclose(both[0], 1, rel_tol=1e-5) else "scale"
+        cause = "input-normalisation" if naming.of_input(step, case.ours) else cause
         yield from try_chain(case, step, chain, cause, what, cost + 1)
 
 

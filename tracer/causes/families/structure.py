@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from tracer import kinds, relations
-from tracer.causes import naming
+from tracer.causes import masks, naming
 from tracer.causes.case import Case, Trial, distance
 from tracer.causes.edit import Edit, feed
 from tracer.causes.families.attention import before_softmax, is_mask
@@ -35,6 +35,7 @@ from tracer.causes.step import Array, Step, Unknown
 from tracer.errors import TraceError
 
 _COMBINING = ("add", "sub", "mul", "div", "maximum", "minimum", "average")
+_TWO = 2
 _SHORT = 12
 """Steps of a program in which a skip is looked for behind each."""
 _NEAREST = 48
@@ -58,6 +59,10 @@ def summed(case: Case, step: Step) -> Iterator[Edit]:
                 cause, what = "attention-mask", f"{what}: it is not added to the scores"
                 fix = f"add {left} to the scores" if not case.turned_round else f"do not add {left} to the scores"
             yield from try_chain(case, step, (alone,), cause, what, 2.0, fix=fix)
+    for k, name in enumerate(step.inputs) if len(step.inputs) > _TWO else ():
+        fewer = replace(step, inputs=(*step.inputs[:k], *step.inputs[k + 1 :]))
+        cause = case.lacks("residual") if step.kind in ("add", "average") else case.lacks("block")
+        yield from try_step(case, step, fewer, cause, f"the {case.doer} leaves {name} out of {step.name}", 2.0)
     if len(step.inputs) == 1 and ("operand" in step.settings or "operand" in step.weights):
         alone = Step(step.name, "identity", {}, {}, step.inputs, None)
         what = f"the {case.doer} does not {step.kind} anything in {step.name}"
@@ -223,8 +228,8 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
             if not left < HELPS * case.before:
                 continue
             cause, what = _read(case, step, name, other)
-            masks = step.kind in ("add", "where", "masked_fill") and before_softmax(case, step) and _hides(tensor, now)
-            if masks or naming.makes_mask(step, case.ours):
+            hidden = step.kind in ("add", "where", "masked_fill") and before_softmax(case, step) and _hides(tensor, now)
+            if hidden or masks.makes_mask(step, case.ours):
                 cause = "attention-mask"
             yield Edit(cause, what, change, step.name, twin(case, step), cost=4.0, detail={"fed": other})
             if left <= case.bar:
@@ -302,10 +307,10 @@ def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
     structure = case.theirs.recording.structure
     twin_of = case.ours.above[name]
     what = f"the {case.doer} gives {step.name} {other} to read, not {twin_of}"
-    above = _above(structure, twin_of)
+    above = naming.above(structure, twin_of)
     if other in above:
         return case.lacks("block"), f"{what}: it leaves out what lies between"
-    further = _above(structure, other)
+    further = naming.above(structure, other)
     if twin_of in further:
         between = {structure.by_name[one].kind for one in (further | {other}) - above - {twin_of}}
         if between == {"dropout"}:
@@ -313,17 +318,3 @@ def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
         stem = "activation" if len(between) == 1 and between <= kinds.ACTIVATIONS else "block"
         return case.has(stem), f"{what}: it goes through more"
     return "wiring" if step.kind not in ("concat", "stack") else "concat-order", what
-
-
-def _above(structure: object, name: str) -> set[str]:
-    from tracer.graph import Structure
-
-    assert isinstance(structure, Structure)
-    found: set[str] = set()
-    queue = [name]
-    while queue:
-        for parent in structure.by_name[queue.pop()].parents:
-            if parent not in found:
-                found.add(parent)
-                queue.append(parent)
-    return found

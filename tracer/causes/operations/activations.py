@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special
 
-from tracer.causes.operations import operation
+from tracer.causes.operations import operation, special
 from tracer.causes.step import Array, Step, Unknown
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805

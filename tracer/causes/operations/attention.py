@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import softmax
 
 from tracer.causes.operations import operation
+from tracer.causes.operations.special import softmax
 from tracer.causes.step import Array, Step
 
 PARTS = ("query", "key", "value")

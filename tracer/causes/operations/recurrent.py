@@ -36,9 +36,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import erf, expit
 
 from tracer.causes.operations import operation
+from tracer.causes.operations.special import erf, expit
 from tracer.causes.step import Array, Step, Unknown
 
 GATES = {"lstm": "ifgo", "gru": "zrn", "rnn": "n"}

@@ -1,0 +1,85 @@
+"""Masks of attention scores: which operations make them, and which hide scores by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tracer import kinds
+from tracer.causes.case import Side
+from tracer.causes.scores import FAR, PASSED, PRODUCTS, of_scores
+from tracer.causes.step import Step
+from tracer.graph import Node, Structure
+
+MASKING = PASSED | kinds.LAYOUT_ONLY | kinds.COMPARISONS | kinds.LOGICAL | kinds.REPEATING | {"tril", "triu"}
+_JOINING = PASSED | {"minimum"}
+_LOW = -1e4
+"""A number that only says of a score that it is masked."""
+
+
+def makes_mask(step: Step, side: Side) -> bool:
+    """Whether a step makes the mask of scores: what it gives is joined with scores, or given to an attention beside
+    queries, keys and values, and it reads no scores itself."""
+    structure = side.recording.structure
+    known = structure.by_name
+    if step.kind in PRODUCTS or of_scores(step.inputs, structure):
+        return False
+    names, seen = {step.name}, {step.name}
+    for _ in range(FAR):
+        following = [known[child] for name in names for child in structure.children.get(name, ()) if child not in seen]
+        for node in following:
+            if node.kind == "attention" and seen & set(node.parents[3:]):
+                return True
+            others = [parent for parent in node.parents if parent not in seen]
+            if node.kind in _JOINING and masks_scores(node, side) and of_scores(others, structure):
+                return True
+        names = {node.name for node in following if node.kind in MASKING or node.alias_of is not None}
+        seen |= names
+    return False
+
+
+def of_comparison(steps: Sequence[Step]) -> bool:
+    """Whether steps make a mask of what they compare: which ids are padding."""
+    used = {step.kind for step in steps}
+    return bool(used & kinds.COMPARISONS) and used <= MASKING
+
+
+def hides(step: Step, side: Side) -> bool:
+    """Whether a step masks scores: fills something in, or adds what is no score or very low numbers."""
+    structure = side.recording.structure
+    if step.kind not in ("add", "where", "masked_fill") or not masks_scores(step, side):
+        return False
+    scores = [of_scores([name], structure) for name in step.inputs]
+    low = float(np.min(np.asarray(step.settings.get("operand", 0.0), np.float64), initial=0.0)) <= _LOW
+    return any(scores) and (step.kind != "add" or low or not all(scores))
+
+
+def masks_scores(step: Step | Node, side: Side) -> bool:
+    """Whether a softmax comes next."""
+    return on_scores(step, side, frozenset({"softmax", "attention"}))
+
+
+def on_scores(
+    step: Step | Node, side: Side, ends: frozenset[str] = frozenset({"softmax", "matmul", "attention"})
+) -> bool:
+    """Whether a step works on attention scores, or on what they are made of: a softmax that something is computed of
+    or a product comes next."""
+    structure, names = side.recording.structure, [step.name]
+    for _ in range(FAR):
+        following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
+        if any(one.kind in ends and not (one.kind == "softmax" and _ends_with(structure, one)) for one in following):
+            return True
+        names = [one.name for one in following if one.kind in PASSED | kinds.LAYOUT_ONLY or one.alias_of is not None]
+    return False
+
+
+def _ends_with(structure: Structure, node: Node) -> bool:
+    """Whether nothing is computed of a node's tensor: it is what the model gives."""
+    names = [node.name]
+    while names:
+        following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
+        if any(one.kind not in kinds.LAYOUT_ONLY for one in following):
+            return False
+        names = [one.name for one in following]
+    return True

@@ -1,0 +1,76 @@
+"""Layers that have their namesakes on the other side: two that are paired crosswise by their weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tracer import kinds
+from tracer.causes.case import Case
+from tracer.causes.step import Step
+from tracer.causes.sums import terms_apart
+from tracer.graph import Node, Structure
+
+
+def exchanged(case: Case, a: Step, b: Step, mine: Sequence[str], its: Sequence[str], taken: Mapping[str, str]) -> str:
+    """The names of two layers that read what their namesakes read, each with the other's weights: then their weights
+    were exchanged, and what they are given was not. Empty where it is not so.
+
+    ``a`` of ours and ``b`` of theirs do the same, and read ``mine`` and what is ``its`` in our names; ``taken``: the
+    step of ours by that of theirs that does the same. A step that joins what such layers give is asked of these.
+    """
+    ours, theirs = case.ours.recording.structure, case.theirs.recording.structure
+    above = {twin: name for name, twin in case.ours.above.items()} | dict(case.theirs.above)
+    own, twin = ours.by_name.get(a.name), theirs.by_name.get(b.name)
+    if own is None or twin is None:
+        return ""
+    if a.kind in kinds.WEIGHTED and b.weights:
+        return _of_layers(own, twin, ours, theirs, {**above, **taken})
+    pairs = {tuple(sorted(pair)) for pair in zip(mine, its, strict=True) if pair[0] != pair[1]}
+    if len(pairs) != 1 or any(terms_apart(mine, its)):
+        return ""
+    first, second = (ours.by_name.get(name) for name in next(iter(pairs)))
+    crossed = {name: theirs.by_name[other] for other, name in above.items() if other in theirs.by_name}
+    if first is None or second is None or first.name not in crossed or second.name not in crossed:
+        return ""
+    one, other = crossed[first.name], crossed[second.name]
+    crosswise = _alike(first, other) and _alike(second, one) and not _alike(first, second)
+    return _said(first, second) if crosswise and {first.kind, second.kind} <= kinds.WEIGHTED else ""
+
+
+def _of_layers(own: Node, twin: Node, ours: Structure, theirs: Structure, above: Mapping[str, str]) -> str:
+    """The two names, where the twin's namesake and our own's are there too and read what the two read crosswise."""
+    if _alike(own, twin):
+        return ""
+    namesake = _like(own, [node for node in theirs if node.kind == twin.kind])
+    other = _like(twin, [node for node in ours if node.kind == own.kind])
+    if len(namesake) != 1 or len(other) != 1:
+        return ""
+
+    def reads(node: Node) -> list[str]:
+        return [above.get(name, name) for name in node.parents]
+
+    crosswise = reads(namesake[0]) == list(own.parents) and reads(twin) == list(other[0].parents)
+    return _said(own, other[0]) if crosswise else ""
+
+
+def _like(one: Node, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes of the same name as one, those around it too where there are such."""
+    return [node for node in nodes if _named(node) == _named(one)] or [node for node in nodes if _alike(node, one)]
+
+
+def _alike(one: Node, other: Node) -> bool:
+    """Whether two layers have the same name of their own, or the same with those around it."""
+    return _named(one) == _named(other) or _path(one).rpartition(".")[2] == _path(other).rpartition(".")[2]
+
+
+def _named(node: Node) -> str:
+    """A layer's name with those around it, however they are joined."""
+    return _path(node).replace("_", ".")
+
+
+def _path(node: Node) -> str:
+    return (node.owner or node.name).replace("/", ".").lower()
+
+
+def _said(one: Node, other: Node) -> str:
+    return " and ".join(sorted((one.owner or one.name, other.owner or other.name)))

@@ -1,0 +1,45 @@
+"""Sums and joins of several tensors: written in turn or in one, and terms that one side leaves out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tracer.causes.step import Program, Step
+from tracer.causes.written import without_idle
+
+_TWO = 2
+
+
+def in_one(program: Program, other: Program) -> Program | None:
+    """The program with sums of sums as one of all the terms, where ``other`` sums more than two in one step; None where
+    there are none."""
+    if not any(step.kind == "add" and len(step.inputs) > _TWO for step in other.steps):
+        return None
+    steps = {step.name: step for step in program.steps}
+    read = Counter(name for step in program.steps for name in step.inputs)
+    changed = False
+    for step in program.steps:
+        terms: list[str] = []
+        for name in step.inputs if _plain(step) else ():
+            inner = steps.get(name)
+            whole = inner is not None and _plain(inner) and read[name] == 1 and inner.shape == step.shape
+            terms += inner.inputs if inner is not None and whole else [name]
+        if len(terms) > len(step.inputs):
+            steps[step.name] = replace(step, inputs=tuple(terms))
+            changed = True
+    return without_idle(Program(tuple(steps[step.name] for step in program.steps))) if changed else None
+
+
+def _plain(step: Step) -> bool:
+    """Whether a step adds recorded tensors, and no more."""
+    return step.kind == "add" and len(step.inputs) > 1 and not step.weights and not set(step.settings) - {"alpha"} and (
+        step.settings.get("alpha", 1) == 1
+    )  # fmt: skip
+
+
+def terms_apart(mine: Sequence[str], its: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The terms that only the one has, and those that only the other has; of one that is there twice the second."""
+    ours, theirs = Counter(mine), Counter(its)
+    return list((ours - theirs).elements()), list((theirs - ours).elements())
