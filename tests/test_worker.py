@@ -275,7 +275,7 @@ def test_worker_that_cannot_start(work: Path) -> None:
         run(job(work), on_event=ignore, entry=("-P", "-c", "import nowhere"))
     assert caught.value.exit_code == ExitCode.PARTIAL
     with pytest.raises(InputError, match="cannot run /no/python: No such file"):
-        run(job(work), on_event=ignore, python="/no/python")
+        run(job(work), on_event=ignore, python="/no/python", entry=("-c", "pass"))
 
 
 def test_trace_directory(work: Path) -> None:

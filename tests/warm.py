@@ -142,7 +142,8 @@ def _start_workers_by_forking() -> None:
 
     def run(job: Job, **how: Any) -> dict[str, Any]:
         found = adapter.get(job.adapter)
-        here = all(name in sys.modules for name in found.requires if name not in found.late)
+        here = how.get("python", sys.executable) == sys.executable
+        here = here and all(name in sys.modules for name in found.requires if name not in found.late)
         alike = not found.environment(protocol.request_from_json(job.request))
         alone = len(os.listdir("/proc/self/task")) == 1
         forks = here and alike and alone

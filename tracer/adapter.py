@@ -390,28 +390,28 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
-def _home(point: EntryPoint) -> str:
+def distribution(point: EntryPoint) -> str:
     """The distribution that an entry point belongs to."""
     return point.dist.name if point.dist is not None else point.module
 
 
 def shadowed() -> dict[str, str]:
     """Sentences about adapters that cannot be had because another has their name, by that distribution."""
-    ours = {point.name for point in entry_points(group=GROUP) if _home(point) == OURS}
+    ours = {point.name for point in entry_points(group=GROUP) if distribution(point) == OURS}
     return {
-        _home(point): f"its adapter '{point.name}' is not used: tracer has one of that name"
+        distribution(point): f"its adapter '{point.name}' is not used: tracer has one of that name"
         for point in entry_points(group=GROUP)
-        if point.name in ours and _home(point) != OURS
+        if point.name in ours and distribution(point) != OURS
     }
 
 
-def _point(name: str) -> EntryPoint:
+def entry_point(name: str) -> EntryPoint:
     """Raises InputError when there is none, AdapterError when several distributions use the name."""
     points = [point for point in entry_points(group=GROUP) if point.name == name]
-    points = [point for point in points if _home(point) == OURS] or points
+    points = [point for point in points if distribution(point) == OURS] or points
     if not points:
         raise InputError(f"no adapter named '{name}'; installed: {', '.join(names()) or 'none'}")
-    homes = sorted({_home(point) for point in points})
+    homes = sorted({distribution(point) for point in points})
     if len(homes) > 1:
         raise AdapterError(f"{' and '.join(homes)} both have an adapter named '{name}': uninstall one of them")
     return points[0]
@@ -419,8 +419,8 @@ def _point(name: str) -> EntryPoint:
 
 def _class(name: str) -> tuple[type[Adapter], str]:
     """The adapter class and its distribution. Raises InputError, AdapterError."""
-    point = _point(name)
-    home = _home(point)
+    point = entry_point(name)
+    home = distribution(point)
     try:
         found = point.load()
     except (Exception, SystemExit) as error:
@@ -454,7 +454,7 @@ def get(name: str, *, check: bool = True) -> Adapter:
     if missing:
         extra = f"[{cls.extra}]" if cls.extra else ""
         install = f"'{home}{extra}'" if extra else home
-        raise MissingFrameworkError(f"'{name}' needs {', '.join(missing)}: pip install {install}")
+        raise MissingFrameworkError(f"'{name}' needs {', '.join(missing)}: pip install {install}", tuple(missing))
     try:
         return cls()
     except Exception as error:

@@ -95,7 +95,11 @@ class TraceError(TracerError, OSError):
 
 
 class MissingFrameworkError(TracerError, ImportError):
-    """The framework an adapter needs is not installed."""
+    """The framework an adapter needs is not installed; ``modules`` are those that are missing."""
+
+    def __init__(self, message: str, modules: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.modules = modules
 
 
 class AdapterError(TracerError):

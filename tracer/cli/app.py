@@ -63,6 +63,14 @@ MemoryOption = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option("--memory-limit", help="Gigabytes the worker may take (default: 90 % of what is free).", min=0.1),
 ]
+PythonOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--python", help="Load it in another environment: its Python, which needs the framework and numpy."),
+]
+PythonsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--python", help="Run models (or RECORDING=PATH) with another Python than recorded them."),
+]
 LoadTimeOption = Annotated[float, typer.Option("--load-timeout", help="Seconds that loading may take.", min=1)]
 
 
@@ -135,15 +143,16 @@ def record(
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
     sandbox: SandboxOption = True,
+    python: PythonOption = None,
     json: JsonOption = False,
 ) -> int:
     """Run a model once and record every activation."""
-    from tracer.cli import recording
+    from tracer.cli import pythons, recording
     from tracer.options import Options
 
     loading = recording.Loading(
         adapter, model, weights, arch, arch_args, tuple(imports or ()), tuple(allow or ()), trust,
-        sandbox, load_timeout, memory_limit, recording.named(inputs), recording.named(outputs),
+        sandbox, load_timeout, memory_limit, recording.named(inputs), recording.named(outputs), pythons.named(python),
     )  # fmt: skip
     options = Options(
         name=adapter if name is None else name, input=recording.absolute(input), input_shape=tuple(input_shape or ()),
@@ -177,6 +186,7 @@ def inspect(
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
     sandbox: SandboxOption = True,
+    python: PythonOption = None,
     depth: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--depth", help="Levels of containers to show (default: all).", min=1),
@@ -186,12 +196,12 @@ def inspect(
     json: JsonOption = False,
 ) -> int:
     """Print a model's layers, configuration, shapes and parameters, and what would run code on loading."""
-    from tracer.cli import inspecting, recording
+    from tracer.cli import inspecting, pythons, recording
 
     loading = recording.Loading(
         adapter or inspecting.guess_adapter(model, arch), model, weights, arch, arch_args, tuple(imports or ()),
         tuple(allow or ()), trust, sandbox, load_timeout, memory_limit,
-        recording.named(inputs), recording.named(outputs),
+        recording.named(inputs), recording.named(outputs), pythons.named(python),
     )  # fmt: skip
     return inspecting.inspect(
         loading, input_shape=tuple(input_shape or ()), save=save_weights, as_json=json, depth=depth, wide=wide,
@@ -238,6 +248,7 @@ def diff(
     all: Annotated[bool, typer.Option("--all", help="Print the table of all pairs.")] = False,
     trust: TrustOption = False,
     sandbox: SandboxOption = True,
+    python: PythonsOption = None,
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
     json: JsonOption = False,
@@ -250,7 +261,7 @@ def diff(
     if local:
         from tracer.cli.rerunning import Again
 
-        again = Again(trust, sandbox, load_timeout, memory_limit)
+        again = Again(trust, sandbox, load_timeout, memory_limit, tuple(python or ()))
     return reading.diff(
         trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, gradients=gradients, strict=strict,
         everything=all, as_json=json, ascii_only=ascii, again=again,
@@ -279,6 +290,7 @@ def graft(
     map: MapOption = None,
     trust: TrustOption = False,
     sandbox: SandboxOption = True,
+    python: PythonsOption = None,
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
     json: JsonOption = False,
@@ -288,9 +300,10 @@ def graft(
     from tracer.cli import grafting, rerunning
     from tracer.compare import Tolerance
 
+    again = rerunning.Again(trust, sandbox, load_timeout, memory_limit, tuple(python or ()))
     return grafting.graft(
         trace, reference, candidate, names=tuple(at or ()), into=into, grows=grows, tolerance=Tolerance(atol, rtol),
-        mapping=map, again=rerunning.Again(trust, sandbox, load_timeout, memory_limit), as_json=json, ascii_only=ascii,
+        mapping=map, again=again, as_json=json, ascii_only=ascii,
     )  # fmt: skip
 
 
@@ -321,6 +334,7 @@ def explain(
     all: Annotated[bool, typer.Option("--all", help="Name every layer, and why a pair could not be computed.")] = False,
     trust: TrustOption = False,
     sandbox: SandboxOption = True,
+    python: PythonsOption = None,
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
     json: JsonOption = False,
@@ -335,7 +349,7 @@ def explain(
     if probe or verify:
         from tracer.cli.rerunning import Again
 
-        again = Again(trust, sandbox, load_timeout, memory_limit)
+        again = Again(trust, sandbox, load_timeout, memory_limit, tuple(python or ()))
     return explaining.explain(
         trace, reference, candidate, asked, patch=patch, force=force, probe=again if probe else None,
         verify=again if verify else None, everything=all, as_json=json, ascii_only=ascii,
@@ -411,6 +425,7 @@ def transfer(
     all: Annotated[bool, typer.Option("--all", help="Say of every tensor how it was made.")] = False,
     trust: TrustOption = False,
     sandbox: SandboxOption = True,
+    python: PythonsOption = None,
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
     json: JsonOption = False,
@@ -421,9 +436,9 @@ def transfer(
     from tracer.compare import Tolerance
 
     wanted = transferring.Wanted(out, emit_python, name, partial, anyway, force, Tolerance(atol, rtol), map)
+    again = rerunning.Again(trust, sandbox, load_timeout, memory_limit, tuple(python or ()))
     return transferring.run(
-        trace, source, target, wanted, rerunning.Again(trust, sandbox, load_timeout, memory_limit), everything=all,
-        as_json=json, ascii_only=ascii,
+        trace, source, target, wanted, again, everything=all, as_json=json, ascii_only=ascii
     )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def status_lines(state: Mapping[str, Any]) -> list[str]:
         f"daemon {state['version']}, process {state['pid']}, up {_lasting(since)}, writes {display(state['trace'])}"
     ]
     for one in state["recorders"]:
-        name = display(one["recording"] or f"(process {one['pid']}, nothing yet)")
+        name = display(one["recording"] or f"{one['asks_for'] or '?'} (process {one['pid']})")
         last = "no step yet" if one["last_step"] is None else f"{one['steps']} steps, the last {one['last_step']}"
         more = f", {one['left_out']} due and not sent" if one["left_out"] else ""
         lines.append(

@@ -19,8 +19,8 @@ from tracer.errors import ExitCode, InputError, NoModelError, RefusedError, Trac
 from tracer.graph import Structure
 from tracer.inspection import keep_weights
 from tracer.names import display
-from tracer.report import outline, text
-from tracer.report.words import bytes_text, shape_text
+from tracer.report import outline
+from tracer.report.words import bytes_text, shape_text, to_ascii
 from tracer.worker import janitor
 from tracer.worker.failure import WorkerError
 from tracer.worker.results import NONSENSE, InspectResult, parse_inspect
@@ -109,7 +109,7 @@ class _Page:
         self._plain = plain
 
     def line(self, content: str, style: str = "") -> None:
-        settings.out().print(Text(text.to_ascii(content) if self._plain else content, style))
+        settings.out().print(Text(to_ascii(content) if self._plain else content, style))
 
     def table(self, rows: list[list[str]], styles: list[str], right: frozenset[int]) -> None:
         for content, style in zip(outline.columns(rows, width=self._width, right=right), styles, strict=True):

@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.text import Text
 
-from tracer.alignment import mapping
-from tracer.causes.kept import told
 from tracer.cli import settings
-from tracer.compare import Tolerance
-from tracer.compare import baseline as baselines
-from tracer.compare import diff as compare
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.names import display
-from tracer.report import text, words
+from tracer.report import words
 from tracer.report.outline import columns
 from tracer.selection import choose
 from tracer.store import Recording, Trace
 from tracer.store.recordings import ranges
 
 if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping
     from tracer.cli.rerunning import Again
 
 
@@ -92,7 +88,10 @@ def _pairs(r: Recording) -> int | None:
 def _how(r: Recording) -> str:
     """How a recording was made, where that was not the usual way."""
     own = r.attributes
+    load = own["model"].get("load") if isinstance(own.get("model"), dict) else None
+    python = load.get("python") if isinstance(load, dict) else None
     parts = [
+        f"by {python}" if python else "",
         "training mode" if own.get("mode") == "train" else "",
         f"gradients of {own['loss']}" if own.get("loss") else "",
         f"{own['batches']} batches" if own.get("batches") else "",
@@ -145,6 +144,12 @@ def diff(
     With ``again`` both models are run again. ``accept`` is a baseline to write; that it could be is success. With
     ``why`` the causes of what diverged are looked for.
     """
+    # What `tracer runs` does without.
+    from tracer.compare import Tolerance
+    from tracer.compare import baseline as baselines
+    from tracer.compare import diff as compare
+    from tracer.report import text
+
     known = baselines.load(baseline) if baseline is not None else None
     if accept is not None:
         settings.check_free(accept, force)
@@ -159,6 +164,8 @@ def diff(
             of="gradients" if gradients else "values", progress=progress, measure=again, baseline=known,
         )  # fmt: skip
     if why and result.first is not None:
+        from tracer.causes.kept import told
+
         result = told(result)
     for note in result.notes:
         settings.say(f"note: {display(note)}")
@@ -192,5 +199,9 @@ def diff(
     return code
 
 
-def _mapping(path: Path | None) -> mapping.Mapping | None:
-    return None if path is None else mapping.load(path)
+def _mapping(path: Path | None) -> Mapping | None:
+    if path is None:
+        return None
+    from tracer.alignment.mapping import load
+
+    return load(path)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 from rich.text import Text
 
 from tracer import adapter as adapters
-from tracer.adapter import LoadRequest
+from tracer.adapter import Adapter, LoadRequest
 from tracer.cli import settings
-from tracer.errors import ExitCode, InputError
+from tracer.errors import ExitCode, InputError, MissingFrameworkError
 from tracer.names import display
 from tracer.options import Options
 from tracer.recording import check_name, check_run
@@ -42,6 +43,8 @@ class Loading:
     memory_limit: float | None
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    python: str | None = None
+    """Another environment's interpreter that is to load it, as :func:`tracer.worker.elsewhere.interpreter` gives it."""
 
     def request(self) -> LoadRequest:
         """Raises InputError when nothing names a model, or --arch-args is no JSON list or object."""
@@ -67,9 +70,9 @@ class Loading:
         Raises TracerError, KeyboardInterrupt.
         """
         request = self.request()
-        adapter = adapters.get(self.adapter)
-        with contextlib.suppress(*despite):
-            adapter.preflight(request)
+        adapter = self.known_adapter()
+        with contextlib.suppress(*despite, *([] if self.python is None else [ImportError])):
+            adapter.preflight(request)  # there once more: what reads the file may be only there
         settings_files = (os.path.expanduser(name) for name in adapter.settings_files)
         job = protocol.Job(
             command=command,  # type: ignore[arg-type]
@@ -85,7 +88,18 @@ class Loading:
             raise InputError("--memory-limit wants a number of gigabytes")
         limit = None if self.memory_limit is None else int(self.memory_limit * 1e9)
         with _Narration(label) as narrate:
-            return supervise.run(job, on_event=narrate, load_timeout=self.load_timeout, memory_limit=limit)
+            return supervise.run(
+                job, on_event=narrate, python=self.python or sys.executable, load_timeout=self.load_timeout,
+                memory_limit=limit,
+            )  # fmt: skip
+
+    def known_adapter(self) -> Adapter:
+        """The adapter, whose framework may be in another environment alone. Raises InputError, AdapterError."""
+        try:
+            return adapters.get(self.adapter, check=self.python is None)
+        except MissingFrameworkError as error:
+            error.args = (f"{error} (or --python PATH: an environment that has it)", *error.args[1:])
+            raise
 
 
 class _Narration:
@@ -135,7 +149,7 @@ def record(loading: Loading, options: Options, *, trace: Path, as_json: bool) ->
     if options.layout not in LAYOUTS:
         raise InputError(f"--layout is one of {', '.join(LAYOUTS)}, not '{display(options.layout)}'")
     loading.request()
-    check_run(adapters.get(loading.adapter), loading.adapter, options)
+    check_run(loading.known_adapter(), loading.adapter, options)
     opened = Trace.at(trace)
     check_name(opened, options)
     if options.reference is not None:
@@ -151,7 +165,7 @@ def record(loading: Loading, options: Options, *, trace: Path, as_json: bool) ->
     if as_json:
         settings.out().print(json.dumps(result))
         return ExitCode.OK
-    _say(result, trace)
+    _say(loading, result, trace)
     _next(loading, result, trace)
     return ExitCode.OK
 
@@ -176,12 +190,14 @@ def _subject(loading: Loading) -> str:
     return display(loading.model.name if loading.model is not None else loading.arch or "", 40)
 
 
-def _say(result: dict[str, Any], trace: Path) -> None:
+def _say(loading: Loading, result: dict[str, Any], trace: Path) -> None:
     shapes = ", ".join(shape_text(shape) for shape in result["input_shapes"].values()) or "(none)"
+    there = "" if loading.python is None else f" of {display(loading.python)}"
     line = (
         f"recorded '{display(result['name'])}': {result['saved']} of {result['planned']} activations "
         f"({result['nodes']} nodes), {bytes_text(result['nbytes'])} in {result['seconds']:.1f} s "
-        f"→ {display(str(trace))}\n  by {display(result['loader'])}; input {display(result['input_id'])} {shapes}"
+        f"→ {display(str(trace))}\n"
+        f"  by {display(result['loader'])}{there}; input {display(result['input_id'])} {shapes}"
     )
     if result["gradients"] or result["weight_gradients"]:
         line += f"; gradients of {result['gradients']} activations and {result['weight_gradients']} weights"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracer.alignment import Alignment
+from tracer.cli import pythons
 from tracer.cli.recording import Loading
 from tracer.compare.local import Local, Measured
 from tracer.errors import ReplayError, TracerError
@@ -29,6 +30,8 @@ class Again:
     sandbox: bool = True
     load_timeout: float = 300.0
     memory_limit: float | None = None
+    pythons: tuple[str, ...] = ()
+    """Interpreters in place of those that the models were recorded by: see :func:`tracer.cli.pythons.again`."""
 
     def __call__(self, alignment: Alignment, reference: Recording, candidate: Recording) -> Measured:
         """Measure the local error of every pair. Raises TracerError where the candidate cannot be run again."""
@@ -74,16 +77,20 @@ class Again:
             found, notes = local_errors(made, alone, against, shaken)
         return joined(alignment.pairs, reference, candidate, found, without, notes)
 
+    def how(self, recording: Recording, source: loading.Source) -> Loading:
+        """How the model of a recording is loaded once more. Raises InputError."""
+        request = source.request
+        return Loading(
+            source.adapter, request.path, request.weights, request.arch, json.dumps(request.arch_args),
+            request.imports, request.allow, request.trust, self.sandbox, self.load_timeout, self.memory_limit,
+            request.inputs, request.outputs, pythons.again(recording.name, source.python, self.pythons),
+        )  # fmt: skip
+
     def run(
         self, command: str, recording: Recording, source: loading.Source, folder: str, **more: Any
     ) -> dict[str, Any]:
         """Run a command in a worker that has the recorded model; it may write in ``folder``. Raises TracerError."""
-        request = source.request
-        again = Loading(
-            source.adapter, request.path, request.weights, request.arch, json.dumps(request.arch_args),
-            request.imports, request.allow, request.trust, self.sandbox, self.load_timeout, self.memory_limit,
-            request.inputs, request.outputs,
-        )  # fmt: skip
+        again = self.how(recording, source)
         options = {
             "trace": str(recording.root.absolute()), "recording": recording.name, "folder": folder, **more,
         }  # fmt: skip

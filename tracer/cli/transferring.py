@@ -10,7 +10,6 @@ from rich.text import Text
 
 from tracer.alignment import mapping as mappings
 from tracer.cli import settings
-from tracer.cli.recording import Loading
 from tracer.cli.rerunning import Again
 from tracer.compare import Tolerance
 from tracer.errors import ExitCode, InputError
@@ -118,16 +117,12 @@ def _fill(
     carried: Carried, given: filling.Again, target: Recording, origin: loading.Source, again: Again, made: Path,
     final: Path,
 ) -> None:  # fmt: skip
-    folder, root, request = made.parent, str(target.root.absolute()), origin.request
+    folder, root = made.parent, str(target.root.absolute())
     options = {
         "trace": root, "recording": target.name, "folder": str(folder), "file": made.name, "final": str(final),
         "values": filling.put(folder, carried.values), "again": asdict(given),
     }  # fmt: skip
-    job = Loading(
-        origin.adapter, request.path, request.weights, request.arch, json.dumps(request.arch_args), request.imports,
-        request.allow, request.trust, again.sandbox, again.load_timeout, again.memory_limit,
-        request.inputs, request.outputs,
-    )  # fmt: skip
+    job = again.how(target, origin)
     answer = job.run("transfer", f"{display(target.name)} filled", options, trace=root, write=(str(folder),))
     known = target.attributes.get("notes", ())
     for note in parse_transfer(answer).recorded.notes:

@@ -7,13 +7,12 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracer import dtypes
 from tracer.adapter import Array, LoadedModel
 from tracer.alignment import Alignment, Pair, align
 from tracer.alignment.features import TRANSPARENT
-from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare import Diff, PairDiff, Tolerance, Verdict
 from tracer.compare.judging import tolerance_for
 from tracer.compare.local import Local
@@ -27,6 +26,9 @@ from tracer.rerun.graft import Joint, Off, Output, explained
 from tracer.rerun.grafted import Defect, Explanation, Graft, Side, growth
 from tracer.rerun.measuring import apart
 from tracer.store import Recording
+
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping as MappingFile
 
 MOST = 16
 """Defects whose shares are found; of more those with the largest errors."""

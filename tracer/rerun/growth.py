@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracer.alignment import Pair, align
-from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.errors import TraceError
 from tracer.names import display
 from tracer.rerun.cuts import cuts
 from tracer.rerun.defects import Run, by_index, options
 from tracer.rerun.graft import Joint, Output
 from tracer.store import Recording
+
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping as MappingFile
 
 SCHEMA = "tracer-growth/1"
 MOST = 32

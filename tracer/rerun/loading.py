@@ -27,19 +27,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a recording's model came from."""
+    """Where a recording's model came from; ``python`` as in :func:`described`."""
 
     adapter: str
     request: LoadRequest
+    python: str | None = None
 
 
-def described(adapter: str, request: LoadRequest) -> dict[str, Any]:
-    """What a recording keeps of how its model was loaded, for :func:`source`; consent to run code is not kept."""
+def described(adapter: str, request: LoadRequest, python: str | None = None) -> dict[str, Any]:
+    """What a recording keeps of how its model was loaded, for :func:`source`; consent to run code is not kept.
+
+    ``python`` is the interpreter that loaded it, where that is another environment's.
+    """
     found = protocol.request_to_json(request)
     del found["trust"]
     found["arch"] = _absolute(found["arch"])
     found["imports"] = [_absolute(name) for name in found["imports"]]
-    return {"adapter": adapter, **found}
+    return {"adapter": adapter, **found, **({} if python is None else {"python": python})}
 
 
 def _absolute(name: str | None) -> str | None:
@@ -63,7 +67,7 @@ def source(recording: Recording, *, trust: bool = False) -> Source:
         )
     try:
         request = protocol.request_from_json({**load, "trust": trust})
-        adapter = str(load["adapter"])
+        adapter, python = str(load["adapter"]), load.get("python")
     except (KeyError, TypeError) as error:
         raise ReplayError(f"damaged: how the model of '{shown}' was loaded") from error
     for key, path in (("file", request.path), ("weights", request.weights)):
@@ -80,13 +84,16 @@ def source(recording: Recording, *, trust: bool = False) -> Source:
             raise ReplayError(
                 f"{display(str(path))} has changed since '{shown}' was recorded: record it again (--force)"
             )
-    return Source(adapter, request)
+    return Source(adapter, request, None if python is None else str(python))
 
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises OSError."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256()
+        while block := file.read(1 << 20):
+            found.update(block)
+        return found.hexdigest()
 
 
 def prepare(

@@ -7,13 +7,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from tracer import dtypes
 from tracer.alignment import align, relayout
-from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.owned import Key
 from tracer.alignment.parameters import ParameterPair
 from tracer.errors import InputError
@@ -22,6 +21,9 @@ from tracer.relations import Array
 from tracer.store import Recording
 from tracer.weighing import writing
 from tracer.weighing.parameters import summarised
+
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping as MappingFile
 
 Which = Literal["reference", "candidate"]
 

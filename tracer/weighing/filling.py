@@ -135,10 +135,12 @@ def save(model: LoadedModel, path: Path) -> None:
         raise TraceError(f"cannot write {display(path.name)}: {described(error, 160)}") from error
 
 
-def loaded_again(adapter: str, request: LoadRequest, saved: Path, final: Path) -> tuple[LoadedModel, dict[str, Any]]:
+def loaded_again(
+    adapter: str, request: LoadRequest, saved: Path, final: Path, python: str | None = None
+) -> tuple[LoadedModel, dict[str, Any]]:
     """The model of ``request`` with the weights of the file ``saved``, and how it is described once that is ``final``.
 
-    Raises as :meth:`Adapter.load`.
+    ``python`` is the interpreter, where it is another environment's. Raises as :meth:`Adapter.load`.
     """
     found = adapters.get(adapter)
     now = found.filled(request, saved)
@@ -146,7 +148,7 @@ def loaded_again(adapter: str, request: LoadRequest, saved: Path, final: Path) -
     for part in ("file", "weights"):
         if attributes.get(part, {}).get("path") == str(saved):
             attributes[part]["path"] = str(final)
-    attributes |= {"load": loading.described(adapter, found.filled(request, final)), "trust": request.trust}
+    attributes |= {"load": loading.described(adapter, found.filled(request, final), python), "trust": request.trust}
     try:
         return found.load(now), attributes
     except TracerError as error:
@@ -227,7 +229,7 @@ def run_transfer(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     save(model, saved)
     del model
     emit(protocol.phase("loading what was written"))
-    filled, attributes = loaded_again(job.adapter, request, saved, Path(options["final"]))
+    filled, attributes = loaded_again(job.adapter, request, saved, Path(options["final"]), job.python)
     summary = recording.record_emitting(
         emit, filled, trace, again.options, {**attributes, "sandbox": job.confinement}, refined=False
     )  # fmt: skip

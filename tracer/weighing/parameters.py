@@ -77,19 +77,10 @@ def summarised(recording: Recording) -> dict[Key, Parameter]:
     return {
         key: Parameter(
             key, named(key, recording.framework), stored.shape, stored.dtype,
-            listed[key].trainable if key in listed else _trainable(recording, key),
+            listed[key].trainable if key in listed else stored.trainable,
         )
         for key, stored in recording.weights.items()
     }  # fmt: skip
-
-
-def _trainable(recording: Recording, key: Key) -> bool | None:
-    """Of a parameter that no node lists, what the stored array says."""
-    try:
-        found = recording.attributes_of(recording.weights[key]).get("trainable")
-    except TraceError:
-        return None  # said where its values are read
-    return found if isinstance(found, bool) else None
 
 
 @dataclass(frozen=True)

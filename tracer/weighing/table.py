@@ -11,15 +11,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tracer import dtypes, kinds, relations
 from tracer.alignment import Alignment, align, owned, relayout
-from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.owned import Key
 from tracer.alignment.parameters import ParameterPair, Piece
 from tracer.alignment.twins import Weights, equal
@@ -28,6 +26,7 @@ from tracer.graph import Node
 from tracer.names import display
 from tracer.relations import Array
 from tracer.store import Recording
+from tracer.text import Word
 from tracer.weighing.figures import Figures, coarser
 from tracer.weighing.figures import figures as measured
 from tracer.weighing.likeness import Likeness, Look, attends, likeness
@@ -35,10 +34,13 @@ from tracer.weighing.parameters import Parameter, Summary, difference, named, su
 from tracer.weighing.plan import Copy, Fill, plan
 from tracer.weighing.reading import Part, Reading
 
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping as MappingFile
+
 SCHEMA = "tracer-weights/1"
 
 
-class Status(StrEnum):
+class Status(Word):
     """What is known of a row.
 
     ``equal``; ``differs``; ``missing``: the reference's, without a twin; ``extra``: the candidate's, without a twin;

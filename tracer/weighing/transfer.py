@@ -10,32 +10,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tracer import adapter as adapters
 from tracer import dtypes
 from tracer.alignment import align
-from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.alignment.outputs import chain
 from tracer.alignment.owned import Key
 from tracer.causes.explain import Explained
 from tracer.causes.finding import Finding
 from tracer.causes.kept import explained, told
 from tracer.compare import Diff, PairDiff, Tolerance, Verdict
-from tracer.compare.diff import AGREEING
-from tracer.compare.diff import diff as compare
+from tracer.compare import diff as compare
+from tracer.compare.verdict import AGREEING
 from tracer.errors import InputError, TraceError
 from tracer.names import display
 from tracer.recording import refine
 from tracer.store import Recording, Trace
-from tracer.store.moving import rename
 from tracer.weighing import filling, writing
 from tracer.weighing.carrying import Carried, carry
 from tracer.weighing.plan import Plan, plan
 from tracer.weighing.script import script
 from tracer.worker import janitor
+
+if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping as MappingFile
 
 SCHEMA = "tracer-transfer/1"
 _PROVES = 0.1
@@ -279,7 +280,7 @@ def transfer(
         _drop(trace, scratch)
         return replace(done, refused=refused, seconds=time.monotonic() - began)
     if scratch != asked.name:
-        rename(trace, scratch, asked.name)
+        trace.rename(scratch, asked.name)
     assert done.diff is not None
     final = replace(done.diff, candidate=trace.recording(asked.name))
     return replace(done, diff=final, path=path, seconds=time.monotonic() - began)

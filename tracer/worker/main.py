@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tracer.errors import ExitCode, TracerError
+from tracer.errors import ExitCode, MissingFrameworkError, TracerError
 from tracer.names import display
 from tracer.worker import protocol, sandbox
 from tracer.worker.protocol import Event, Job
@@ -49,7 +49,7 @@ class _Emitter:
     """Writes events as whole lines, from any thread; remembers what the worker is doing."""
 
     def __init__(self, descriptor: int) -> None:
-        self.doing = "starting"
+        self.doing = protocol.STARTING
         self._descriptor = descriptor
         self._lock = threading.Lock()
 
@@ -126,7 +126,12 @@ def run(job: Job, commands: Mapping[str, str], emit: Emit, temporary: Path) -> d
     before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     emit(protocol.phase(protocol.IMPORTING))
-    _set_environment(job)
+    try:
+        _set_environment(job)
+    except MissingFrameworkError as error:
+        if job.python is None:
+            raise
+        raise TracerError(f"{display(job.python)} has no {', '.join(error.modules)}") from error
     _import_framework(job.adapter)
     if before is None:
         del os.environ["OPENBLAS_NUM_THREADS"]

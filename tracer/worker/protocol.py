@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LONGEST = 64 << 20
 """Bytes in one event line: a result may hold the structure of a large model."""
 
+STARTING = "starting"
+"""What the worker does before its first phase."""
 IMPORTING = "importing the framework"
 """The text of the worker's first phase."""
 LOADING = "loading"
@@ -29,7 +31,7 @@ RECORDING = "recording"
 """The text of the phase in which the activations are written."""
 PHASES = frozenset({IMPORTING, LOADING, PREPARING, INSPECTING, RECORDING})
 """Those that tell where a failure happened; others are for the screen."""
-UNLOADED = frozenset({"starting", IMPORTING, LOADING})
+UNLOADED = frozenset({STARTING, IMPORTING, LOADING})
 """Those before the model is loaded, which a time limit holds for."""
 
 
@@ -96,6 +98,7 @@ class Job:
         sandbox: whether to close the sandbox where the kernel has one.
         debug: whether errors carry a traceback.
         confinement: set by the worker: what holds it (``landlock 7, no sockets``), or ``none``.
+        python: set by the supervisor: the interpreter, where it is that of another environment.
     """
 
     command: Literal["record", "inspect", "exact", "local", "graft"]
@@ -108,6 +111,7 @@ class Job:
     sandbox: bool = True
     debug: bool = False
     confinement: str = "none"
+    python: str | None = None
 
     @property
     def subject(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import site
@@ -49,6 +50,9 @@ def _environment() -> Iterator[str]:
     yield from sysconfig.get_paths().values()
     yield from filter(None, sys.path)
     yield from site.getsitepackages()
+    for place in filter(None, sys.path):  # packages may be links to where they lie
+        with contextlib.suppress(OSError):
+            yield from (entry.path for entry in os.scandir(place) if entry.is_symlink())
     yield from filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     for name, module in list(sys.modules.items()):
         if name.startswith("__editable__"):  # setuptools maps packages past sys.path

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tracer.errors import ExitCode, InputError
 from tracer.names import display
-from tracer.worker import environment, janitor, limits, protocol
+from tracer.worker import elsewhere, environment, janitor, limits, protocol
 from tracer.worker.failure import Reason, WorkerError
 from tracer.worker.pipes import Pipes
 from tracer.worker.protocol import Error, Event, Job, Result
@@ -30,6 +31,8 @@ OnEvent = Callable[[Event], None]
 _TICK = 0.1
 _GRACE_INTERRUPTED = 10.0
 _GRACE_FINISHED = 5.0
+_GREETING = 60.0
+"""Seconds within which another environment's interpreter must have begun: it may be none."""
 _LONGEST_TEXT = 4000
 
 
@@ -42,16 +45,17 @@ class _Supervision:
 
     def __init__(self, job: Job, on_event: OnEvent, load_timeout: float, memory_limit: int) -> None:
         self._name = display(job.subject)
+        self._python = job.python
         self._on_event = on_event
         self._load_timeout = load_timeout
         self._memory_limit = memory_limit
-        self._doing = "starting"
+        self._doing = protocol.STARTING
         self._outcome: Result | Error | None = None
         self._killed = False
         self._pipes = Pipes(job.to_json().encode())
         self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, command: Sequence[str], temporary: str) -> dict[str, Any]:
+    def run(self, command: Sequence[str], temporary: str, variables: Mapping[str, str]) -> dict[str, Any]:
         """Start the worker and see it through. Raises WorkerError, InputError and KeyboardInterrupt."""
         pipes = self._pipes
         try:
@@ -62,7 +66,7 @@ class _Supervision:
                 stderr=pipes.errors_for_child,
                 pass_fds=(pipes.events_for_child,),
                 start_new_session=True,
-                env=environment.scrubbed(os.environ, temporary),
+                env={**environment.scrubbed(os.environ, temporary), **variables},
             )
             pipes.started()
             with janitor.watching(self._process.pid, temporary):
@@ -111,6 +115,8 @@ class _Supervision:
                     return
             if ended:
                 return
+            if self._python is not None and self._doing == protocol.STARTING and now - started > _GREETING:
+                raise self._no_python(f"it did not begin within {_GREETING:g} s")
             loading = self._doing in protocol.UNLOADED
             if self._outcome is None and loading and now - started > self._load_timeout:
                 what = f"it was still {self._activity()} after {self._load_timeout:g} s"
@@ -153,10 +159,13 @@ class _Supervision:
         return protocol.during(self._doing, self._name)
 
     def _error(self, reason: Reason, message: str, remote: str | None = None) -> WorkerError:
-        # While loading, the file is to blame; before and after it, it is not.
-        loading = self._doing == protocol.LOADING
-        code = ExitCode.USAGE if loading else ExitCode.PARTIAL
+        # While loading, the file is to blame; before that another environment, if it is one; afterwards neither.
+        blamed = protocol.UNLOADED if self._python is not None else {protocol.LOADING}
+        code = ExitCode.USAGE if self._doing in blamed else ExitCode.PARTIAL
         return WorkerError(message, code, reason, tuple(self._pipes.last_words), remote)
+
+    def _no_python(self, what: str) -> WorkerError:
+        return self._error("exit", f"{display(self._python or '')} is no Python that can be used: {what}")
 
     def _kill(self) -> None:
         """End the worker and everything it started, and reap it."""
@@ -186,11 +195,15 @@ class _Supervision:
                 name = signal.Signals(-status).name
             except ValueError:
                 name = f"signal {-status}"
+            if self._python is not None and self._doing == protocol.STARTING:
+                return self._no_python(f"it was killed by {name}")
             hint = " (out of memory?)" if -status == signal.SIGKILL else ""
             return self._error("signal", f"the worker was killed by {name} {self._while()}{hint}")
-        early = self._doing in ("starting", protocol.IMPORTING)
+        early = self._doing in (protocol.STARTING, protocol.IMPORTING)
         words = [word for word in self._pipes.last_words if word.strip()] if early else []
         last = f": {display(words[-1].strip(), 200)}" if words else ""
+        if self._python is not None and self._doing == protocol.STARTING:
+            return self._no_python(f"it ended with status {status}{last}")
         return self._error("exit", f"the worker ended without a result (status {status}) {self._while()}{last}")
 
 
@@ -229,17 +242,25 @@ def run(
 ) -> dict[str, Any]:
     """Do ``job`` in a worker process of the interpreter ``python``: what its command returned.
 
+    Where ``python`` is another environment's, that needs the framework and numpy alone (see :mod:`.elsewhere`).
+
     ``on_event`` gets phases, progress and notices, their texts fit for a screen; the result is the worker's word and
     as little to be trusted as the model: see :mod:`.results`. The worker gets no secrets from our environment. It
     may take ``load_timeout`` seconds until the model is loaded, and ``memory_limit`` bytes (default: 90 % of what is
     available now). On Ctrl-C it is asked to finish its trace and has 10 s for it; a second Ctrl-C ends it at once.
 
     Raises WorkerError for any failure of the worker, InputError when the trace's directory or the interpreter
-    cannot be used, KeyboardInterrupt after Ctrl-C. The worker and its children are killed in each case.
+    cannot be used, AdapterError where the adapter cannot be had there, KeyboardInterrupt after Ctrl-C. The worker and
+    its children are killed in each case.
     """
     if memory_limit is None:
         memory_limit = limits.default_memory()
     janitor.sweep()
     with janitor.folder() as temporary, _trace_directory(job.trace):
+        command, variables = (str(python), *entry), dict[str, str]()
+        if entry is ENTRY and elsewhere.is_other(str(python)):
+            prepared = elsewhere.prepare(str(python), job.adapter, temporary)
+            command, variables = prepared.command, prepared.variables
+            job = replace(job, python=str(python), read=(*job.read, *prepared.read))
         supervision = _Supervision(job, on_event, load_timeout, memory_limit)
-        return supervision.run([str(python), *entry], temporary)
+        return supervision.run(command, temporary, variables)
