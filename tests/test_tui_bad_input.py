@@ -115,9 +115,11 @@ async def test_a_damaged_recording_leaves_the_others_usable(made: Path) -> None:
 
 
 async def test_a_tensor_that_is_not_what_the_trace_says_is_one_pair(made: Path) -> None:
-    for folder, damage in ((made / "layers" / "one" / "b", {"shape": [1 << 50]}), (made / "layers" / "x" / "a", {})):
-        metadata = folder / "zarr.json"
-        metadata.write_text(json.dumps({**json.loads(metadata.read_text()), **damage}) if damage else "")
+    for name, node, field, wrong in (("b", "one", 2, [1 << 50]), ("a", "x", 5, 7)):
+        metadata = made / "recordings" / name / "zarr.json"
+        said = json.loads(metadata.read_text())
+        next(entry for entry in said["attributes"]["activations"] if entry[0] == node)[field] = wrong
+        metadata.write_text(json.dumps(said))
     async with opened(made) as (app, pilot):
         verdicts = [row.verdict for row in layers(app).everything]
         assert verdicts.count(Verdict.NOT_COMPARABLE) == 2
@@ -158,7 +160,7 @@ async def test_an_error_in_a_thread_is_a_notice(made: Path, monkeypatch: pytest.
     monkeypatch.setattr("tracer.causes.kept.explained", broken)
     async with opened(made) as (app, _):
         assert "the causes could not be looked for" in shown(app)
-    monkeypatch.setattr("tracer_tui.screens.layers.diff", broken)
+    monkeypatch.setattr("tracer.compare.diff", broken)
     async with opened(made) as (app, pilot):
         assert "no room" in shown(app)
         await press(pilot, "enter", "b", "z", "n", "q", "e", "o", "y", "n", "s", "slash", *"a", "enter")

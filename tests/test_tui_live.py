@@ -193,7 +193,7 @@ async def test_a_second_visit_shows_the_pairs_of_the_first_at_once(made: Path, m
     async with opened(made):
         pass
     go_on = threading.Event()
-    module = sys.modules["tracer.compare.diff"]
+    module = sys.modules["tracer.compare.comparing"]
     align = module.align  # type: ignore[attr-defined]
 
     def slow(*given: Any, **more: Any) -> Any:

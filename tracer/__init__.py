@@ -5,7 +5,9 @@ The public names are imported when first used, so that ``import tracer`` costs n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tracer.lazy import exports
 
 if TYPE_CHECKING:
     from tracer.alignment import Alignment, Pair, align
@@ -54,16 +56,5 @@ __all__ = [
     "weights",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        from importlib import import_module
-
-        value = getattr(import_module(_WHERE[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'tracer' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(_WHERE)  # the callbacks too, which "import *" leaves out: they need their frameworks
+# dir() names the callbacks too, which "import *" leaves out: they need their frameworks.
+__getattr__, __dir__ = exports(__name__, _WHERE)

@@ -57,6 +57,7 @@ def stored_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if dtype.name in _NATIVE else np.dtype(f"uint{8 * dtype.itemsize}")
 
 
+@lru_cache(64)
 def epsilon(name: str) -> float:
     """Machine epsilon of a floating type (distance from 1 to the next number); 0 for the others."""
     if name in _EXTENDED:

@@ -11,9 +11,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tracer import kinds
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Role = Literal["input", "layer", "op", "activation", "container", "item", "inner"]
 """What a node is.
@@ -27,6 +30,7 @@ Role = Literal["input", "layer", "op", "activation", "container", "item", "inner
 ``inner``       one of several operations that a layer is made of: recorded, but not compared.
 """
 Layout = Literal["channels_last", "channels_first"]
+_ROLES, _LAYOUTS = frozenset(get_args(Role)), frozenset((None, *get_args(Layout)))
 
 
 _LONGEST = 1 << 53
@@ -115,6 +119,12 @@ class Node:
     layout: Layout | None = None
     alias_of: str | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether it hands on its input whatever that is, in training too: an ``nn.Identity``, a dropout of rate 0."""
+        rate = self.config.get("rate", self.config.get("p"))
+        return self.kind == "identity" or (self.kind == "dropout" and rate == 0)
+
     def to_json(self) -> dict[str, Any]:
         """The node as JSON values; fields at their default are left out."""
         out: dict[str, Any] = {}
@@ -138,17 +148,17 @@ class Node:
             raise TypeError("a node is an object")
         shape = raw.get("shape")
         role, layout = raw.get("role", "layer"), raw.get("layout")
-        if role not in get_args(Role) or layout not in (None, *get_args(Layout)):
+        if role not in _ROLES or layout not in _LAYOUTS:
             raise ValueError("unknown role or layout")
         return cls(
             name=text(raw["name"]),
             kind=text(raw["kind"]),
             label=text(raw["label"]),
             role=role,
-            parents=tuple(text(p) for p in raw.get("parents", ())),
+            parents=tuple(map(text, raw.get("parents", ()))),
             shape=None if shape is None else lengths(shape),
             dtype=None if raw.get("dtype") is None else text(raw["dtype"]),
-            params=tuple(Param.from_json(p) for p in raw.get("params", ())),
+            params=tuple(map(Param.from_json, raw.get("params", ()))),
             config={text(key): value for key, value in dict(raw.get("config", {})).items()},
             owner=text(raw.get("owner", "")),
             call=int(raw.get("call", 0)),

@@ -1,12 +1,19 @@
-"""Other people's exceptions as one line of text."""
+"""Other people's exceptions as one line of text, and fixed words."""
 
 from __future__ import annotations
 
 import re
+from enum import Enum
 
 from tracer.names import display
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class Word(str, Enum):  # noqa: UP042
+    """One of some fixed words: the standard library's StrEnum, which a worker on Python 3.10 does not have."""
+
+    __str__ = str.__str__
 
 
 def one_line(text: object, limit: int = 300) -> str:

@@ -321,8 +321,18 @@ def agreement(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[
 
 def same_content(a: Summary | None, b: Summary | None) -> float | None:
     """:func:`agreement` of two tensors; None when it is not known."""
-    value = float(agreement(np.array(moments(a)), np.array([moments(b)]))[0])
+    one, other = moments(a), moments(b)
+    if one[0] == other[0] and _close(one, other):
+        return 1.0
+    value = float(agreement(np.array(one), np.array([other]))[0])
     return None if math.isnan(value) else value
+
+
+def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two tensors' :func:`moments` plainly agree: true of most pairs, and told without an array."""
+    scale = max(one[2], other[2])
+    off = max(abs(x - y) for x, y in zip(one[1:5], other[1:5], strict=True))
+    return off < 0.99e-3 * scale and abs(one[5] - other[5]) < 0.99e-3 * scale * scale * scale < math.inf
 
 
 @dataclass(frozen=True)

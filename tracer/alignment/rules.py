@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from tracer.alignment.features import Features
 from tracer.graph import Structure
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from tracer.alignment.mapping import Entry
     from tracer.alignment.mapping import Mapping as MappingFile
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from tracer.alignment.owned import WHOLE, Key, keys
 from tracer.errors import TraceError
 from tracer.store import Recording
 from tracer.store.summary import summarize
+
+if TYPE_CHECKING:
+    from typing import Self
 
 CLOSE = 1e-5
 """Difference, relative to the tensor's root mean square, under which two numbers are taken for the same."""

@@ -7,11 +7,13 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tracer.alignment import Alignment
 from tracer.alignment.axes import Axes
-from tracer.store import Recording
+
+if TYPE_CHECKING:
+    from tracer.alignment import Alignment
+    from tracer.store import Recording
 
 BOTH = "float64 on both sides"
 CANDIDATE = "the candidate in float64"
@@ -171,7 +173,7 @@ class Measured:
     notes: tuple[str, ...] = ()
 
 
-Measure = Callable[[Alignment, Recording, Recording], Measured]
+Measure = Callable[["Alignment", "Recording", "Recording"], Measured]
 """Runs two recorded models again. Raises TracerError where that cannot be done at all."""
 
 

@@ -100,6 +100,8 @@ class PairDiff:
     def counted(self) -> PairDiff:
         """The same with the statistics said for the pair's own tolerance."""
         both = [s and s.at(self.tolerance.atol, self.tolerance.rtol) for s in (self.stats, self.ordered)]
+        if both[0] is self.stats and both[1] is self.ordered:
+            return self
         return replace(self, stats=both[0], ordered=both[1])
 
     def to_json(self) -> dict[str, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from tracer import dtypes
-from tracer.compare.local import Local
-from tracer.compare.stats import Stats
+from tracer.text import Word
+
+if TYPE_CHECKING:
+    from tracer.compare.local import Local
+    from tracer.compare.stats import Stats
 
 
-class Verdict(StrEnum):
+class Verdict(Word):
     """What is said about a pair (see the README's glossary)."""
 
     MATCH = "match"
@@ -21,6 +24,8 @@ class Verdict(StrEnum):
     UNMATCHED = "unmatched"
     NOT_COMPARABLE = "not-comparable"
 
+
+AGREEING = (Verdict.MATCH, Verdict.NOISE)
 
 GLYPHS = {
     Verdict.MATCH: "✓",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from tracer import dtypes, kinds
@@ -36,9 +37,8 @@ def settings(node: Node, structure: Structure | None = None) -> Settings:
         node's own tensor. Words of an adapter that the vocabulary does not have come as they are.
     """
     read = _Read(node, structure)
-    for kind, reader in _READERS.items():
-        if kind(node.kind):
-            reader(read)
+    for reader in _readers(node.kind):
+        reader(read)
     for word, value in node.config.items():
         if word not in UNTOLD and value is not None:
             read.values.setdefault(word, value)
@@ -423,3 +423,9 @@ _READERS: dict[Callable[[str], bool], Callable[[_Read], None]] = {
     _is("dense"): _dense,
     _is("rescaling"): _rescaling,
 }
+
+
+@lru_cache(512)
+def _readers(kind: str) -> tuple[Callable[[_Read], None], ...]:
+    """What reads the settings of a kind of node."""
+    return tuple(reader for reads, reader in _READERS.items() if reads(kind))

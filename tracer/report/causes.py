@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from tracer.causes.finding import Cause, Finding, Probed
-from tracer.compare.diff import Diff
-from tracer.compare.pair import PairDiff
 from tracer.names import display
 from tracer.report import words
+
+if TYPE_CHECKING:
+    from tracer.compare import Diff, PairDiff
 
 MOST = 4
 """Layers, causes or pairs that are named of many."""

@@ -13,7 +13,8 @@ from tracer.causes.finding import Finding
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.names import display
 from tracer.report import causes, words
-from tracer.report.text import STYLES, to_ascii
+from tracer.report.text import STYLES
+from tracer.report.words import to_ascii
 from tracer.rerun.graft import Off
 from tracer.rerun.verifying import Verified
 

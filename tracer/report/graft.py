@@ -12,7 +12,8 @@ from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.names import display
 from tracer.report import words
 from tracer.report.outline import columns
-from tracer.report.text import STYLES, to_ascii
+from tracer.report.text import STYLES
+from tracer.report.words import to_ascii
 from tracer.rerun.graft import Off, explained
 from tracer.rerun.grafted import Defect, Explanation, Graft
 from tracer.rerun.growth import Growth

@@ -15,8 +15,7 @@ from tracer.alignment.result import Alignment, Ambiguous, Pair
 from tracer.graph import Structure
 from tracer.names import display
 from tracer.report.outline import columns
-from tracer.report.text import to_ascii
-from tracer.report.words import count, shape_text, together
+from tracer.report.words import count, shape_text, to_ascii, together
 
 _GAP = 3
 _INDENT = "  "

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tracer.alignment.outputs import order
-from tracer.compare.diff import AGREEING, Diff, idle
-from tracer.compare.pair import PairDiff
-from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
+from tracer.compare.verdict import AGREEING, ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.compare.weights import facts as weight_facts
 from tracer.compare.weights import quiet
 from tracer.names import display
 from tracer.report import causes, words
+from tracer.report.words import to_ascii
+
+if TYPE_CHECKING:
+    from tracer.compare import Diff, PairDiff
 
 STYLES = {
     Verdict.MATCH: "green",
@@ -23,12 +27,6 @@ STYLES = {
     Verdict.UNMATCHED: "dim",
     Verdict.NOT_COMPARABLE: "bold yellow",
 }
-_ASCII = str.maketrans({"⇄": "<>", "×": "x", "→": ">", "·": ".", "—": "-", "≥": ">=", "…": "~", "‖": "|", "−": "-"})
-
-
-def to_ascii(text: str) -> str:
-    """``text`` without our own glyphs; what is left over outside ASCII becomes escapes."""
-    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
 
 
 def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
@@ -98,7 +96,7 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         (diff.reference, diff.alignment.unmatched_reference),
         (diff.candidate, diff.alignment.unmatched_candidate),
     ):
-        busy = [name for name in lonely if not idle(recording.structure.by_name[name])]
+        busy = [name for name in lonely if not recording.structure.by_name[name].idle]
         passing = f"{len(lonely) - len(busy)} that hand on their input" if len(busy) < len(lonely) else ""
         if lonely:
             parts = [part for part in (_first(busy), passing) if part]

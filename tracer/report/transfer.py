@@ -32,7 +32,7 @@ def summary(done: Transferred, *, everything: bool = False, ascii_only: bool = F
     glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
     if done.refused:
         out.append(f"\n{glyphs[Verdict.DIVERGED]} nothing written: {done.refused}\n", "bold red")
-    return Text(text.to_ascii(out.plain)) if ascii_only else out
+    return Text(words.to_ascii(out.plain)) if ascii_only else out
 
 
 def plain(done: Transferred) -> str:

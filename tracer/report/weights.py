@@ -14,8 +14,7 @@ from tracer.alignment.owned import WHOLE
 from tracer.alignment.patterns import block_pairs, fold
 from tracer.names import display
 from tracer.report.outline import columns
-from tracer.report.text import to_ascii
-from tracer.report.words import bytes_text, number, shape_text
+from tracer.report.words import bytes_text, number, shape_text, to_ascii
 from tracer.weighing.parameters import Parameter, Summary, percent
 from tracer.weighing.table import FAULTS, Row, Status, WeightTable
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tracer import kinds
 from tracer.alignment.axes import describe
 from tracer.alignment.patterns import scopes
-from tracer.compare.diff import Diff
-from tracer.compare.pair import PairDiff
 from tracer.compare.places import words_of
-from tracer.compare.stats import Stats
-from tracer.compare.verdict import Tolerance, Verdict
+from tracer.compare.verdict import Verdict
 from tracer.names import display
+
+if TYPE_CHECKING:
+    from tracer.compare.comparing import Diff
+    from tracer.compare.pair import PairDiff
+    from tracer.compare.stats import Stats
+    from tracer.compare.verdict import Tolerance
+
+_ASCII = str.maketrans({"⇄": "<>", "×": "x", "→": ">", "·": ".", "—": "-", "≥": ">=", "…": "~", "‖": "|", "−": "-"})
+
+
+def to_ascii(text: str) -> str:
+    """``text`` without our own glyphs; what is left over outside ASCII becomes escapes."""
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
 
 
 def shape_text(shape: Sequence[int] | Sequence[int | str] | None) -> str:

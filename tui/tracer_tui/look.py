@@ -6,6 +6,7 @@ in them is ever read as markup or sent to the terminal as a control sequence.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from textual.color import Color
 
 from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.names import display
-from tracer.report.text import to_ascii
+from tracer.report.words import to_ascii
 
 _BARS = {"up": " ▁▂▃▄▅▆▇█", "right": " ▏▎▍▌▋▊▉█"}
 _ASCII_BARS = {"up": "  ...:::#", "right": "    ...=#"}
@@ -103,7 +104,8 @@ class Look:
     def text(self, text: str, style: str = "", width: int | None = None) -> Text:
         """``text`` as a cell; a longer one than ``width`` loses its middle."""
         shown = self.plain(text)
-        return Text(shown if width is None else self.shorten(shown, width), self.styles[style], no_wrap=True)
+        shown = shown if width is None else self.shorten(shown, width)
+        return Text(_closed(shown), self.styles[style], no_wrap=True)
 
     def shorten(self, shown: str, width: int, keep: Keep = "ends") -> str:
         """Cut text that :meth:`plain` made, counting screen cells: its middle, or all but its tail or head."""
@@ -134,7 +136,7 @@ class Look:
             elif isinstance(part, tuple):
                 out.append_text(self.text(*part))
             else:
-                out.append(self.plain(part))
+                out.append(_closed(self.plain(part)))
         return out
 
     def bar(self, share: float, width: int) -> str:
@@ -167,6 +169,14 @@ class Look:
                 stops = [base, *inner, self.color("foreground")]
             self._ramps[kind] = _blend(stops, 2 * _STEPS + 1)
         return self._ramps[kind]
+
+
+def _closed(shown: str) -> str:
+    """``shown`` with a mark behind text that runs from right to left: terminals that turn it would take the number of
+    the next column along, and a shape of 2×6 would read 6×2."""
+    if shown.isascii() or all(unicodedata.bidirectional(one) not in ("R", "AL", "AN") for one in shown):
+        return shown
+    return shown + "\N{LEFT-TO-RIGHT MARK}"
 
 
 def _blend(stops: Sequence[Color], count: int) -> list[Color]:

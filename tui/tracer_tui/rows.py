@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tracer.compare import Diff, PairDiff, Verdict
-from tracer.compare.diff import idle
-from tracer.compare.local import Local
+from tracer.compare import Verdict
 from tracer.graph import Node
 from tracer.report import words
+
+if TYPE_CHECKING:
+    from tracer.compare import Diff, PairDiff
+    from tracer.compare.local import Local
 
 SORTS = ("order", "error", "name")
 
@@ -37,7 +40,7 @@ class Row:
     @property
     def idle(self) -> bool:
         """Whether it is a node without a twin that does nothing."""
-        return self.pair is None and idle(self.node)
+        return self.pair is None and self.node.idle
 
     @property
     def key(self) -> tuple[str, str]:

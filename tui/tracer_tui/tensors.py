@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer import dtypes
-from tracer.compare import PairDiff
 from tracer.graph import Node
+
+if TYPE_CHECKING:
+    from tracer.compare import PairDiff
 
 PLANE = 1 << 21
 """Elements of a slice that are held; a larger slice is thinned out."""

@@ -47,14 +47,14 @@ class ComparingScreen(ListScreen[R]):
         """Whether there is a comparison to show."""
 
     def progress_of(self, worker: Worker[Any]) -> Callable[[int, int], None]:
-        """Tells how far a thread is, ten times a second at most; raises :class:`Cancelled` where it is to end."""
+        """Tells how far a thread is, four times a second at most; raises :class:`Cancelled` where it is to end."""
         last = 0.0
 
         def progress(done: int, total: int) -> None:
             nonlocal last
             if worker.is_cancelled:
                 raise Cancelled
-            if total and time.monotonic() - last > 0.1:
+            if total and time.monotonic() - last > 0.25:
                 last = time.monotonic()
                 self.post_message(self.Progress(done, total))
 

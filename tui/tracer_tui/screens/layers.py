@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,8 +17,7 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.worker import Worker, get_current_worker
 
-from tracer.compare import Diff, PairDiff, Tolerance, Verdict, diff
-from tracer.compare.tensors import Kept
+from tracer.compare import Tolerance, Verdict
 from tracer.errors import TracerError
 from tracer.report import words
 from tracer.store import Recording
@@ -35,12 +35,20 @@ from tracer_tui.widgets.profile import Bar, Profile
 
 if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping
+    from tracer.compare import Diff, PairDiff
+    from tracer.compare.tensors import Kept
     from tracer.weighing.table import WeightTable
 
 _ROOMY = 60
 """Columns from which on the title tells the tolerance besides the counts."""
+_LONG = 16
+"""Lines that the diagnosis takes at most where the table leaves them empty."""
 _QUIET = 0.15
 """Seconds without another edit of the mapping after which the pairs are sought anew."""
+_PAINTING = 0.5
+"""Seconds, at most, that a long comparison waits for the screen to be drawn, which would be slower beside it."""
+_MANY = 300
+"""Activations from which on a comparison is long: fewer are compared before the first screen could be drawn."""
 
 
 class LayersScreen(LiveScreen[Row]):
@@ -77,6 +85,9 @@ class LayersScreen(LiveScreen[Row]):
         self._asked = 0
         self._kept: Kept | None = None
         self._unchecked = False
+        self._painted = threading.Event()
+        self._leading: frozenset[str] = frozenset()
+        """The first pair of every cause that is known, by its aligned name."""
 
     def compose(self) -> ComposeResult:
         yield Lines(id="title")
@@ -89,6 +100,7 @@ class LayersScreen(LiveScreen[Row]):
     def on_mount(self) -> None:
         super().on_mount()
         self.redraw()
+        self.call_after_refresh(self._painted.set)
         self._compare()
 
     @work(thread=True, exclusive=True, group="diff", exit_on_error=False)
@@ -100,12 +112,17 @@ class LayersScreen(LiveScreen[Row]):
             self._under_way.discard(worker)
 
     def _work(self, worker: Worker[None]) -> None:
+        # Imported while the screen is made: pairing and comparing is a third of all that tracer is.
+        from tracer.compare import diff
+        from tracer.compare.tensors import Kept
+
         progress = self.progress_of(worker)
         session, ours, theirs = self.session, self.reference, self.candidate
         kept = self._kept = self._kept or Kept(ours, theirs, "values")
         compared = partial(diff, ours, theirs, session.tolerance, mapping=self.mapping, progress=progress, kept=kept)
         try:
             if self.diff is None:
+                self._let_draw()
                 self._as_last_time(compared, kept)
             found = compared()
         except Cancelled:
@@ -131,11 +148,19 @@ class LayersScreen(LiveScreen[Row]):
         if alignment is None or not alignment.pairs:
             return
         try:
-            self.post_message(self.Ready(compared(alignment=alignment), checked=False))
+            found = compared(alignment=alignment)
         except Cancelled:
             raise
         except Exception:  # what was kept does not fit, or the comparison fails: that is found out, and said, next
             return
+        self._painted.clear()
+        self.post_message(self.Ready(found, checked=False))
+        self._let_draw()
+
+    def _let_draw(self) -> None:
+        """What takes long is not begun before the screen shows what there is."""
+        if len(self.reference.activations) > _MANY:
+            self._painted.wait(_PAINTING)
 
     def compute(self, *, anew: bool) -> None:
         if anew:
@@ -208,6 +233,7 @@ class LayersScreen(LiveScreen[Row]):
         if untouched:
             key = (self._remembered() if before is None else None) or self._names(found.first)
         self._restore(key)
+        self.call_after_refresh(self._painted.set)
         if event.checked:
             self.done()
 
@@ -245,6 +271,8 @@ class LayersScreen(LiveScreen[Row]):
     def _take(self, found: Diff) -> None:
         self.diff = found
         self.everything = rows_of(found)
+        causes = [one for one in found.causes if one.causes and one.status != "latent"]
+        self._leading = frozenset(one.pairs[0] if one.pairs else one.pair for one in causes)
         bars = [
             Bar(Verdict.MATCH if row.pending else row.verdict, row.error)
             for row in self.everything
@@ -270,12 +298,21 @@ class LayersScreen(LiveScreen[Row]):
         return ordered(rows, sort)
 
     def is_wrong(self, row: Row) -> bool:
-        return row.verdict is Verdict.DIVERGED
+        own = row.pair is not None and row.pair.aligned in self._leading
+        return row.verdict is Verdict.DIVERGED or (own and row.verdict is not Verdict.MATCH)
 
     def _nothing_wrong(self) -> str:
         return "Nothing diverged here" if self.diff is not None else self._status
 
+    def _give_room(self) -> None:
+        """Lines that the table leaves empty go to the diagnosis: a fix is to be read without scrolling."""
+        profile, diagnosis = self.query_one(Profile), self.query_one(Diagnosis)
+        others = 3 + (profile.outer_size.height if profile.display else 0)  # the title, the keys, the errors
+        free = self.size.height - others - 1 - len(self.everything)
+        diagnosis.styles.min_height = max(0, min(free, _LONG))
+
     def _fill(self, cursor: int) -> None:
+        self._give_room()
         look, rows = self.look, self.listed
         bar = self.bars()
 
@@ -359,6 +396,8 @@ class LayersScreen(LiveScreen[Row]):
                     count -= sum(row.pending for row in self.everything)
                 if count or verdict is not Verdict.NOT_COMPARABLE:
                     second.append("  ").append_text(look.mark(verdict)).append_text(look.text(f" {count}"))
+            if self._leading:
+                second.append_text(look.text(f"   {words.count(len(self._leading), 'cause')}", "bold"))
             second.append_text(look.text(self._mode(), "dim"))
             if self._unchecked:
                 second.append_text(look.text("   paired as last time, pairing again …", "dim"))

@@ -131,7 +131,8 @@ class StepsScreen(TracerScreen):
         both = set(self.reference.steps) & set(self.candidate.steps)
         if not both:
             return "no step is in both recordings yet"
-        return f"{len(both)} steps are in both, and none is compared: tracer steps compares them"
+        known = f"{len(both)} steps are in both, none compared yet"
+        return f"{known}: {self.key('open')} compares the last, tracer steps says where they part"
 
     def _show_title(self) -> None:
         look, found, at = self.look, self.found, self.at

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 
-from tracer.compare import Diff, Verdict
+from tracer.compare import Verdict
 from tracer.report import causes, words
 from tracer_tui.rows import Row
 from tracer_tui.widgets.panel import Panel
 
 if TYPE_CHECKING:
+    from tracer.compare import Diff
     from tracer_tui.app import TracerApp
 
 
@@ -54,7 +55,9 @@ def _causes(row: Row) -> Iterator[tuple[str, str]]:
         return
     if finding.status == "latent":
         yield "Will differ in training or on other inputs", "dim"
-    for line, style in causes.of(finding, width=_UNBROKEN, indent="", brief=True):
+    lines = causes.of(finding, width=_UNBROKEN, indent="", brief=True)
+    # The fix is to be seen where the panel is small.
+    for line, style in sorted(lines, key=lambda said: said[0].startswith("note ")):
         yield line, _STYLES.get(style, "bold")
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.text import Text
 from textual import events
-from textual.geometry import Region, Size
+from textual.geometry import Offset, Region, Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -111,6 +111,16 @@ class Grid(ScrollView, can_focus=True):
             self.scroll_to(y=self.cursor, animate=False, immediate=True)
         elif self.cursor >= top + visible:
             self.scroll_to(y=self.cursor - visible + 1, animate=False, immediate=True)
+        self._point()
+
+    def _point(self) -> None:
+        """Put the terminal's own cursor on the row, hidden as it is: screen readers and magnifiers go by it."""
+        if self.has_focus and self._count:
+            region = self.content_region
+            self.app.cursor_position = region.offset + Offset(0, self.row_region(self.cursor).y)
+
+    def on_focus(self) -> None:
+        self._point()
 
     def on_resize(self) -> None:
         self._reveal()

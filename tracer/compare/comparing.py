@@ -16,10 +16,10 @@ from tracer.alignment.features import least_apart, same_content
 from tracer.alignment.outputs import Output
 from tracer.causes.finding import Finding
 from tracer.compare.judging import Of, judged, tolerance_for
-from tracer.compare.local import Measure, Measured, depends_on
+from tracer.compare.local import Local, Measure, Measured, depends_on
 from tracer.compare.pair import PairDiff
 from tracer.compare.tensors import Kept
-from tracer.compare.verdict import Tolerance, Verdict
+from tracer.compare.verdict import AGREEING, Tolerance, Verdict
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.graph import Node
 from tracer.store import Recording, Stored
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tracer.compare.baseline import Baseline
 
 SCHEMA = "tracer-diff/1"
-AGREEING = (Verdict.MATCH, Verdict.NOISE)
 _FAINT = 1e-3
 """Relative error of values below the absolute tolerance from which on it is said that only that lets them pass."""
 
@@ -119,7 +118,7 @@ class Diff:
         """Nodes of both sides that do something and have no twin, but for those that the mapping file ignores."""
         sides = (self.alignment.unmatched_reference, self.alignment.unmatched_candidate)
         lonely = zip((self.reference, self.candidate), sides, strict=True)
-        return sum(reason != IGNORED and not idle(recording.structure.by_name[name]) for recording, side in lonely
+        return sum(reason != IGNORED and not recording.structure.by_name[name].idle for recording, side in lonely
                    for name, reason in side.items())  # fmt: skip
 
     def exit_code(self, *, strict: bool = False) -> ExitCode:
@@ -187,11 +186,6 @@ class Diff:
         }
 
 
-def idle(node: Node) -> bool:
-    """Whether a node hands on its input whatever it is, in training too: an ``nn.Identity``, a dropout of rate 0."""
-    return node.kind == "identity" or (node.kind == "dropout" and node.config.get("rate", node.config.get("p")) == 0)
-
-
 def diff(
     reference: Recording,
     candidate: Recording,
@@ -239,7 +233,7 @@ def diff(
         local = measured.found.get(done)
         if local is not None and local.axes is not None:
             pair = replace(pair, axes=local.axes, other_axes=())
-        found.append(replace(_compare(pair, reference, candidate, tolerance, mapping, of, kept), local=local))
+        found.append(_compare(pair, reference, candidate, tolerance, mapping, of, kept, local))
     kept.save()
     notes = (*measured.notes, *_unexplained(mapping))
     whole = Diff(reference, candidate, tolerance, tuple(found), alignment, mapping, of, notes, baseline)
@@ -285,6 +279,7 @@ def _compare(
     mapping: MappingFile | None,
     of: Of,
     kept: Kept,
+    local: Local | None,
 ) -> PairDiff:
     """A pair with its statistics, or with the reason why there are none; the verdict comes later."""
     node = reference.structure.by_name[pair.reference[-1]]
@@ -323,7 +318,7 @@ def _compare(
         masked=_masked(a) and _masked(b), masked_once=_masked(a) != _masked(b),
         obstacle=obstacle, saved=saved, sorted=in_order, ordered=ordered, apart=apart,
         left_out=reference.left_out(node.name) or candidate.left_out(other.name),
-        coarsest=coarsest,
+        coarsest=coarsest, local=local,
         settings=configuration.apart(pair.reference, pair.candidate, *structures, _known_axes(pair)),
         stored_rounding=max(_storing(reference, node, of), _storing(candidate, other, of)),
     )  # fmt: skip
