@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def test_every_fit_of_one_callback_is_a_recording(trace_path: Path) -> None:
 def test_what_cannot_be_seen_is_said(trace_path: Path) -> None:
     model = network()
     attached = tracer.attach(model, to=trace_path)
-    tf.function(model)(tf.constant(X[:4]))
+    with pytest.warns(RuntimeWarning, match=r"in a tf.function of the program's") as said:
+        _ = [tf.function(model)(tf.constant(X[:size])) for size in (4, 5, 6)]
+    assert len(said) == 1
     with pytest.warns(RuntimeWarning, match="no call of the model was seen"):
         attached.detach()
 
@@ -127,6 +130,51 @@ def test_serving_is_recorded(trace_path: Path) -> None:
     trace = tracer.open(trace_path)
     assert np.allclose(trace.recording("tf@1").read("fc"), expected[2:4], atol=1e-6)
     assert trace.recording("tf@3").read("fc").shape == (3, 4)
+
+
+def test_a_server_of_several_threads(trace_path: Path) -> None:
+    model = network()
+    shape = model.input_shape[1:]
+    begun = threading.Barrier(4)
+
+    def serve(size: int) -> None:
+        begun.wait()
+        for _ in range(10):
+            model(np.full((size, *shape), size, np.float32))
+
+    with tracer.attach(model, to=trace_path, every=2) as attached:
+        threads = [threading.Thread(target=serve, args=(size,)) for size in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (attached.fault, attached.lost_steps) == (None, {})
+    recording = tracer.open(trace_path).recording("tf")
+    assert len(recording.steps) == attached.recorded > 1
+    for step in map(recording.at, recording.steps):  # each is one thread's, and whole
+        size = len(step.read(step.structure.inputs[0].name))
+        assert (step.read(step.structure.inputs[0].name) == size).all()
+        assert {len(step.read(name)) for name in step.summaries} == {size}
+    before = model(np.ones((2, *shape), np.float32))
+    assert attached.step < 40
+    assert np.array_equal(before, model(np.ones((2, *shape), np.float32)))
+
+
+def test_a_fit_that_was_interrupted_is_left_at_the_next(trace_path: Path) -> None:
+    model = network()
+    callback = tracer.KerasCallback(to=trace_path, name="tf")
+
+    def interrupt(batch: int, logs: object) -> None:
+        raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_train_batch_end=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, callbacks=[callback, stop])
+    fit(model, callbacks=[callback])
+    trace = tracer.open(trace_path)
+    assert trace.recording("tf").steps == (0,)
+    assert trace.recording("tf").state == "complete"
+    assert trace.recording("tf-2").steps == tuple(range(8))
 
 
 def test_several_steps_in_one_execution(trace_path: Path) -> None:

@@ -9,6 +9,8 @@ import re
 import signal
 import socket
 import threading
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,70 @@ def test_a_side_that_is_late_or_was_there_before_is_compared(tmp_path: Path) -> 
             late.commit(0.0)
         expected = {("before", "late"): 2, ("late", "early"): 3}
         until(lambda: {(p["reference"], p["candidate"]): p["compared"] for p in status()["pairs"]} == expected)
+    # One whose candidate ended before the daemon's start goes on with the next daemon.
+    with daemon(trace), warnings.catch_warnings(action="ignore"):
+        until(lambda: late.idle() or late.ready)
+        late.begin(3)
+        late.put("value", "", "x", np.zeros((2, 3), np.float32))
+        late.commit(0.0)
+        until(lambda: [(p["candidate"], p["step"]) for p in status()["pairs"] if p["reference"] == "late"])
         late.close()
+
+
+def test_a_recorder_that_knows_only_what_is_documented(tmp_path: Path) -> None:
+    """docs/live.md, "What is said on the wire", in another language."""
+    with daemon(tmp_path / "t.zarr") as folder, zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(f"ipc://{folder}/daemon.sock")
+
+        written: Counter[str] = Counter()
+
+        def say(kind: str, payload: bytes | None = None, **fields: Any) -> None:
+            socket.send_multipart(
+                [json.dumps({"kind": kind, **fields}).encode(), *([] if payload is None else [payload])]
+            )
+
+        def hear(kind: str) -> dict[str, Any]:
+            while socket.poll(20_000):
+                found = json.loads(socket.recv())
+                if found["kind"] == "ack":
+                    written.update({key: found[key] for key in ("messages", "nbytes")})
+                if found["kind"] == kind:
+                    return dict(found)
+            raise AssertionError(f"no {kind}")
+
+        say("hello", protocol=2, role="recorder", name="other")
+        assert hear("welcome").keys() == {"kind", "version", "pid", "trace"}
+        node = {"kind": "linear", "label": "Linear", "dtype": "float32"}
+        nodes = [
+            {"name": "x", "kind": "input", "label": "Input", "role": "input", "shape": [2, 3], "dtype": "float32"},
+            {"name": "big", "shape": [1 << 10, 1 << 12], "parents": ["x"], **node},
+            {"name": "y", "shape": [2], "parents": ["big"], **node},
+        ]
+        structure = {"nodes": nodes, "outputs": ["y"]}
+        attributes = {"framework": "other", "versions": {}, "mode": "train"}
+        say("open", name="other", structure=structure, attributes=attributes)
+        assert hear("opened")["name"] == "other"
+        big = np.arange(1 << 22, dtype=np.float32).reshape(1 << 10, 1 << 12)
+        say("begin", step=5)
+        say("put", big.tobytes()[: 8 << 20], part="value", name="big", dtype="float32", shape=list(big.shape))
+        say("more", big.tobytes()[8 << 20 :])
+        small = [
+            {"part": "value", "name": name, "dtype": "float32", "shape": shape}
+            for name, shape in (("x", [2, 3]), ("y", [2]))
+        ]
+        say("puts", np.arange(8, dtype=np.float32).tobytes(), puts=small)
+        say("commit", step=5, ended=0.0)
+        say("ping", left_out=1)
+        assert hear("ping")["left_out"] == 1
+        while written["messages"] < 6:
+            hear("ack")
+        assert written["nbytes"] == big.nbytes + 8 * 4
+        say("close")
+        hear("close")
+    step = tracer.open(tmp_path / "t.zarr").recording("other").at(5)
+    assert np.array_equal(step.read("big"), big)
+    assert [step.read("x").tolist(), step.read("y").tolist()] == [[[0, 1, 2], [3, 4, 5]], [6, 7]]
 
 
 def test_a_killed_daemon_does_not_stop_the_program_and_goes_on(tmp_path: Path) -> None:
@@ -150,32 +215,6 @@ def test_a_killed_program_leaves_its_steps(tmp_path: Path) -> None:
     assert recording.state == "interrupted"
 
 
-def test_capture_is_switched_from_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch = pytest.importorskip("torch")
-    with daemon(tmp_path / "t.zarr"):
-        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU())
-        with tracer.attach(model, to="daemon", name="pt") as attached:
-            model(torch.ones(2, 3))
-            attached.flush()
-            assert run(["daemon", "capture", "off"]) == 0
-            assert "told pt" in capsys.readouterr().err
-            until(lambda: not attached.capture.on)
-            model(torch.ones(2, 3))
-            assert run(["daemon", "capture", "on", "--layers", "0", "--stats-only"]) == 0
-            until(lambda: attached.capture.on)
-            model(torch.ones(2, 3))
-            assert run(["daemon", "capture", "keep", "--layers", "nope"]) == 2
-            assert "'pt': --layers 'nope' matches no layer" in capsys.readouterr().err
-            model(torch.ones(2, 3))
-            assert attached.fault is None
-        assert run(["daemon", "capture", "off", "--recording", "other"]) == 2
-        assert "no recorder is connected" in capsys.readouterr().err
-    recording = tracer.open(tmp_path / "t.zarr").recording("pt")
-    assert recording.steps == (0, 2, 3)
-    assert not recording.at(2).activations
-    assert recording.at(2).summaries.keys() == {"input", "0"}
-
-
 def test_only_what_retention_says_stays(tmp_path: Path) -> None:
     with daemon(tmp_path / "t.zarr", "--keep-last", "2", "--keep-every", "5"):
         remote = Remote()
@@ -213,13 +252,18 @@ HELLO = wire.encoded(wire.Hello(protocol=wire.PROTOCOL, role="recorder"))
 OPEN = wire.encoded(wire.Open(name="rude", numbered=True, structure=STRUCTURE.to_json(), attributes={}))
 
 
+SEVERAL = wire.encoded(
+    wire.Puts(puts=[wire.Put(part="value", name=name, dtype="float32", shape=[1]) for name in ("x", "y")])
+)
+
+
 @pytest.mark.parametrize(
     ("first", "then", "said"),
     [
         ([], [b"\x80\x04K\x01."], "not a message"),
         ([], [b"{" * 100_000], "not a message"),
         ([], [wire.encoded(wire.Begin(step=1))], "no greeting"),
-        ([], [HELLO.replace(b'"protocol":1', b'"protocol":9')], "protocol 9"),
+        ([], [wire.encoded(wire.Hello(protocol=9, role="recorder"))], "protocol 9"),
         ([], [HELLO, b"", b"", b""], "frames"),
         ([], [wire.encoded(wire.Hello(protocol=wire.PROTOCOL, role="recorder", trace="/etc"))], "not a trace"),
         ([wire.encoded(wire.Hello(protocol=wire.PROTOCOL, role="recorder", trace="a\0b"))], [OPEN], "null byte"),
@@ -242,6 +286,14 @@ OPEN = wire.encoded(wire.Open(name="rude", numbered=True, structure=STRUCTURE.to
             [HELLO, OPEN, wire.encoded(wire.Begin(step=1))],
             [wire.encoded(wire.Put(part="value", name="x", dtype="object", shape=[1])), b"12345678"],
             "element type",
+        ),
+        ([HELLO, OPEN], [SEVERAL, b"12345678"], "a tensor before a step"),
+        ([HELLO, OPEN, wire.encoded(wire.Begin(step=1))], [SEVERAL, b"1234567"], "7 bytes|without all of its bytes"),
+        ([HELLO, OPEN, wire.encoded(wire.Begin(step=1))], [SEVERAL, b"123456789"], "9 bytes came where 8 belong"),
+        (
+            [HELLO, OPEN, wire.encoded(wire.Begin(step=1))],
+            [SEVERAL.replace(b"[1]", b"[1152921504606846976]"), b"12345678"],
+            "a tensor of",
         ),
     ],
 )

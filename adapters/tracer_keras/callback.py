@@ -34,6 +34,7 @@ class KerasCallback(*_bases()):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Raises what :func:`tracer.attach` raises. Every ``fit`` is a recording: ``NAME-2`` is that of the second."""
+        self.on_train_end()  # of a fit that was interrupted nothing told
         options = dict(self._options)
         if options.get("name") and self._fits:
             options["name"] = f"{options['name']}-{self._fits + 1}"

@@ -7,8 +7,10 @@ there than in a compiled step).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,9 +44,12 @@ class Tap:
         self._owners: dict[int, tuple[str, str]] = {}
         self._seen: list[tuple[runner.Key, Any]] = []
         self._open = False
-        self._asked = False
-        """Whether the call that comes was asked about already."""
+        self._asked = 0
+        """The thread whose next call was asked about already; 0 for none."""
         self._busy = False
+        self._lock = threading.Lock()
+        """Held while it is decided whether a call is recorded: a server may call the model from several threads."""
+        self._said = False
         self._paths: Paths | None = None
         self._undo: list[Callable[[], None]] = []
         self._watch_calls()
@@ -104,12 +109,12 @@ class Tap:
             one = getattr(self._root, f"{kind}_step")
             batches = iter(data)  # predict gives a list
             for _ in range(count):
-                self._asked = self._due(mode)
+                self._asked = threading.get_ident() if self._due(mode) else 0
                 self._busy = not self._asked
                 try:
                     outputs = one(next(batches))
                 finally:
-                    self._asked = self._busy = False
+                    self._asked, self._busy = 0, False
                 self._finish()
             return outputs
 
@@ -127,25 +132,35 @@ class Tap:
 
     def _watch_calls(self) -> None:
         cls = self._flavour.layer_class
-        thread = threading.get_ident()
 
         @functools.wraps(cls.__call__)
         def call(instance: Any, *args: Any, **kwargs: Any) -> Any:
             under = getattr(call, _UNDER)
-            if instance is not self._root or self._busy or threading.get_ident() != thread:
+            if instance is not self._root or self._busy or self._asked not in (0, threading.get_ident()):
                 return under(instance, *args, **kwargs)
-            if not tensorflow().executing_eagerly() or _symbolic(args, kwargs):
+            if _symbolic(args, kwargs):
+                return under(instance, *args, **kwargs)
+            if not tensorflow().executing_eagerly():
+                self._say_unseen()
                 return under(instance, *args, **kwargs)
             return self._call(functools.partial(under, instance), args, kwargs)
 
         call.autograph_info__ = {}  # type: ignore[attr-defined]
         self._undo.append(_over(cls, "__call__", call))
 
+    def _say_unseen(self) -> None:
+        if not self._said:
+            self._said = True
+            with contextlib.suppress(RuntimeWarning):  # where warnings are errors it would end the program
+                warnings.warn(
+                    "tracer: the model is called in a tf.function of the program's, into which nobody sees: such calls "
+                    "are not recorded (tf.config.run_functions_eagerly(True) would show them)",
+                    RuntimeWarning, stacklevel=3,
+                )  # fmt: skip
+
     def _call(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        asked, self._asked = self._asked, False
-        if not asked and not self._due("train" if kwargs.get("training") else "eval"):
+        if not self._begun("train" if kwargs.get("training") else "eval"):
             return original(*args, **kwargs)
-        self._open = self._busy = True
         seen = _Call(self._root, self._flavour, self._watcher, self._names)
         try:
             self._prepare(seen, args, kwargs)
@@ -160,6 +175,19 @@ class Tap:
             return outputs
         finally:
             self._busy = False
+
+    def _begun(self, mode: Mode) -> bool:
+        """Whether a call is recorded; of calls at the same time one is, and the others are not counted."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            asked, self._asked = self._asked, 0
+            if self._busy or (not asked and not self._due(mode)):
+                return False
+            self._open = self._busy = True
+            return True
+        finally:
+            self._lock.release()
 
     def _prepare(self, seen: _Call, args: Any, kwargs: Any) -> None:
         try:

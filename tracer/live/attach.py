@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from tracer.live.remote import Remote
 from tracer.names import display
 from tracer.recording import describe_model, describe_object, free
 from tracer.store import Trace
+from tracer.store.buffers import Buffers
 from tracer.store.summary import summarize
 from tracer.store.writer import DEFAULT_MEMORY
 from tracer.wanted import wanted
@@ -100,9 +102,14 @@ class Attached:
         self._destination = destination
         self._opening = opening
         self._outlet = Outlet(destination, memory)
+        self._buffers = Buffers(memory)
         self._structure: Structure | None = None
         self._known: frozenset[str] = frozenset()
         self._wanted: frozenset[str] = frozenset()
+        self._patterns: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        """Of ``capture`` as the program gave them, where others came before the first step."""
+        self._deciding = threading.Lock()
+        """What is recorded is changed from the outlet's thread, and looked at in the program's."""
         self._detach: Callable[[], None] = lambda: None
         self._parameters: tuple[tuple[str, str], ...] = ()
         atexit.register(self.detach)  # a program that just ends: its last step, too
@@ -146,17 +153,24 @@ class Attached:
         self._outlet.close(fault)
 
     def control(self, wanted: wire.Capture) -> None:
-        """Record otherwise from the next call on, as the daemon was told to; patterns of no layer change nothing."""
+        """Record otherwise from the next call on, as the daemon was told to; patterns of no layer change nothing.
+
+        Where no call was recorded yet nobody knows the layers, and :meth:`structure` sees whether they fit.
+        """
         changes: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in wanted.model_dump(exclude={"kind", "recording"}).items()
             if value is not None
         }
-        before, self.capture = self.capture, replace(self.capture, **changes)
-        try:
-            self._choose()
-        except InputError:  # the daemon knows the layers, and refused it
-            self.capture = before
+        with self._deciding:
+            before = self.capture
+            if self._structure is None:
+                self._patterns = self._patterns or (before.layers, before.exclude)
+            self.capture = replace(before, **changes)
+            try:
+                self._choose()
+            except InputError:  # the daemon knows the layers, and refused it
+                self.capture = before
 
     # -- what the adapter calls --------------------------------------------------------------------------------
 
@@ -169,7 +183,9 @@ class Attached:
     def due(self, mode: Mode) -> bool:
         capture = self.capture
         if capture.mode is None:
-            capture.mode = mode
+            with self._deciding:
+                capture = self.capture
+                capture.mode = mode
         if mode != capture.mode:
             return False
         self.step += 1
@@ -186,15 +202,29 @@ class Attached:
         return True
 
     def structure(self, structure: Structure) -> None:
-        self._structure = structure
-        self._known = frozenset(node.name for node in structure.stored())
-        try:
-            self._choose()
-        except InputError as error:
-            self._outlet.fail(str(error))
+        with self._deciding:
+            self._structure = structure
+            self._known = frozenset(node.name for node in structure.stored())
+            fault = self._fault_of_patterns()
+        if fault is not None:
+            self._outlet.fail(fault)
             return
         self._outlet.open(self._opening(structure, self._parameters))
         self._outlet.give(self._destination.begin, self.step)
+
+    def _fault_of_patterns(self) -> str | None:
+        """Why the patterns cannot be followed; of others than the program's own a warning is enough."""
+        try:
+            self._choose()
+        except InputError as error:
+            if self._patterns is None:
+                return str(error)
+            self.capture = replace(self.capture, layers=self._patterns[0], exclude=self._patterns[1])
+            self._patterns = None
+            with contextlib.suppress(RuntimeWarning):  # where warnings are errors it would end the program
+                warnings.warn(f"tracer: capture: {error}: it is left out", RuntimeWarning, stacklevel=2)
+            return self._fault_of_patterns()
+        return None
 
     def _choose(self) -> None:
         """Raises InputError for patterns that no layer fits."""
@@ -207,8 +237,8 @@ class Attached:
 
     def __call__(self, name: str, value: Array | NotRecorded, owned: bool = False) -> None:
         if self.capture.statistics_only and isinstance(value, np.ndarray):
-            copied = value if owned else value.copy()
-            self._outlet.give(self._summarized, name, copied, size=copied.nbytes)
+            # Here, where it is still in the processor's cache: a copy for another thread costs as much as they do.
+            self._outlet.give(self._destination.statistics, name, value.shape, value.dtype.name, summarize(value))
         else:
             self._give("value", "", name, value, owned)
 
@@ -223,7 +253,7 @@ class Attached:
 
     def finish(self) -> None:
         self.recorded += 1
-        self._outlet.give(self._destination.commit, time.time())
+        self._outlet.give(self._destination.commit, time.time(), soon=True)
 
     def lost(self, why: str) -> None:
         first = not self.lost_steps
@@ -241,11 +271,8 @@ class Attached:
         if isinstance(value, NotRecorded):
             self._outlet.give(self._destination.skip, part, f"{owner}:{name}" if owner else name, value.reason)
             return
-        copied = value if owned else np.array(value, order="C", copy=True)
+        copied = value if owned else self._buffers.copy(value)
         self._outlet.give(self._destination.put, part, owner, name, copied, size=copied.nbytes)
-
-    def _summarized(self, name: str, values: Array) -> None:
-        self._destination.statistics(name, values.shape, values.dtype.name, summarize(values))
 
 
 def attach(
@@ -253,6 +280,7 @@ def attach(
     *,
     to: str | os.PathLike[str] | None = None,
     name: str | None = None,
+    on: bool = True,
     every: int = 1,
     mode: Mode | None = None,
     layers: tuple[str, ...] = (),
@@ -266,15 +294,14 @@ def attach(
 ) -> Attached:
     """See :func:`tracer.attach`."""
     entry, adapter = adapters.for_object(model)
-    capture = Capture(True, every, mode, layers, exclude, statistics_only, when_full)
+    capture = Capture(on, every, mode, layers, exclude, statistics_only, when_full)
     loaded = adapter.wrap(model)
     rank = loaded.rank()
     stem = (name or entry) + ("" if rank is None else f".rank{rank}")
     destination, taken = _destination(to, stem, numbered=name is None, reference=reference)
 
     def opening(structure: Structure, parameters: tuple[tuple[str, str], ...]) -> Opening:
-        assert capture.mode is not None
-        said = described(loaded, model, capture, structure) | ({"loss": LOSS} if gradients else {})
+        said = described(loaded, model, attached.capture, structure) | ({"loss": LOSS} if gradients else {})
         return Opening(taken, structure, said if rank is None else {**said, "rank": rank}, reference, parameters)
 
     attached = Attached(model, destination, opening, capture, gradients=gradients, weights=weights, memory=memory)
@@ -289,7 +316,7 @@ def _destination(
 ) -> tuple[Destination, str]:
     """Where the steps go, and the recording's name there as far as that is known. Raises InputError."""
     if to == DAEMON or (to is None and place.running() is not None):
-        return Remote(numbered=numbered), name
+        return Remote(name=name, numbered=numbered), name
     trace = Trace.at(to or DEFAULT_TRACE)
     if reference is not None:
         trace.recording(reference)  # said now, not when the model first runs

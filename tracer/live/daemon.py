@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from tracer.wanted import wanted
 log = logging.getLogger("tracer.daemon")
 _BACKLOG = 64
 """Steps that may wait to be looked at; beyond that the oldest are left out, and counted."""
+_ARENAS, _MAPPED, _TRIMMED = -8, -3, -1
+"""``M_ARENA_MAX``, ``M_MMAP_THRESHOLD`` and ``M_TRIM_THRESHOLD`` of mallopt(3)."""
 _TURN = 500
 """Milliseconds after which the daemon looks around, where nothing comes."""
 
@@ -102,6 +105,7 @@ class Daemon:
 
     def run(self) -> None:
         """Serve. Raises InputError where another daemon runs or the port is taken."""
+        _keep_memory()
         with place.alone(), contextlib.ExitStack() as stack:
             stack.callback(self._context.destroy, 0)
             stack.enter_context(Door(self._context, self.settings.token))
@@ -254,6 +258,9 @@ class Daemon:
         assert session.writer is not None
         reference = session.writer.attributes.get("reference")
         said = {"trace": str(session.trace.root), "ended": ended, "reference": reference}
+        if session.figures.steps == 1:  # they may have ended before this daemon's start
+            others = session.trace.recordings()
+            said["candidates"] = [one.name for one in others if one.attributes.get("reference") == session.name]
         self._tell(b"", wire.Event(what="step", recording=session.name, step=step, time=time.time(), said=said))
 
     def _happened(self, event: wire.Message) -> None:
@@ -262,6 +269,8 @@ class Daemon:
             root = Path(event.said["trace"])
             if event.said["reference"] is not None:
                 self._pairs.setdefault((root, event.said["reference"], event.recording), _Pair())
+            for candidate in event.said.get("candidates", ()):
+                self._pairs.setdefault((root, event.recording, candidate), _Pair())
             self._queue(partial(self._look_at, root, event.recording, event.step))
             for (where, reference, candidate), pair in self._pairs.items():
                 if where != root or event.recording not in (reference, candidate) or event.step in pair.asked:
@@ -368,14 +377,15 @@ class Daemon:
         """Hand it to the recorders it is for, unless its patterns fit no layer of one of them."""
         found = {}
         for peer, session in self._sessions.items():
-            if session.name is None or session.over or not fnmatchcase(session.name, asked.recording):
+            name = session.name or session.hello.name
+            if not name or session.over or not fnmatchcase(name, asked.recording):
                 continue
-            assert session.structure is not None
-            try:
-                wanted(session.structure, {}, asked.layers or (), asked.exclude or ())
-            except InputError as error:
-                return wire.Fault(why=f"'{display(session.name)}': {error}")
-            found[peer] = session.name
+            if session.structure is not None:  # else the recorder sees for itself, at its first step
+                try:
+                    wanted(session.structure, {}, asked.layers or (), asked.exclude or ())
+                except InputError as error:
+                    return wire.Fault(why=f"'{display(name)}': {error}")
+            found[peer] = name
         for peer in found:
             self._tell(peer, asked)
         return wire.Captured(recordings=sorted(found.values()))
@@ -389,7 +399,8 @@ class Daemon:
             seconds = max(1e-3, time.time() - figures.began)
             recorders.append(
                 {
-                    "recording": session.name, "trace": str(session.trace.root), "pid": session.hello.pid,
+                    "recording": session.name, "asks_for": session.hello.name,
+                    "trace": str(session.trace.root), "pid": session.hello.pid,
                     "host": session.hello.host, "steps": figures.steps, "last_step": figures.last_step,
                     "bytes": figures.nbytes, "messages": figures.messages, "mb_per_s": figures.nbytes / 1e6 / seconds,
                     "waiting": figures.waiting, "lag": figures.lag, "left_out": figures.left_out,
@@ -410,11 +421,30 @@ class Daemon:
         }  # fmt: skip
 
 
+def _keep_memory() -> None:
+    """Have what is freed used again, in place of new pages from the system, which cost more than what is copied into
+    them; what a daemon holds is bounded by what its connections may send (mallopt(3))."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_ARENAS, 1), (_MAPPED, 4 * wire.PIECE), (_TRIMMED, 4 * wire.WINDOW)):
+            mallopt(parameter, value)
+
+
 def _looker() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_unseen)
 
 
 def _unseen() -> None:
-    """The process that compares does not take the terminal's Ctrl-C, nor all of the machine."""
+    """The process that compares does not take the terminal's Ctrl-C, nor the processor from whom it is to watch, nor
+    outlives the daemon."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(5)
+    os.setsid()
+    os.nice(10)
+    with contextlib.suppress(OSError):  # Linux shares the processor among sessions first (sched(7), autogroup)
+        Path("/proc/self/autogroup").write_text("10")
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(daemon: Any) -> None:
+    daemon.join()
+    os._exit(0)

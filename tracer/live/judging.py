@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from tracer.alignment import align
-from tracer.compare.diff import diff
+from tracer.compare.comparing import diff
 from tracer.compare.verdict import Tolerance
 from tracer.errors import TraceError, TracerError
 from tracer.live.rules import Rules, Watch

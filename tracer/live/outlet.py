@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from tracer.text import described
 
 _FULL = 0.5
 """Of the memory: where so much waits at a step's beginning, the step has no room."""
+_ENOUGH = 4 << 20
+"""Bytes for which the other thread is woken: each change of threads may cost the program as much as a tensor's copy."""
 _IDLE = 1.0
 """Seconds without anything after which the destination may look around."""
 _Item = tuple[Callable[..., None], tuple[Any, ...], int]
@@ -33,8 +35,10 @@ class Outlet:
         self._destination = destination
         self._memory = memory
         self._waiting = 0
-        self._room = threading.Condition()
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._held = 0
+        lock = threading.Lock()
+        self._room, self._work = threading.Condition(lock), threading.Condition(lock)
+        self._items: list[_Item | None] = []
         self.fault: str | None = None
         self.opened = False
         self._thread = threading.Thread(target=self._drain, name="tracer-outlet", daemon=True)
@@ -55,58 +59,69 @@ class Outlet:
 
     def open(self, opening: Opening) -> None:
         self.opened = True
-        self.give(self._destination.open, opening)
+        self.give(self._destination.open, opening, soon=True)
 
-    def give(self, action: Callable[..., None], *arguments: Any, size: int = 0) -> None:
-        """Have ``action``, a method of the destination, called in turn; waits while there is no room for ``size``."""
+    def give(self, action: Callable[..., None], *arguments: Any, size: int = 0, soon: bool = False) -> None:
+        """Have ``action``, a method of the destination, called in turn: at once with ``soon``, else when there is more
+        to do. Waits while there is no room for ``size`` bytes."""
         with self._room:
             # What is larger than all the memory passes alone.
-            self._room.wait_for(
-                lambda: self.fault is not None or self._waiting == 0 or self._waiting + size <= self._memory
-            )
+            while self.fault is None and self._waiting and self._waiting + size > self._memory:
+                self._work.notify()
+                self._room.wait()
             if self.fault is not None:
                 return
             self._waiting += size
-        self._queue.put((action, arguments, size))
+            self._held += size
+            self._items.append((action, arguments, size))
+            if soon or self._held >= _ENOUGH:
+                self._held = 0
+                self._work.notify()
 
     def flush(self) -> None:
         """Wait until what was given so far is handed over."""
         done = threading.Event()
-        self.give(done.set)
+        self.give(done.set, soon=True)
         while self.fault is None and self._thread.is_alive() and not done.wait(0.05):
             pass
 
     def close(self, fault: str | None = None) -> None:
         """Hand over what waits, close the destination, end the thread. A second time it does nothing."""
         if self._thread.is_alive():
-            if self.opened:
-                self._queue.put((self._destination.close, (fault,), 0))
-            self._queue.put(None)
+            with self._work:
+                self._items += [(self._destination.close, (fault,), 0), None]
+                self._work.notify()
             self._thread.join()
 
     def _drain(self) -> None:
-        while (item := self._next()) is not None:
-            action, arguments, size = item
-            if self.fault is None:
-                try:
-                    action(*arguments)
-                except Exception as error:
-                    self.fail(str(error) if isinstance(error, TracerError) else described(error))
-            del item, arguments
-            with self._room:
-                self._waiting -= size
-                self._room.notify_all()
-
-    def _next(self) -> _Item | None:
         while True:
+            with self._work:
+                if not self._items:
+                    self._work.wait(_IDLE)
+                items, self._items, self._held = self._items, [], 0
+            if not items:  # before the first step, too: it may be told to begin
+                self._do(self._destination.idle)
+            for number, item in enumerate(items):
+                if item is None:
+                    if self.fault is not None:
+                        with contextlib.suppress(Exception):  # that it failed was said
+                            self._destination.close(self.fault)
+                    return
+                action, arguments, size = item
+                self._do(action, *arguments)
+                items[number] = item = None
+                del arguments
+                if size:
+                    with self._room:
+                        self._waiting -= size
+                        self._room.notify_all()
+
+    def _do(self, action: Callable[..., None], *arguments: Any) -> None:
+        if self.fault is None:
             try:
-                return self._queue.get(timeout=_IDLE)
-            except queue.Empty:
-                if self.opened and self.fault is None:
-                    try:
-                        self._destination.idle()
-                    except Exception as error:
-                        self.fail(str(error) if isinstance(error, TracerError) else described(error))
+                action(*arguments)
+            except Exception as error:
+                self.fail(str(error) if isinstance(error, TracerError) else described(error))
 
     def fail(self, said: str) -> None:
         """Take no more, for this reason, with a warning."""

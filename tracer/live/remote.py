@@ -21,6 +21,7 @@ from tracer.errors import InputError, TracerError
 from tracer.live import place, wire
 from tracer.live.destination import Opening
 from tracer.live.door import USER
+from tracer.store.buffers import Buffers
 from tracer.store.series import Part
 
 _AGAIN = 2.0
@@ -32,18 +33,26 @@ class Away(TracerError):
 
 
 def connect(
-    role: wire.Role, *, address: str | None = None, token: str = "", trace: str | None = None, seconds: float = 5.0
+    role: wire.Role,
+    *,
+    address: str | None = None,
+    token: str = "",
+    trace: str | None = None,
+    name: str = "",
+    seconds: float = 5.0,
 ) -> Connection:
     """Greet the daemon. Raises InputError where none runs, Away where it does not answer, WireError."""
     if address is None and place.running() is None:
         raise InputError("no daemon runs: tracer daemon start")
-    return Connection(role, address or place.address(), token, trace, seconds)
+    return Connection(role, address or place.address(), token, trace, seconds, name)
 
 
 class Connection:
     """One client's socket; used by one thread."""
 
-    def __init__(self, role: wire.Role, address: str, token: str, trace: str | None, seconds: float) -> None:
+    def __init__(
+        self, role: wire.Role, address: str, token: str, trace: str | None, seconds: float, name: str = ""
+    ) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -66,6 +75,7 @@ class Connection:
                     pid=os.getpid(),
                     host=platform.node(),
                     trace=trace,
+                    name=name,
                 ),
                 seconds=seconds,
             )
@@ -135,6 +145,7 @@ class Remote:
     next step then goes on with the same recording.
 
     Args:
+        name: what the recording will be called where that is not taken.
         numbered: whether the daemon may give the recording another name where its own is taken.
 
     Attributes:
@@ -144,13 +155,14 @@ class Remote:
     def __init__(
         self,
         *,
+        name: str = "",
         numbered: bool = False,
         trace: str | None = None,
         address: str | None = None,
         token: str = "",
     ) -> None:
         self._numbered = numbered
-        self._where = {"address": address, "token": token, "trace": trace}
+        self._where = {"address": address, "token": token, "trace": trace, "name": name}
         self.control: Callable[[wire.Capture], None] = lambda capture: None
         self._opening: Opening | None = None
         self._name = ""
@@ -158,6 +170,11 @@ class Remote:
         self.trace = Path(self._connection.welcome.trace)
         self._sent_messages = self._sent_bytes = 0
         self._step: int | None = None
+        self._heads: dict[tuple[Part, str, str], tuple[wire.Put, np.dtype[Any]]] = {}
+        self._gathered: list[wire.Put] = []
+        self._gathered_bytes = 0
+        self._buffers = Buffers(wire.WINDOW)
+        self._room = np.empty(0, np.uint8)
         self._tried = 0.0
         self.left_out = 0
         self._warned = False
@@ -180,6 +197,7 @@ class Remote:
     def begin(self, step: int) -> None:
         if self._connection is None:
             self._come_back()
+        self._gathered, self._gathered_bytes = [], 0  # of a step that was given up
         self._step = step if self._connection is not None else None
         if self._step is None:
             self.left_out += 1
@@ -188,14 +206,20 @@ class Remote:
     def put(self, part: Part, owner: str, name: str, values: NDArray[Any]) -> None:
         if self._step is None:
             return
-        if not dtypes.storable(values.dtype):
-            self.skip(part, f"{owner}:{name}" if owner else name, f"elements of type {values.dtype}")
+        head, dtype = self._heads.get((part, owner, name), (None, None))
+        if head is None or dtype != values.dtype or head.shape != list(values.shape):
+            if not dtypes.storable(values.dtype):
+                self.skip(part, f"{owner}:{name}" if owner else name, f"elements of type {values.dtype}")
+                return
+            head = wire.Put(part=part, owner=owner, name=name, dtype=values.dtype.name, shape=list(values.shape))
+            self._heads[part, owner, name] = head, values.dtype
+        raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8) if values.size else np.empty(0, np.uint8)
+        if raw.nbytes <= wire.SMALL:
+            self._gather(head, raw)
             return
-        raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
-        head = wire.Put(part=part, owner=owner, name=name, dtype=values.dtype.name, shape=list(values.shape))
-        self._send(head, raw[: wire.PIECE])
+        self._send(head, raw[: wire.PIECE].data)
         for start in range(wire.PIECE, raw.nbytes, wire.PIECE):
-            self._send(wire.More(), raw[start : start + wire.PIECE])
+            self._send(wire.More(), raw[start : start + wire.PIECE].data)
 
     def statistics(self, name: str, shape: tuple[int, ...], dtype: str, summary: Mapping[str, float | int]) -> None:
         self._send(wire.Statistics(name=name, dtype=dtype, shape=list(shape), summary=dict(summary)))
@@ -253,10 +277,27 @@ class Remote:
             if self._listen(wire.GONE) is None:
                 raise Away("the daemon does not answer")
 
+    def _gather(self, head: wire.Put, raw: NDArray[np.uint8]) -> None:
+        """Keep a small tensor's bytes until there are more: a message each would cost more than they do."""
+        if self._gathered_bytes + raw.nbytes > 4 * wire.SMALL or len(self._gathered) == wire.GATHERED:
+            self._send_gathered()
+        if not self._gathered:
+            self._room = self._buffers.array(4 * wire.SMALL)
+        self._room[self._gathered_bytes : self._gathered_bytes + raw.nbytes] = raw
+        self._gathered.append(head)
+        self._gathered_bytes += raw.nbytes
+
+    def _send_gathered(self) -> None:
+        puts, size = self._gathered, self._gathered_bytes
+        self._gathered, self._gathered_bytes = [], 0
+        if puts:
+            self._send(wire.Puts(puts=puts), self._room[:size].data)
+
     def _send(self, message: wire.Message, payload: memoryview | None = None) -> None:
         connection = self._connection
         if connection is None or (self._step is None and not isinstance(message, wire.Begin)):
             return
+        self._send_gathered()
         with self._reaching():
             size = 0 if payload is None else payload.nbytes
             while self._sent_messages >= wire.MESSAGES or (self._sent_bytes and self._sent_bytes + size > wire.WINDOW):

@@ -153,6 +153,9 @@ class Session:
                 self._begun(writer)
                 self._tensor = _Tensor(message)
                 self._more(writer, payload)
+            case wire.Puts():
+                self._begun(writer)
+                self._several(writer, message, payload)
             case wire.More():
                 self._more(writer, payload)
             case wire.Statistics():
@@ -209,6 +212,18 @@ class Session:
             put, self._tensor = self._tensor.put, None
             writer.put(put.part, put.name, values, put.owner)
 
+    def _several(self, writer: SeriesWriter, message: wire.Puts, payload: memoryview) -> None:
+        done = 0
+        for put in message.puts:
+            tensor = _Tensor(put)
+            values = tensor.add(payload[done : done + tensor.size])
+            if values is None:
+                raise wire.WireError(f"'{display(put.name, 60)}' came without all of its bytes")
+            done += tensor.size
+            writer.put(put.part, put.name, values, put.owner)
+        if done != payload.nbytes:
+            raise wire.WireError(f"{payload.nbytes} bytes came where {done} belong")
+
     def _finish(self, why: str | None, *, whole: bool = False) -> None:
         writer, self.writer = self.writer, None
         if writer is not None:
@@ -225,29 +240,29 @@ class _Tensor:
     def __init__(self, put: wire.Put) -> None:
         self.put = put
         self._dtype = dtypes.by_name(put.dtype)
-        self._size = math.prod(put.shape) * self._dtype.itemsize
-        if self._size > _LARGEST:
-            raise wire.WireError(f"a tensor of {self._size} bytes: '{display(put.name, 60)}'")
+        self.size = math.prod(put.shape) * self._dtype.itemsize
+        if self.size > _LARGEST:
+            raise wire.WireError(f"a tensor of {self.size} bytes: '{display(put.name, 60)}'")
         self._values: np.ndarray[Any, np.dtype[Any]] | None = None
         self._done = 0
 
     def add(self, payload: memoryview) -> np.ndarray[Any, np.dtype[Any]] | None:
         """Take a piece: the whole tensor once it is there."""
         done = self._done + payload.nbytes
-        if done > self._size or (payload.nbytes == 0 and self._size):
-            raise wire.WireError(f"'{display(self.put.name, 60)}' came with {done} bytes where {self._size} belong")
-        if self._size == 0:
+        if done > self.size or (payload.nbytes == 0 and self.size):
+            raise wire.WireError(f"'{display(self.put.name, 60)}' came with {done} bytes where {self.size} belong")
+        if self.size == 0:
             return np.empty(self.put.shape, self._dtype)
-        if done == self._size and self._done == 0:
+        if done == self.size and self._done == 0:
             flat = np.frombuffer(payload, np.uint8)
         else:
             # Grown as the bytes come: what is declared is not yet believed.
             if self._values is None or self._values.size < done:
-                grown = np.empty(min(self._size, max(done, 2 * self._done)), np.uint8)
+                grown = np.empty(min(self.size, max(done, 2 * self._done)), np.uint8)
                 if self._values is not None:
                     grown[: self._done] = self._values[: self._done]
                 self._values = grown
             self._values[self._done : done] = np.frombuffer(payload, np.uint8)
-            flat = self._values[: self._size]
+            flat = self._values[: self.size]
         self._done = done
-        return flat.view(self._dtype).reshape(self.put.shape) if done == self._size else None
+        return flat.view(self._dtype).reshape(self.put.shape) if done == self.size else None

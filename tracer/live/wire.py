@@ -16,10 +16,14 @@ from tracer.adapter import Mode
 from tracer.errors import TracerError
 from tracer.store.series import Part
 
-PROTOCOL = 1
+PROTOCOL = 2
+"""Raised whenever a message changes: both sides are then of one version."""
 PIECE = 8 << 20
 WINDOW = 64 << 20
 MESSAGES = 4096
+SMALL = 256 << 10
+"""Bytes: tensors of at most so many are gathered, up to :data:`GATHERED` of them and ``4 * SMALL`` bytes a message."""
+GATHERED = 512
 LARGEST_HEADER = 64 << 20
 """Bytes: a structure of ten thousand layers is some megabytes."""
 ALIVE = 2.0
@@ -41,7 +45,8 @@ class _Message(BaseModel):
 
 
 class Hello(_Message):
-    """First from every client. ``trace`` is where a recorder wants its steps; None for the daemon's own."""
+    """First from every client. ``trace`` is where a recorder wants its steps, None for the daemon's own; ``name`` what
+    it will ask its recording to be called, once it opens one."""
 
     kind: Literal["hello"] = "hello"
     protocol: int
@@ -49,6 +54,7 @@ class Hello(_Message):
     pid: Count = 0
     host: Name = ""
     trace: Name | None = None
+    name: Name = ""
 
 
 class Welcome(_Message):
@@ -95,6 +101,13 @@ class Put(_Message):
 
 class More(_Message):
     kind: Literal["more"] = "more"
+
+
+class Puts(_Message):
+    """Small tensors, all of each: their bytes are the frame behind, one after the other."""
+
+    kind: Literal["puts"] = "puts"
+    puts: Annotated[list[Put], Field(max_length=GATHERED)]
 
 
 class Statistics(_Message):
@@ -191,7 +204,7 @@ class Event(_Message):
 
 
 Message = (
-    Hello | Welcome | Open | Opened | Begin | Put | More | Statistics | Skip | Commit | Close | Ping | Ack
+    Hello | Welcome | Open | Opened | Begin | Put | Puts | More | Statistics | Skip | Commit | Close | Ping | Ack
     | Fault | Capture | Captured | Status | Stop | Event
 )  # fmt: skip
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
