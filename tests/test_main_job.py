@@ -16,6 +16,7 @@ import tracer
 from tests.zoo import PAIRS, Pair
 from tracer.compare import Diff, Verdict
 from tracer.names import encode
+from tracer.store.recordings import VALUES
 
 CORRECT = [
     "ecg_generic", "ecg_pathology_avb", "ecg_pathology_isch", "ecg_pathology_lbbb", "ecg_pathology_rbbb", "deepepi",
@@ -127,24 +128,26 @@ def test_values_before_and_after_a_fused_activation_are_those_of_keras(ecg: tupl
 def test_zarr_and_xarray_see_both_sides_of_a_pair_under_one_name(ecg: tuple[Path, Diff]) -> None:
     path, diff = ecg
     root = zarr.open_group(str(path), mode="r")
+    stores = {name: zarr.storage.ZipStore(path / f"recordings/{name}/{VALUES}", mode="r") for name in ("tf", "pt")}
+    tf, pt = (zarr.open_group(stores[name], mode="r") for name in ("tf", "pt"))
     for pair in diff.pairs:
         if pair.node.alias_of or pair.candidate_node.alias_of:
             continue
-        group = root[f"layers/{encode(pair.aligned)}"]
-        ours, theirs = np.asarray(group["tf"][...]), np.asarray(group["pt"][...])
-        assert group["pt"].attrs["node"] == pair.pair.candidate[0]
+        place = f"layers/{encode(pair.aligned)}"
+        ours, theirs = np.asarray(tf[place][...]), np.asarray(pt[place][...])
+        assert pt[place].attrs["node"] == pair.pair.candidate[0]
         moved = theirs.transpose([a for a in pair.pair.axes or () if a is not None])
         np.testing.assert_allclose(moved.reshape(ours.shape), ours, atol=1e-4)
-    assert root["unaligned/pt/permute"].shape == (3, 17, 64)
-    assert root["weights/dense/kernel/pt"].shape == (48, 17 * 64)
-    assert root["weights/dense/kernel/tf"].shape == (17 * 64, 48)
+    assert pt["unaligned/permute"].shape == (3, 17, 64)
+    assert pt["weights/dense/kernel"].shape == (48, 17 * 64)
+    assert tf["weights/dense/kernel"].shape == (17 * 64, 48)
     state = {name: root[f"recordings/{name}"].attrs["state"] for name in ("tf", "pt")}
     assert state == {"tf": "complete", "pt": "complete"}
     inputs = root[f"inputs/{root['recordings/tf'].attrs['input']}"]
     assert root["recordings/pt"].attrs["input"] == root["recordings/tf"].attrs["input"]
     np.testing.assert_array_equal(inputs["ecg_input"][...], PAIRS["ecg_generic"].inputs())
-    tree = xarray.open_datatree(str(path), engine="zarr", consolidated=False)
-    assert tree["layers/flatten/pt"].shape == (3, 17 * 64)
+    tree = xarray.open_datatree(stores["pt"], engine="zarr", consolidated=False)
+    assert tree["layers/flatten"].shape == (3, 17 * 64)
 
 
 def test_the_json_is_the_documented_one(ecg: tuple[Path, Diff]) -> None:

@@ -23,8 +23,7 @@ from tracer.alignment import align, relayout, twins
 from tracer.alignment.features import extract
 from tracer.alignment.parameters import ParameterMap, ParameterPair, parameter_map
 from tracer.alignment.twins import Weights
-from tracer.errors import TraceError
-from tracer.store import Recording, Trace, moving
+from tracer.store import Recording, Trace
 
 Truth = Mapping[tuple[str, str], list[tuple[str, str]]]
 
@@ -305,33 +304,15 @@ def test_a_gru_without_reset_after_has_no_exact_twin(trace_path: Path) -> None:
     assert not said["bias"].comparable
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_stored_weights_change_places(trace_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
+def test_weights_are_known_under_the_names_of_a_later_alignment(trace_path: Path) -> None:
     model = tower()
     trace = Trace.open(record(model, trace_path, "a", X).root)
-    keys = {node: node for node in trace.recording("a").activations}
     where = {("0", "weight"): ("3", "weight"), ("3", "weight"): ("0", "weight"), ("6", "bias"): ("head", "beta")}
-    if killed:
-        real, runs = moving._move, []
-
-        def once(*arguments: Any) -> Any:
-            runs.append(1)
-            if len(runs) > 1:
-                raise TraceError("killed")
-            return real(*arguments)
-
-        monkeypatch.setattr(moving, "_move", once)
-        with pytest.raises(TraceError, match="killed"):
-            moving.rekey(trace, "a", keys, {}, where)
-        monkeypatch.setattr(moving, "_move", real)
-        moving.finish_rekeys(trace)
-    else:
-        moving.rekey(trace, "a", keys, {}, where)
+    trace.update("a", {"weight_keys": [[*own, *aligned] for own, aligned in where.items()]})
     after = trace.recording("a")
-    for key, (layer, name) in {**{key: key for key in after.weights}, **where}.items():
-        assert after.weights[key].path == f"weights/{layer}/{name}/a"
+    assert after.weight_keys == {key: key for key in after.weights} | where
+    for key in after.weights:
         np.testing.assert_array_equal(after.read_stored(after.weights[key]), model.state_dict()[".".join(key)])
-    assert {path.name for path in (trace_path / "weights").iterdir() if path.is_dir()} == {*"0134679", "10", "head"}
     assert Weights.of(after).sketches
 
 

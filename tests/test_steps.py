@@ -20,7 +20,7 @@ import tracer
 from tracer.cli.main import run
 from tracer.graph import Node, Structure
 from tracer.store import Trace
-from tracer.store.packs import Pack, PackWriter
+from tracer.store.packs import Pack, PackWriter, Slot
 from tracer.store.series import SeriesWriter
 
 STRUCTURE = Structure(
@@ -60,11 +60,12 @@ def write(writer: SeriesWriter, step: int) -> None:
 )
 def test_a_pack_gives_back_what_it_was_given(tmp_path: Path, values: np.ndarray) -> None:
     writer = PackWriter(tmp_path / "p.zarr.zip")
-    writer.put("layers/x~2fy/pt", values, {"node": "x/y"}, [f"axis{i}" for i in range(values.ndim)])
+    axes = [f"axis{i}" for i in range(values.ndim)]
+    writer.put(Slot.of("layers/x~2fy", values, {"node": "x/y"}, axes), values)
     assert not (tmp_path / "p.zarr.zip").exists()
     writer.commit({"step": 3})
     pack = Pack(tmp_path / "p.zarr.zip")
-    found = pack.read_array("layers/x~2fy/pt")
+    found = pack.read_array("layers/x~2fy", values.shape, values.dtype)
     assert found.dtype == values.dtype
     assert found.shape == values.shape
     assert found.tobytes() == values.tobytes()
@@ -73,16 +74,44 @@ def test_a_pack_gives_back_what_it_was_given(tmp_path: Path, values: np.ndarray)
 
 
 def test_a_pack_of_many_gigabytes_is_a_zip_of_wide_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracer.store.packs._limits", (1000, 4))  # so that a small one is written as those are
+    monkeypatch.setattr("tracer.store.zips._limits", (1000, 4))  # so that a small one is written as those are
     writer = PackWriter(tmp_path / "p.zarr.zip")
-    values = {f"layers/{i}/pt": np.arange(i * 100, dtype=np.float32) for i in range(6)}
+    values = {f"layers/{i}": np.arange(i * 100, dtype=np.float32) for i in range(6)}
     for place, one in values.items():
-        writer.put(place, one, {}, ["axis0"])
+        writer.put(Slot.of(place, one, {}, ["axis0"]), one)
     writer.commit({"step": 1})
     with zipfile.ZipFile(tmp_path / "p.zarr.zip") as whole:
         assert whole.testzip() is None
     pack = Pack(tmp_path / "p.zarr.zip")
-    assert all(np.array_equal(pack.read_array(place), one) for place, one in values.items())
+    for place, one in values.items():
+        assert np.array_equal(pack.read_array(place, one.shape, one.dtype), one)
+
+
+def test_a_pack_like_the_one_before_holds_its_own_values(tmp_path: Path) -> None:
+    shapes: list[dict[str, tuple[int, ...]]] = [
+        {"a": (3,), "b/c": (200, 200), "d": (0, 2), "e": ()},
+        {"a": (3,), "b/c": (200, 200), "d": (0, 2), "e": ()},  # the same again
+        {"a": (3,), "b/c": (100, 200), "d": (0, 2), "e": ()},  # what follows lies elsewhere
+        {"b/c": (100, 200), "a": (3,), "e": ()},  # another order, and fewer
+        {"b/c": (100, 200), "a": (3,), "e": (), "f": (1,)},
+    ]
+    slots: dict[tuple[str, tuple[int, ...]], Slot] = {}
+    before = None
+    for step, wanted in enumerate(shapes):
+        writer = PackWriter(tmp_path / f"{step}.zarr.zip", before)
+        values = {place: np.random.default_rng(step).standard_normal(shape) for place, shape in wanted.items()}
+        for place, one in values.items():
+            slot = slots.setdefault((place, one.shape), Slot.of(place, one, {}, [f"axis{i}" for i in range(one.ndim)]))
+            given = one.copy()
+            writer.put(slot, given)
+            given[...] = 7.0
+        writer.commit({"step": step}, {"more": ['["x",1]', "2"]})
+        with zipfile.ZipFile(writer.path) as whole:
+            assert whole.testzip() is None
+        pack = Pack(writer.path)
+        assert pack.attributes == {"step": step, "more": [["x", 1], 2]}
+        assert all(np.array_equal(pack.read_array(place, one.shape, one.dtype), one) for place, one in values.items())
+        before = writer
 
 
 def test_zarr_python_reads_a_step(tmp_path: Path) -> None:
@@ -91,10 +120,10 @@ def test_zarr_python_reads_a_step(tmp_path: Path) -> None:
         write(writer, 7)
     path = trace.recording("pt").folder / "steps" / "0000000007.zarr.zip"
     group = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
-    array = group["layers/a~2fb/pt"]
+    array = group["layers/a~2fb"]
     assert array.attrs["node"] == "a/b"
     assert np.array_equal(array[:], np.arange(8, dtype=np.float32).reshape(2, 4) + 7)
-    assert group["weights/a~2fb/kernel/pt"].shape == (3, 4)
+    assert group["weights/a~2fb/kernel"].shape == (3, 4)
     assert sorted(group.group_keys()) == ["gradients", "layers", "weights"]
 
 
@@ -195,7 +224,7 @@ def test_damage_is_said(tmp_path: Path, how: str) -> None:
         write(writer, 0)
     path = trace.recording("pt").folder / "steps" / "0000000000.zarr.zip"
     with zipfile.ZipFile(path) as whole:
-        info = whole.getinfo("layers/a~2fb/pt/c.0.0")
+        info = whole.getinfo("layers/a~2fb/c.0.0")
         entries = [(item.filename, whole.read(item)) for item in whole.infolist()]
     if how == "bit":
         raw = bytearray(path.read_bytes())
@@ -212,7 +241,7 @@ def test_damage_is_said(tmp_path: Path, how: str) -> None:
         path.symlink_to(tmp_path / "elsewhere.zip")
     else:
         raw = bytearray(path.read_bytes())
-        whole_name = b"layers/a~2fb/pt/c.0.0"
+        whole_name = b"zarr.json"
         at = max(i for i in range(len(raw)) if raw.startswith(whole_name, i) and raw[i - 1 : i] != b"/")
         at -= 4  # where the directory says that the entry lies
         raw[at : at + 4] = (1 << 30).to_bytes(4, "little")

@@ -25,6 +25,7 @@ from tracer.alignment import declared
 from tracer.alignment.declared import LayerWeights
 from tracer.errors import InputError
 from tracer.store import Recording
+from tracer.store.recordings import VALUES
 from tracer.weighing.carrying import carry
 from tracer.weighing.plan import plan
 from tracer.weighing.table import Status, WeightTable
@@ -555,11 +556,11 @@ def test_weights_that_were_not_recorded_or_are_damaged(folder: Path, tmp_path: P
     shutil.copytree(folder / "trace.zarr", trace)
     tracer.record(models.torch_image(), None, name="bare", trace=trace, weights=False)
     refused("weights", "tf", "bare", cwd=tmp_path, code=3, says="holds no weights")
-    stored = tracer.open(trace).recording("right").weights["l", "weight"]
-    (chunk,) = [p for p in (trace / stored.path).iterdir() if p.name.startswith("c")]
-    damaged = bytearray(chunk.read_bytes())
-    damaged[9] ^= 1
-    chunk.write_bytes(damaged)
+    recording = tracer.open(trace).recording("right")
+    pack = recording.folder / VALUES
+    damaged = bytearray(pack.read_bytes())
+    damaged[damaged.index(recording.read_stored(recording.weights["l", "weight"]).tobytes()) + 9] ^= 1
+    pack.write_bytes(damaged)
     done = run("weights", "tf", "right", cwd=tmp_path, code=3)
     assert "! 1 not comparable" in done.stdout
 

@@ -8,16 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tracer.alignment.mapping import Mapping as MappingFile
 from tracer.compare import Diff, Tolerance
-from tracer.compare.baseline import load as load_baseline
-from tracer.compare.diff import diff as _diff
+from tracer.compare.comparing import diff as _diff
 from tracer.errors import InputError, TransferError
 from tracer.recording import record_object
 from tracer.store import Recording, Trace
 from tracer.store.writer import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
+    from tracer.alignment.mapping import Mapping as MappingFile
     from tracer.causes.explain import Explained
     from tracer.live.attach import Attached
     from tracer.rerun.grafted import Explanation, Graft
@@ -89,6 +88,7 @@ def attach(
     *,
     to: str | os.PathLike[str] | None = None,
     name: str | None = None,
+    on: bool = True,
     every: int = 1,
     mode: Literal["train", "eval"] | None = None,
     layers: str | Sequence[str] = (),
@@ -110,6 +110,7 @@ def attach(
         model: as in :func:`record`; hooks stay on it until ``attached.detach()``, or the end of ``with attach(…):``.
         to: a trace's path, or ``"daemon"``; None for the daemon if one runs, else ``trace.zarr``.
         name: of the recording; by default ``tf`` or ``pt``, with a number when that is taken.
+        on: whether to record from the first call on; ``tracer daemon capture on`` switches it on later, and off.
         every: of how many calls one is recorded, the first among them.
         mode: which calls count, in training or in evaluation mode; None for the mode of the first one.
         layers, exclude: record only some nodes: one or several globs over names, paths, or ``op:conv*``.
@@ -128,7 +129,7 @@ def attach(
     from tracer.live import attach as live
 
     return live.attach(
-        model, to=to, name=name, every=every, mode=mode, layers=_patterns(layers), exclude=_patterns(exclude),
+        model, to=to, name=name, on=on, every=every, mode=mode, layers=_patterns(layers), exclude=_patterns(exclude),
         gradients=gradients, weights=weights, statistics_only=statistics_only, when_full=when_full, memory=memory,
         reference=reference,
     )  # fmt: skip
@@ -136,6 +137,14 @@ def attach(
 
 def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)  # else each of its letters were a pattern
+
+
+def _mapping(given: MappingFile | str | os.PathLike[str] | None) -> MappingFile | None:
+    """A mapping, or what its file says. Raises InputError."""
+    from tracer.alignment.mapping import Mapping as MappingFile
+    from tracer.alignment.mapping import load
+
+    return given if isinstance(given, MappingFile) or given is None else load(Path(given))
 
 
 def diff(
@@ -163,8 +172,6 @@ def diff(
     Raises InputError when they were made on different inputs, the mapping file does not fit, or there are no
     gradients; ReplayError where ``models`` are not those that were recorded.
     """
-    from tracer.alignment.mapping import load
-
     measure = None
     if models is not None:
         from tracer.rerun.measure import in_process
@@ -172,7 +179,9 @@ def diff(
         if len(models) != 2:
             raise InputError("models= wants the reference's model and the candidate's")
         measure = in_process(models)
-    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    from tracer.compare.baseline import load as load_baseline
+
+    mapping = _mapping(map)
     found = _diff(
         reference, candidate, Tolerance(atol, rtol), mapping=mapping, of=of, measure=measure,
         baseline=None if baseline is None else load_baseline(Path(baseline)),
@@ -212,11 +221,10 @@ def explain(
     TraceError where a recording cannot be read. With ``verify`` ReplayError where the candidate cannot be run again,
     ModelError; with ``probe`` the findings say why models cannot be run.
     """
-    from tracer.alignment.mapping import load
     from tracer.causes import kept
     from tracer.rerun import probing, verifying
 
-    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    mapping = _mapping(map)
     compared = _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping)
     found = kept.explained(compared, seconds=seconds, only=kept.chosen(_patterns(only), compared.pairs))
     if not (probe or verify):
@@ -261,11 +269,10 @@ def graft(
     Raises InputError for names that are no pairs and models that are missing, ReplayError where a model is not the one
     recorded or cannot be run again, ModelError, TraceError where no output can be compared.
     """
-    from tracer.alignment.mapping import load
     from tracer.rerun import defects
     from tracer.rerun.measure import in_process
 
-    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    mapping = _mapping(map)
     tolerance, run = Tolerance(atol, rtol), defects.in_process(models, reference)
     if at:
         return defects.at(reference, candidate, _patterns(at), run, into=into, tolerance=tolerance, mapping=mapping)
@@ -314,10 +321,9 @@ def transfer(
         ReplayError: the model is not the one that was recorded, or its weights cannot be changed.
         TraceError: the trace or the disk fails.
     """
-    from tracer.alignment.mapping import load
     from tracer.weighing.transfer import Asked, into
 
-    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    mapping = _mapping(map)
     asked = Asked.of(
         target, name, partial=partial, anyway=anyway, force=force, tolerance=Tolerance(atol, rtol), mapping=mapping
     )  # fmt: skip
@@ -353,10 +359,9 @@ def weights(
     Raises InputError when the mapping file does not fit, or a glob fits nothing; TraceError where a recording holds no
     weights.
     """
-    from tracer.alignment.mapping import load
     from tracer.weighing.table import chosen, compare
 
-    mapping = map if isinstance(map, MappingFile) or map is None else load(Path(map))
+    mapping = _mapping(map)
     return chosen(compare(reference, candidate, mapping=mapping), _patterns(only))
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from tracer import adapter as adapters
 from tracer import inputs as inputs_
-from tracer import names
 from tracer.adapter import Adapter, Array, LoadedModel, LoadRequest, NotRecorded, Run
 from tracer.alignment import Alignment, align
 from tracer.alignment.parameters import Places
@@ -24,9 +23,7 @@ from tracer.names import display
 from tracer.options import Options
 from tracer.rerun import loading
 from tracer.store import Recording, RecordingWriter, Trace
-from tracer.store import places as place_of
-from tracer.store.moving import finish_rekeys, rekey, rename
-from tracer.store.writer import Storage
+from tracer.store.writer import Storage, listed
 from tracer.wanted import wanted
 from tracer.worker.protocol import PREPARING, RECORDING
 
@@ -83,7 +80,7 @@ def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
         emit(protocol.notice(note))
     described = {
         **describe_files(request), "trust": request.trust, "sandbox": job.confinement,
-        "load": loading.described(job.adapter, request),
+        "load": loading.described(job.adapter, request, job.python),
     }  # fmt: skip
     return asdict(record_emitting(emit, model, trace, options, described))
 
@@ -175,7 +172,6 @@ def record(
     TraceError (the trace cannot be written).
     """
     check_name(trace, options)
-    finish_rekeys(trace)
     reference = _reference(trace, options)
     phase(PREPARING)
     model.run = Run(options.mode, options.loss)
@@ -245,7 +241,7 @@ def record(
             error.args = (f"{error}; {what}", *error.args[1:])
         raise
     if name != options.name:
-        rename(trace, name, options.name)
+        trace.rename(name, options.name)
     recording = trace.recording(options.name)
     notes = [*structure.notes, *_said(recording, options)]
     if reference is not None and reference.input_id != recording.input_id:
@@ -253,7 +249,7 @@ def record(
     if reference is not None and refined:
         phase("aligning")
         alignment = align(reference, recording)
-        recording = refine(trace, reference, recording, alignment, keys)
+        recording = refine(trace, reference, recording, alignment)
     return Summary(
         name=options.name,
         framework=model.framework,
@@ -380,32 +376,18 @@ def weight_places(reference: Recording | None, alignment: Alignment | None) -> P
     """Where the parameter map says that weights belong: beside the reference's, wherever these lie."""
     if reference is None or alignment is None:
         return Places(())
-    held = {}
-    for key, stored in reference.weights.items():
-        layer, param = map(names.decode, stored.path.split("/")[1:3])
-        if layer is not None and param is not None:
-            held[key] = layer, param
-    pairs = alignment.parameters.pairs
+    held, pairs = reference.weight_keys, alignment.parameters.pairs
     return Places(replace(pair, reference=tuple(held.get(key, key) for key in pair.reference)) for pair in pairs)
 
 
-def refine(
-    trace: Trace,
-    reference: Recording,
-    recording: Recording,
-    alignment: Alignment,
-    keys: Mapping[str, str] | None = None,
-) -> Recording:
-    """Store a recording under the names of an alignment that knows the values; ``keys`` are those it lies under."""
-    structure = recording.structure
-    new = stored_keys(structure, aligned_names(trace, reference, alignment))
-    where, key = weight_places(reference, alignment), names.encode(recording.name)
-    weights = {param: where[param] for param in (*recording.weights, *recording.weight_gradients)}
-    moved = any(place_of.weight(*weights[p], key) != stored.path for p, stored in recording.weights.items())
-    if moved or keys not in (None, new) or alignment.to_json() != recording.attributes.get("alignment"):
-        rekey(trace, recording.name, new, {"alignment": alignment.to_json()}, weights)
-        recording = trace.recording(recording.name)
-    return recording
+def refine(trace: Trace, reference: Recording, recording: Recording, alignment: Alignment) -> Recording:
+    """Keep an alignment that knows the values with a recording. Raises TraceError."""
+    where = weight_places(reference, alignment)
+    keys = {param: where[param] for param in (*recording.weights, *recording.weight_gradients)}
+    known = {"alignment": alignment.to_json(), "weight_keys": listed(keys)}
+    if all(recording.attributes.get(key) == value for key, value in known.items()):
+        return recording
+    return trace.update(recording.name, known)
 
 
 def _save_weights(

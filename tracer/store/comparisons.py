@@ -1,7 +1,8 @@
 """What was found when two recordings were compared, kept beside them.
 
 ``comparisons/<reference>/<candidate>`` is a group without arrays; its attributes hold entries that whoever compares
-writes and reads. They are a convenience: a missing, damaged or outdated group only means that tensors are read again.
+writes and reads, as the text that their checksum is of. They are a convenience: a missing, damaged or outdated group
+only means that tensors are read again.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from typing import Any
 
 from tracer import names
 from tracer.errors import TraceError
-from tracer.store import zarr3
+from tracer.store import crc32c, zarr3
 from tracer.store.recordings import Recording, Step, inside
 from tracer.store.trace import COMPARISONS
 
 
 def load(reference: Recording, candidate: Recording, version: int) -> list[Any]:
     """The entries that were kept for two recordings; none where there are none that can be used."""
-    with contextlib.suppress(TraceError, OSError, ValueError):
+    with contextlib.suppress(TraceError, OSError, ValueError, RecursionError):
         attributes = zarr3.read_metadata(_folder(reference, candidate))["attributes"]
-        entries = attributes.get("entries")
-        if attributes.get("version") == version and isinstance(entries, list):
-            return entries if attributes.get("checksum") == _checksum(entries) else []
+        text = attributes.get("entries")
+        if attributes.get("version") == version and isinstance(text, str):
+            entries = json.loads(text) if attributes.get("checksum") == _checksum(text) else []
+            return entries if isinstance(entries, list) else []
     return []
 
 
@@ -45,7 +47,8 @@ def save(reference: Recording, candidate: Recording, version: int, entries: list
             if part.is_symlink():
                 return False
             zarr3.make_group(part)
-        attributes = {"version": version, "checksum": _checksum(entries), "entries": entries}
+        text = json.dumps(entries, separators=(",", ":"), allow_nan=False)
+        attributes = {"version": version, "checksum": _checksum(text), "entries": text}
         zarr3.make_group(folder, attributes)
     except (TraceError, OSError, ValueError):
         return False
@@ -57,5 +60,5 @@ def _folder(reference: Recording, candidate: Recording) -> Path:
     return inside(reference.root, key)
 
 
-def _checksum(entries: list[Any]) -> int:
-    return zarr3.checksum(json.dumps(entries, separators=(",", ":"), allow_nan=False).encode())
+def _checksum(text: str) -> int:
+    return crc32c.checksum(text.encode())

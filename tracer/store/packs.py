@@ -1,165 +1,233 @@
-"""One step of a recording in one file: a stored zip that is a Zarr v3 hierarchy itself.
+"""The tensors of one run, or of one step of many, in one file: a stored zip that is a Zarr v3 hierarchy itself.
 
-A step has hundreds of tensors, a run has thousands of steps: a file for each tensor of each would cost more than the
-bytes. The zip is written from beginning to end under another name and renamed when it is whole, so a step is there or
-it is not, and one that retention drops is one file less. zarr-python opens it (``zarr.storage.ZipStore``); the zip's
-own CRC-32 of every chunk takes the place of the ``crc32c`` codec. Reading here takes stored entries alone, of the form
-that :mod:`tracer.store.zarr3` writes: no codec and no decompression is reached by a hostile file.
+A run has hundreds or thousands of tensors: files and folders for each would cost more than the bytes. The zip is
+written from beginning to end. A step's (here) is renamed when it is whole, so it is there or it is not, and one that
+retention drops is one file less; a run's (:mod:`tracer.store.runs`) is there from the start. zarr-python opens it
+(``zarr.storage.ZipStore``); the zip's own CRC-32 of every chunk takes the place of the ``crc32c`` codec. Reading here
+takes stored entries alone, of the form that :mod:`tracer.store.zarr3` writes: no codec and no decompression is reached
+by a hostile file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
 import struct
 import uuid
 import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer import dtypes
 from tracer.errors import TraceError
 from tracer.names import display
-from tracer.store import zarr3
+from tracer.store import zarr3, zips
 
 SUFFIX = ".zarr.zip"
-_ALIGNMENT = 64
-"""Bytes: where a tensor's data begins in the file, so that it can be used where it lies."""
-_PADDING = struct.Struct("<HH")
-_PADDING_ID = 0xD935  # what Android's zipalign uses
-# The records of a zip file: APPNOTE.TXT 4.3.7, 4.3.12, 4.3.14, 4.3.15, 4.3.16, and 4.5.3 for sizes beyond 32 bits.
-_LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR = struct.Struct("<4sLQL")
-_END = struct.Struct("<4s4H2LH")
-_WIDE = struct.Struct("<2H2Q")
-_WIDE_AT = struct.Struct("<2H3Q")
-_LARGE, _MANY = 0xFFFFFFFF, 0xFFFF
-"""What stands in a record for a number that is in a wider one."""
-_limits = _LARGE, _MANY
-"""From which size and count on it stands there."""
-_GATHERED = 1 << 14
-"""Bytes: smaller pieces are copied together and written at once."""
-_VERSION = 45
-_UTF8 = 0x800
-_DATE = (1 << 5) | 1  # the first of January 1980: when it was written stands in the attributes
+_GATHERED = 1 << 16
+_ROOM = 4 * _GATHERED
+"""Bytes: what is smaller than the first is copied together, up to the second, and written at once."""
 
 
-@dataclass(slots=True)
-class _Entry:
+@dataclass(frozen=True)
+class _Text:
+    """An entry that is one ``zarr.json``; ``whole`` is its local header and its data."""
+
     name: bytes
     crc: int
     size: int
-    offset: int
+    whole: bytes
+
+    @classmethod
+    def of(cls, place: str, text: bytes) -> _Text:
+        name = (f"{place}/{zarr3.METADATA}" if place else zarr3.METADATA).encode()
+        crc = zips.crc32(text)
+        return cls(name, crc, len(text), zips.local(name, crc, len(text), zips.wide(len(text))) + text)
+
+
+@lru_cache(maxsize=4096)
+def _group(place: str) -> _Text:
+    return _Text.of(place, zarr3.encoded(zarr3.group_metadata({})))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What of an array is the same at every step: where it lies and how it is described.
+
+    Attributes:
+        place: relative to the hierarchy's root.
+        dtype: of the array; ``on_disk`` is the one whose bits stand for it in the file.
+    """
+
+    place: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    on_disk: np.dtype[Any]
+    chunk: bytes
+    described: _Text
+
+    @classmethod
+    def of(
+        cls, place: str, values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]
+    ) -> Slot:  # fmt: skip
+        """For arrays like ``values``."""
+        metadata = zarr3.metadata_of(values.shape, values.dtype, attributes, dimensions, checksum=False)
+        chunk = f"{place}/{zarr3.chunk_name(values.ndim)}".encode()
+        text = _Text.of(place, zarr3.encoded(metadata))
+        return cls(place, values.shape, values.dtype, dtypes.stored_as(values.dtype), chunk, text)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """An entry that holds data: what stands in the file around its checksum, and where."""
+
+    name: bytes
+    size: int
+    at: int
+    before: bytes
+    after: bytes
+
+    @classmethod
+    def of(cls, name: bytes, size: int, at: int) -> _Chunk:
+        head = zips.aligned(name, size, at)
+        return cls(name, size, at, head[: zips.LOCAL_CRC], head[zips.LOCAL_CRC + zips.CRC.size :])
+
+    @property
+    def end(self) -> int:
+        return self.at + len(self.before) + zips.CRC.size + len(self.after) + self.size
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """What follows the data of a pack, but for its root.
+
+    Attributes:
+        texts: the entries that describe arrays and groups, from byte ``at`` of the file on.
+        records: of the directory, of ``count`` entries; the checksums of the chunks belong at ``crcs``.
+    """
+
+    at: int
+    texts: bytes
+    records: bytes
+    crcs: list[int]
+    count: int
+
+    @classmethod
+    def of(cls, slots: Sequence[Slot], chunks: Sequence[_Chunk], at: int) -> _Tail:
+        described = {slot.place: slot.described for slot in slots}
+        for place in list(described):
+            while (place := place.rpartition("/")[0]) and place not in described:
+                described[place] = _group(place)
+        records, crcs, texts = bytearray(), [], bytearray()
+        for chunk in chunks:
+            crcs.append(len(records) + zips.CENTRAL_CRC)
+            records += zips.record(chunk.name, 0, chunk.size, chunk.at)
+        for text in described.values():
+            records += zips.record(text.name, text.crc, text.size, at + len(texts))
+            texts += text.whole
+        return cls(at, bytes(texts), bytes(records), crcs, len(chunks) + len(described))
 
 
 class PackWriter:
     """Writes one pack; nothing is at ``path`` before :meth:`commit`.
 
     Python's zipfile writes three records and goes back twice for each tensor, which costs more than small tensors
-    themselves: a tensor is one write here, and what describes them all is one at the end.
+    themselves: a tensor is at most one write here, and what describes them all is one at the end. Steps are mostly like
+    those before them: what was worked out for the pack ``like`` is taken over where it fits.
 
     Raises OSError where the disk fails; what was written is then to be given up with :meth:`abort`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, like: PackWriter | None = None) -> None:
         self.path = path
-        self._temporary = path.with_name(f"{zarr3.TEMPORARY}-{uuid.uuid4().hex}")
+        self._temporary = f"{path.parent}/{zarr3.TEMPORARY}-{uuid.uuid4().hex}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file: int | None = os.open(self._temporary, flags, 0o644)
         self._at = 0
-        self._entries: list[_Entry] = []
-        self._described: dict[str, bytes] = {}
+        self._slots: list[Slot] = []
+        self._chunks: list[_Chunk] = []
+        self._crcs: list[int] = []
+        self._room: memoryview = memoryview(bytearray(_ROOM)) if like is None else like._room
+        self._waiting = 0
+        self._tail: _Tail | None = None
+        self._like = None if like is None else (like._slots, like._chunks, like._tail)
 
-    def put(self, place: str, values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]) -> None:
-        """Write an array at a path relative to the hierarchy's root."""
-        raw, metadata = zarr3.as_stored(values, attributes, dimensions, checksum=False)
-        if raw:
-            self._put(*self._entry(f"{place}/{zarr3.chunk_name(values.ndim)}", raw, True))
-        self._described[place] = zarr3.encoded(metadata)
+    def put(self, slot: Slot, values: NDArray[Any]) -> None:
+        """Write an array of the shape and type that ``slot`` has; ``values`` may be changed afterwards."""
+        self._slots.append(slot)
+        raw = zarr3.bytes_of(values, slot.on_disk)
+        size = len(raw)
+        if not size:
+            return
+        chunk, number = None, len(self._chunks)
+        if self._like is not None and number < len(self._like[1]):
+            chunk = self._like[1][number]
+        if chunk is None or chunk.name is not slot.chunk or chunk.at != self._at or chunk.size != size:
+            chunk = _Chunk.of(slot.chunk, size, self._at)
+        crc = zips.crc32(raw)
+        self._chunks.append(chunk)
+        self._crcs.append(crc)
+        self._at = chunk.end
+        self._add(chunk.before + zips.CRC.pack(crc) + chunk.after)
+        self._add(raw)
 
-    def commit(self, attributes: Mapping[str, Any]) -> int:
-        """Put the pack in its place, with ``attributes`` at its root. Its size in bytes."""
-        assert self._file is not None, "it is over"
-        group = zarr3.encoded(zarr3.group_metadata({}))
-        for place in list(self._described):
-            while (place := place.rpartition("/")[0]) and place not in self._described:
-                self._described[place] = group
-        self._described[""] = zarr3.encoded(zarr3.group_metadata(attributes))
-        described = []
-        for place, text in self._described.items():
-            described += self._entry(f"{place}/{zarr3.METADATA}" if place else zarr3.METADATA, memoryview(text), False)
-        self._put(*described)
-        self._put(*self._directory())
+    def commit(self, attributes: Mapping[str, Any], lists: Mapping[str, Sequence[str]] | None = None) -> int:
+        """Put the pack in its place, with ``attributes`` at its root and further ones that are ``lists``, the JSON of
+        whose items is given. Its size in bytes."""
+        if self._like is not None and self._like[:2] == (self._slots, self._chunks):
+            self._tail = self._like[2]
+        if self._tail is None:
+            self._tail = _Tail.of(self._slots, self._chunks, self._at)
+        self._like, tail = None, self._tail
+        root = _Text.of("", zarr3.encoded_group(attributes, lists or {}))
+        records = bytearray(tail.records)
+        for place, crc in zip(tail.crcs, self._crcs, strict=True):
+            zips.CRC.pack_into(records, place, crc)
+        records += zips.record(root.name, root.crc, root.size, tail.at + len(tail.texts))
+        start = tail.at + len(tail.texts) + len(root.whole)
+        end = zips.ending(start, len(records), tail.count + 1)
+        for part in (tail.texts, root.whole, records, end):
+            self._add(part)
+        self._flush()
+        assert self._file is not None
         os.close(self._file)
         self._file = None
         os.replace(self._temporary, self.path)
-        return self._at
+        return start + len(records) + len(end)
 
     def abort(self) -> None:
         """Leave nothing behind."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
-            self._temporary.unlink(missing_ok=True)
+            Path(self._temporary).unlink(missing_ok=True)
 
-    def _entry(self, name: str, data: memoryview, aligned: bool) -> list[bytes | memoryview]:
-        """The pieces of a stored entry that is written next."""
-        raw, size = name.encode(), len(data)
-        crc = zlib.crc32(data)
-        wide = size >= _limits[0]
-        extra = _WIDE.pack(1, 16, size, size) if wide else b""
-        if aligned:
-            gap = -(self._at + _LOCAL.size + len(raw) + len(extra) + _PADDING.size) % _ALIGNMENT
-            extra += _PADDING.pack(_PADDING_ID, gap) + bytes(gap)
-        said = _LARGE if wide else size
-        head = _LOCAL.pack(b"PK\3\4", _VERSION, _UTF8, 0, 0, _DATE, crc, said, said, len(raw), len(extra))
-        self._entries.append(_Entry(raw, crc, size, self._at))
-        self._at += len(head) + len(raw) + len(extra) + size
-        return [head, raw, extra, data]
-
-    def _directory(self) -> list[bytes]:
-        parts = []
-        for entry in self._entries:
-            wide = max(entry.size, entry.offset) >= _limits[0]
-            extra = _WIDE_AT.pack(1, 24, entry.size, entry.size, entry.offset) if wide else b""
-            size, offset = (_LARGE, _LARGE) if wide else (entry.size, entry.offset)
-            parts.append(
-                _CENTRAL.pack(
-                    b"PK\1\2", _VERSION, _VERSION, _UTF8, 0, 0, _DATE, entry.crc, size, size, len(entry.name),
-                    len(extra), 0, 0, 0, 0, offset,
-                )
-                + entry.name + extra
-            )  # fmt: skip
-        start, length, count = self._at, sum(map(len, parts)), len(parts)
-        end = count, length, start
-        if start + length >= _limits[0] or count >= _limits[1]:
-            fields = (_END64.size - 12, _VERSION, _VERSION, 0, 0, count, *end)
-            parts += [_END64.pack(b"PK\6\6", *fields), _LOCATOR.pack(b"PK\6\7", 0, start + length, 1)]
-            end = _MANY, _LARGE, _LARGE
-        parts.append(_END.pack(b"PK\5\6", 0, 0, end[0], *end, 0))
-        self._at += sum(map(len, parts))
-        return parts
-
-    def _put(self, *pieces: bytes | memoryview) -> None:
+    def _add(self, data: bytes | bytearray | memoryview) -> None:
+        """Append to the file; what is small waits for more."""
+        at, size = self._waiting, len(data)
+        if at + size > _ROOM:
+            self._flush()
+            at = 0
+        if size < _GATHERED:
+            self._room[at : at + size] = data
+            self._waiting = at + size
+            return
+        self._flush()
         assert self._file is not None, "it is over"
-        small, whole = bytearray(), []
-        for piece in pieces:
-            if len(piece) < _GATHERED:
-                small += piece
-            else:
-                whole += [memoryview(bytes(small)), memoryview(piece)]
-                small = bytearray()
-        for part in (*whole, memoryview(small)):
-            zarr3.write_all(self._file, part)
+        zarr3.write_all(self._file, memoryview(data))
+
+    def _flush(self) -> None:
+        assert self._file is not None, "it is over"
+        size, self._waiting = self._waiting, 0
+        zarr3.write_all(self._file, self._room[:size])
 
 
 class Pack:
@@ -169,66 +237,98 @@ class Pack:
         self.path = path
         self._shown = display(str(path))
         descriptor = zarr3.open_regular(path)
-        with os.fdopen(descriptor, "rb") as file:
-            try:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                with zipfile.ZipFile(file) as directory:
-                    self._entries = {info.filename: info for info in directory.infolist()}
-            except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
-                raise TraceError(f"damaged: {self._shown} is not a whole zip file") from error
+        try:
+            found = os.fstat(descriptor)
+            self._changed = found.st_mtime_ns
+            self._map = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if found.st_size else b"")
+        finally:
+            os.close(descriptor)
+
+    @cached_property
+    def _directory(self) -> dict[str, int]:
+        """Where each entry begins, as the end of a whole pack says."""
+        try:
+            with open(zarr3.open_regular(self.path), "rb") as file, zipfile.ZipFile(file) as directory:
+                return {info.filename: info.header_offset for info in directory.infolist()}
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+            raise TraceError(f"damaged: {self._shown} is not a whole zip file") from error
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """Of the root."""
-        return self._metadata("")["attributes"]  # type: ignore[no-any-return]
+        """Of the root. Raises TraceError where the pack is not whole."""
+        return self._metadata(zarr3.METADATA, None)["attributes"]  # type: ignore[no-any-return]
 
-    def array_attributes(self, place: str) -> dict[str, Any]:
-        """Of one array. Raises TraceError where it is missing or damaged."""
-        return self._metadata(place)["attributes"]  # type: ignore[no-any-return]
+    def so_far(self) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
+        """Each array that a run has written, until one is not whole: its path, where it begins (None for an empty one),
+        its ``zarr.json``."""
+        at, chunks = 0, dict[str, int]()
+        with contextlib.suppress(TraceError, UnicodeDecodeError):
+            while True:
+                entry, start = zips.entry_at(self._map, at, self._shown)
+                name = entry.name.decode()
+                place, _, last = name.rpartition("/")
+                if last != zarr3.METADATA:
+                    chunks[place] = at
+                else:
+                    metadata = self._metadata(name, at)
+                    if metadata.get("node_type") == "array":
+                        yield place, chunks.get(place), metadata
+                at = start + entry.size
 
-    def fingerprint(self, place: str, rank: int) -> tuple[int, ...]:
-        """Size and CRC-32 of an array's chunk; nothing for an empty array's."""
-        info = self._entries.get(f"{place}/{zarr3.chunk_name(rank)}")
-        return () if info is None else (info.file_size, info.CRC)
+    def fingerprint(self, place: str, shape: tuple[int, ...], at: int | None = None) -> tuple[int, ...]:
+        """Size and CRC-32 of an array's chunk and when the file changed (ns); nothing for an empty array.
 
-    def read_array(self, place: str, *, verify: bool = True) -> NDArray[Any]:
-        """An array where it lies in the file, read-only, in its true element type.
+        Raises TraceError where it is missing.
+        """
+        if not math.prod(shape):
+            return ()
+        entry, _ = self._find(_chunk_of(place, shape), at)
+        return entry.size, entry.crc, self._changed
+
+    def read_array(
+        self,
+        place: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        at: int | None = None,
+        *,
+        verify: bool = True,
+    ) -> NDArray[Any]:
+        """An array where it lies in the file, read-only; ``at`` is where its entry begins, where that is known.
 
         Raises TraceError when anything is missing or damaged; with ``verify`` the whole chunk is read for that.
         """
-        where = f"{self._shown}: {display(place)}"
-        shape, on_disk, dtype = zarr3.layout_of(self._metadata(place), where, checksum=False)
-        count = math.prod(shape)
+        on_disk, count = dtypes.stored_as(dtype), math.prod(shape)
         if count == 0:
             return np.empty(shape, dtype)
-        raw = self._bytes(f"{place}/{zarr3.chunk_name(len(shape))}", verify=verify)
+        raw = self._bytes(_chunk_of(place, shape), at, verify=verify)
         if len(raw) != count * on_disk.itemsize:
+            where = f"{self._shown}: {display(place)}"
             raise TraceError(f"damaged: {where} holds {len(raw)} bytes where {count * on_disk.itemsize} were written")
         return np.frombuffer(raw, on_disk.newbyteorder("<"), count).view(dtype).reshape(shape)
 
-    def _metadata(self, place: str) -> dict[str, Any]:
-        name = f"{place}/{zarr3.METADATA}" if place else zarr3.METADATA
-        return zarr3.decoded(bytes(self._bytes(name)), f"{self._shown}: {display(name)}")
+    def _metadata(self, name: str, at: int | None) -> dict[str, Any]:
+        return zarr3.decoded(bytes(self._bytes(name, at)), f"{self._shown}: {display(name)}")
 
-    def _bytes(self, name: str, *, verify: bool = True) -> memoryview:
-        info = self._entries.get(name)
-        where = f"{self._shown}: {display(name)}"
-        if info is None:
-            raise TraceError(f"damaged: {where} is missing")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
-            raise TraceError(f"{where} is not an entry that tracer wrote")
-        start = info.header_offset
-        try:
-            magic, *_, name_length, extra_length = _LOCAL.unpack_from(self._map, start)
-        except struct.error:
-            raise TraceError(f"damaged: {where} lies outside the file") from None
-        start += _LOCAL.size + name_length + extra_length
-        raw = memoryview(self._map)[start : start + info.file_size]
-        if magic != b"PK\3\4" or len(raw) != info.file_size or info.file_size != info.compress_size:
-            raise TraceError(f"damaged: {where} is not whole")
-        if verify and zlib.crc32(raw) != info.CRC:
-            raise TraceError(f"damaged: the checksum of {where} does not fit its data")
+    def _bytes(self, name: str, at: int | None, *, verify: bool = True) -> memoryview:
+        entry, start = self._find(name, at)
+        raw = self._map[start : start + entry.size]
+        if verify and zips.crc32(raw) != entry.crc:
+            raise TraceError(f"damaged: the checksum of {self._shown}: {display(name)} does not fit its data")
         return raw
+
+    def _find(self, name: str, at: int | None) -> tuple[zips.Entry, int]:
+        at = self._directory.get(name) if at is None else at
+        if at is None:
+            raise TraceError(f"damaged: {self._shown}: {display(name)} is missing")
+        entry, start = zips.entry_at(self._map, at, self._shown)
+        if entry.name != name.encode():
+            raise TraceError(f"damaged: {self._shown}: {display(name)} is not where it was written")
+        return entry, start
+
+
+def _chunk_of(place: str, shape: tuple[int, ...]) -> str:
+    return f"{place}/{zarr3.chunk_name(len(shape))}"
 
 
 def packs(folder: Path) -> dict[int, Path]:
@@ -250,4 +350,4 @@ def pack_name(step: int) -> str:
     return f"{step:010d}{SUFFIX}"
 
 
-__all__ = ["Pack", "PackWriter", "pack_name", "packs"]
+__all__ = ["Pack", "PackWriter", "Slot", "pack_name", "packs"]

@@ -15,23 +15,33 @@ from numpy.typing import NDArray
 from tracer import dtypes, names
 from tracer.errors import InputError, TraceError
 from tracer.graph import Structure, lengths, text
-from tracer.store import zarr3
-from tracer.store.packs import Pack, pack_name, packs
+from tracer.store.packs import SUFFIX, Pack, pack_name, packs
 
+VALUES = f"values{SUFFIX}"
+"""The pack in a recording's folder that holds the tensors of its one run."""
 STEPS = "steps"
 """The folder of a recording that holds its steps."""
 AT = "@"
 """What stands between a recording's name and a step in the name of that step."""
+_NUMBER = (int, float)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where an activation or weight lies (relative to the trace) and what it is."""
+    """Where an activation or weight lies and what it is.
+
+    Attributes:
+        path: in the hierarchy of the recording's pack.
+        at: where its data begins in the pack's file, with what the zip says of it; None for an empty array.
+        trainable: of a parameter, where that is known.
+    """
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     summary: Mapping[str, float | int]
+    at: int | None = None
+    trainable: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,16 @@ class Recording:
         return self._parameters("weights")
 
     @cached_property
+    def weight_keys(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """The aligned layer and parameter of each saved parameter, by owner and local name."""
+        own = {key: key for key in (*self.weights, *self.weight_gradients)}
+        try:
+            found = self.attributes.get("weight_keys", ())
+            return own | {(text(a), text(b)): (text(c), text(d)) for a, b, c, d in found}
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"damaged: the weights of recording '{names.display(self.name)}'") from error
+
+    @cached_property
     def gradients(self) -> dict[str, Stored]:
         """Saved gradients of the loss with respect to activations, by node name."""
         return self._index("gradients")
@@ -89,19 +109,13 @@ class Recording:
 
     def _parameters(self, key: str) -> dict[tuple[str, str], Stored]:
         try:
-            return {
-                (text(owner), text(name)): _stored(path, shape, dtype, *(summary or [{}]))
-                for owner, name, path, shape, dtype, *summary in self.attributes.get(key, [])
-            }
+            return {(text(owner), text(name)): _stored(*how) for owner, name, *how in self.attributes.get(key, [])}
         except (TypeError, ValueError) as error:
             raise TraceError(f"damaged: the {key} of recording '{names.display(self.name)}'") from error
 
     def _index(self, key: str) -> dict[str, Stored]:
         try:
-            return {
-                text(node): _stored(path, shape, dtype, summary)
-                for node, path, shape, dtype, summary in self.attributes.get(key, [])
-            }
+            return {text(node): _stored(*how) for node, *how in self.attributes.get(key, [])}
         except (TypeError, ValueError) as error:
             raise TraceError(f"damaged: the index of recording '{names.display(self.name)}'") from error
 
@@ -210,31 +224,22 @@ class Recording:
 
     def read_stored(self, stored: Stored, *, verify: bool = True) -> NDArray[Any]:
         """The array of an index entry. Raises TraceError as :meth:`read`."""
-        values = self._array(stored.path, verify=verify)
-        if values.shape != stored.shape or values.dtype.name != stored.dtype:
-            raise TraceError(f"damaged: {names.display(stored.path)} is not what the recording says it is")
-        return values
-
-    def attributes_of(self, stored: Stored) -> Mapping[str, Any]:
-        """The attributes of an index entry's array. Raises TraceError where it is missing or damaged."""
-        try:
-            found = zarr3.read_metadata(inside(self.root, stored.path))["attributes"]
-        except FileNotFoundError as error:
-            raise TraceError(f"damaged: {names.display(stored.path)} is missing") from error
-        return dict(found)
+        return self.pack.read_array(stored.path, stored.shape, dtypes.by_name(stored.dtype), stored.at, verify=verify)
 
     def fingerprint(self, stored: Stored) -> list[Any]:
         """What changes when a stored tensor does, without reading it: its type, shape, and more of how it is stored.
 
         Raises TraceError where the array is missing.
         """
-        return [stored.dtype, list(stored.shape), *self._mark(stored)]
+        return [stored.dtype, list(stored.shape), *self.pack.fingerprint(stored.path, stored.shape, stored.at)]
 
-    def _array(self, path: str, *, verify: bool) -> NDArray[Any]:
-        return zarr3.read_array(inside(self.root, path), verify=verify)
-
-    def _mark(self, stored: Stored) -> tuple[int, ...]:
-        return zarr3.fingerprint(inside(self.root, stored.path), len(stored.shape))
+    @cached_property
+    def pack(self) -> Pack:
+        """The file that holds the tensors. Raises TraceError."""
+        try:
+            return Pack(self.folder / VALUES)
+        except FileNotFoundError:
+            raise TraceError(f"damaged: the tensors of recording '{names.display(self.name)}' are missing") from None
 
     # -- steps -------------------------------------------------------------------------------------------------
 
@@ -256,14 +261,15 @@ class Recording:
                 f"recording '{names.display(self.name)}' has no step {step} (have: {have or 'none'})"
             ) from None
         attributes = {**self.attributes, **pack.attributes, "state": "complete"}
-        return Step(f"{self.name}{AT}{step}", self.folder, self.root, attributes, "complete", pack, step)
+        found = Step(f"{self.name}{AT}{step}", self.folder, self.root, attributes, "complete", step)
+        vars(found)["pack"] = pack
+        return found
 
 
 @dataclass(frozen=True)
 class Step(Recording):
     """One step of a recording of many: everything that is read of it comes from its pack."""
 
-    pack: Pack
     number: int
 
     @property
@@ -275,15 +281,6 @@ class Step(Recording):
     def steps(self) -> tuple[int, ...]:
         return (self.number,)
 
-    def attributes_of(self, stored: Stored) -> Mapping[str, Any]:
-        return self.pack.array_attributes(stored.path)
-
-    def _array(self, path: str, *, verify: bool) -> NDArray[Any]:
-        return self.pack.read_array(path, verify=verify)
-
-    def _mark(self, stored: Stored) -> tuple[int, ...]:
-        return self.pack.fingerprint(stored.path, len(stored.shape))
-
 
 def ranges(steps: Sequence[int]) -> str:
     """Numbers as a person lists them: ``0, 100, 200 … 900``; ``4–9`` where they follow one another."""
@@ -293,13 +290,18 @@ def ranges(steps: Sequence[int]) -> str:
     return ", ".join(shown) if len(shown) <= 5 else f"{', '.join(shown[:3])} … {shown[-1]}"
 
 
-def _stored(path: Any, shape: Any, dtype: Any, summary: Any) -> Stored:
+def _stored(path: Any, shape: Any, dtype: Any, summary: Any = (), at: Any = None, trainable: Any = None) -> Stored:
+    """An index entry as a file says it. Raises TypeError or ValueError for what is none."""
     numbers = {
         text(key): value
         for key, value in dict(summary).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, _NUMBER) and value is not True and value is not False
     }
-    return Stored(text(path), lengths(shape), dtypes.by_name(text(dtype)).name, numbers)
+    if at is not None and (not isinstance(at, int) or at < 0):
+        raise ValueError("not a place in a file")
+    trainable = trainable if isinstance(trainable, bool) else None
+    dtypes.by_name(text(dtype))  # raises where it is none
+    return Stored(text(path), lengths(shape), dtype, numbers, at, trainable)
 
 
 def unwritable(root: Path, error: OSError) -> str:
@@ -315,12 +317,17 @@ def number(value: Any) -> float:
 
 def inside(root: Path, relative: str) -> Path:
     """A path of the trace's index below ``root``. Raises TraceError for one that leads elsewhere."""
+    return Path(_inside(root, relative))
+
+
+def _inside(root: Path, relative: str) -> str:
+    """:func:`inside` as text, which is made in a third of the time: a comparison asks for thousands."""
     parts = relative.split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise TraceError(f"damaged: {names.display(relative)!r} is not a path inside the trace")
     path = str(root)
     for part in parts:
-        path = os.path.join(path, part)
+        path = f"{path}/{part}"
         if os.path.islink(path):
             raise TraceError(f"{names.display(relative)} leads through a link: refused")
-    return Path(path)
+    return path

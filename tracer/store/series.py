@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
@@ -14,14 +17,27 @@ from tracer import dtypes, names
 from tracer.errors import InputError, TraceError
 from tracer.graph import Structure
 from tracer.store import places, zarr3
-from tracer.store.packs import PackWriter, pack_name, packs
+from tracer.store.packs import PackWriter, Slot, pack_name, packs
 from tracer.store.recordings import STEPS, unwritable
 from tracer.store.trace import Trace, lock
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Part = Literal["value", "gradient", "weight", "weight_gradient"]
 _INDEX: dict[Part, str] = {
     "value": "activations", "gradient": "gradients", "weight": "weights", "weight_gradient": "weight_gradients",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What of a tensor is the same at every step: the attribute of the step that lists it, the JSON of what stands
+    there, and its place in the file."""
+
+    index: str
+    text: str
+    slot: Slot
 
 
 class SeriesWriter:
@@ -58,7 +74,10 @@ class SeriesWriter:
         self._weights = dict(weights)
         self._resume = resume
         self._pack: PackWriter | None = None
-        self._index: dict[str, list[Any]] = {}
+        self._lines: dict[tuple[Part, str, str], _Line] = {}
+        self._index: defaultdict[str, list[str]] = defaultdict(list)
+        self._statistics: list[Any] = []
+        self._before: PackWriter | None = None
         self._skipped: dict[str, str] = {}
         self._step = 0
         self._stack = contextlib.ExitStack()
@@ -116,34 +135,48 @@ class SeriesWriter:
         """What comes now belongs to this step; one that was not committed is given up. Raises TraceError."""
         self.abort()
         with self._disk():
-            self._pack = PackWriter(self._steps / pack_name(step))
-        self._step, self._index, self._skipped = step, {}, {}
+            self._pack = PackWriter(self._steps / pack_name(step), self._before)
+        if len(self._lines) > 64 + 2 * sum(map(len, self._index.values())):  # names that do not come again
+            self._lines.clear()
+        self._step, self._skipped = step, {}
+        self._index.clear()
+        self._statistics.clear()
 
     def put(self, part: Part, name: str, values: NDArray[Any], owner: str = "") -> None:
-        """Write a tensor of the step: a node's, or of the parameter ``name`` of ``owner``. Raises TraceError."""
+        """Write a tensor of the step: a node's, or of the parameter ``name`` of ``owner``. ``values`` may be changed
+        afterwards. Raises TraceError."""
         assert self._pack is not None, "no step was begun"
-        label = f"{owner}:{name}" if owner or part.startswith("weight") else name
-        if not dtypes.storable(values.dtype):
-            self.skip(part, label, f"elements of type {values.dtype}")
-            return
+        line = self._lines.get((part, owner, name))
+        if line is None or line.slot.shape != values.shape or line.slot.dtype != values.dtype:
+            if not dtypes.storable(values.dtype):
+                label = f"{owner}:{name}" if owner or part.startswith("weight") else name
+                self.skip(part, label, f"elements of type {values.dtype}")
+                return
+            line = self._lines[part, owner, name] = self._line(part, owner, name, values)
+        try:
+            self._pack.put(line.slot, values)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._index[line.index].append(line.text)
+
+    def _line(self, part: Part, owner: str, name: str, values: NDArray[Any]) -> _Line:
         in_gradients = places.GRADIENTS if part.endswith("gradient") else ""
         attributes: dict[str, Any]
         if part.startswith("weight"):
             where = self._weights.get((owner, name), (owner, name))
-            place = places.weight(*where, self._key, in_gradients)
+            place = places.weight(*where, in_gradients)
             attributes, entry = {"owner": owner, "param": name}, [owner, name]
         else:
-            place = places.activation(name, self._keys, self._key, in_gradients)
-            attributes, entry = {"node": name, "recording": self.name, "step": self._step}, [name]
+            place = places.activation(name, self._keys, in_gradients)
+            attributes, entry = {"node": name}, [name]
             if name in self._keys:
                 attributes["aligned"] = self._keys[name]
-        with self._disk():
-            self._pack.put(place, values, attributes, [f"{self._key}_axis{axis}" for axis in range(values.ndim)])
-        self._index.setdefault(_INDEX[part], []).append([*entry, place, list(values.shape), values.dtype.name, {}])
+        text = json.dumps([*entry, place, list(values.shape), values.dtype.name, {}], separators=(",", ":"))
+        return _Line(_INDEX[part], text, Slot.of(place, values, attributes, places.dimensions(place, values.ndim)))
 
     def statistics(self, name: str, shape: tuple[int, ...], dtype: str, summary: Mapping[str, float | int]) -> None:
         """Keep the numbers of a node's tensor (:mod:`tracer.store.summary`) in place of its values."""
-        self._index.setdefault("statistics", []).append([name, list(shape), dtype, dict(summary)])
+        self._statistics.append([name, list(shape), dtype, dict(summary)])
 
     def skip(self, part: Part, name: str, why: str) -> None:
         """Say why something of the step is not stored."""
@@ -154,12 +187,12 @@ class SeriesWriter:
         """Make the step readable, with further attributes; its size in bytes. Raises TraceError."""
         assert self._pack is not None, "no step was begun"
         attributes = {
-            "step": self._step, "written": time.time(), "skipped": self._skipped, "activations": [],
-            "input": f"step {self._step}", **self._index, **more,
+            "step": self._step, "written": time.time(), "skipped": self._skipped, "input": f"step {self._step}",
+            **({"statistics": self._statistics} if self._statistics else {}), **more,
         }  # fmt: skip
         with self._disk():
-            size = self._pack.commit(attributes)
-        self._pack = None
+            size = self._pack.commit(attributes, {"activations": (), **self._index})
+        self._pack, self._before = None, self._pack
         return size
 
     def abort(self) -> None:
@@ -189,8 +222,11 @@ class SeriesWriter:
             self.abort()
             raise
         except OSError as error:
-            self.abort()
-            raise TraceError(unwritable(self.trace.root, error)) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> TraceError:
+        self.abort()
+        return TraceError(unwritable(self.trace.root, error))
 
 
 __all__ = ["Part", "SeriesWriter"]

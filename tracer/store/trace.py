@@ -8,25 +8,27 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from tracer import names
 from tracer.errors import InputError, TraceError
-from tracer.graph import text
 from tracer.store import places, zarr3
-from tracer.store.packs import pack_name
-from tracer.store.recordings import AT, STEPS, Recording, inside, unwritable
+from tracer.store.packs import Pack, pack_name
+from tracer.store.recordings import AT, STEPS, VALUES, Recording, unwritable
+
+if TYPE_CHECKING:
+    from typing import Self
 
 FORMAT = "tracer-trace"
-VERSION = 1
-PARTS = ("recordings", "inputs", "layers", "unaligned", "weights")
+VERSION = 2
+"""Since 2 the tensors of a recording lie in one file, not in folders of their own."""
+PARTS = ("recordings", "inputs")
 COMPARISONS = "comparisons"
-_ALL_PARTS = (*PARTS, COMPARISONS, "gradients", "gradients/layers", "gradients/unaligned", "gradients/weights")
-"""With those that are made when they are needed."""
+_ALL_PARTS = (*PARTS, COMPARISONS)
+"""With what is made when it is needed."""
 
 
 class Trace:
@@ -58,6 +60,8 @@ class Trace:
                 f"{shown} was made by a newer tracer (format {names.display(str(version))}, this one reads up to "
                 f"{VERSION}): upgrade tracer, or record into another --trace"
             )
+        if version < VERSION:
+            raise InputError(f"{shown} was made by an earlier tracer (format {version}): record into another --trace")
         for part in _ALL_PARTS:
             folder = root / part
             if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -130,7 +134,8 @@ class Trace:
             attributes = zarr3.read_metadata(folder)["attributes"]
         except (TraceError, OSError) as error:  # the others can still be read
             return Recording(name, folder, self.root, {"error": str(error)}, "damaged")
-        name = attributes["name"] if isinstance(attributes.get("name"), str) else name
+        if name == folder.name and isinstance(attributes.get("name"), str):  # a long name's key does not give it back
+            name = attributes["name"]
         state = attributes.get("state")
         if state not in ("recording", "complete", "failed"):
             return Recording(name, folder, self.root, {**attributes, "error": "its state is unknown"}, "damaged")
@@ -140,37 +145,20 @@ class Trace:
             state = str(attributes.get("state", "?"))
             if state == "recording":
                 state = "interrupted"
-                attributes = {**attributes, "activations": list(self._salvage(attributes))}
+                attributes = {**attributes, **_salvaged(folder)}
         return Recording(name, folder, self.root, attributes, state)
 
     def so_far(self, recording: Recording) -> Recording:
-        """A recording that is being written with the activations that are saved by now; any other one as it is.
-
-        What ``recording`` knows already is not looked for again.
-        """
+        """A recording that is being written with the tensors that are saved by now; any other one as it is."""
         if recording.state != "recording":
             return recording
-        more = list(self._salvage(recording.attributes, frozenset(recording.activations)))
-        if not more:
+        more = _salvaged(recording.folder)
+        if len(more.get("activations", ())) == len(recording.activations):
             return recording
-        known = recording.attributes.get("activations", [])
-        found = replace(recording, attributes={**recording.attributes, "activations": [*known, *more]})
+        attributes = {**recording.attributes, **more}
+        found = Recording(recording.name, recording.folder, recording.root, attributes, recording.state)
         vars(found)["structure"] = recording.structure  # parsed already, and the same
         return found
-
-    def _salvage(self, attributes: Mapping[str, Any], known: frozenset[str] = frozenset()) -> Iterator[list[Any]]:
-        """Index entries of the activations, but for ``known`` ones, that a recording without an end has written."""
-        plan = attributes.get("plan", ())
-        for entry in plan if isinstance(plan, list) else ():
-            with contextlib.suppress(FileNotFoundError, TraceError, ValueError, TypeError, KeyError):
-                node, path = entry
-                if node in known:
-                    continue
-                folder = inside(self.root, text(path))
-                metadata = zarr3.read_metadata(folder)
-                own = metadata["attributes"]
-                dtype = str(own.get("dtype", metadata.get("data_type")))
-                yield [node, path, metadata["shape"], dtype, own.get("summary", {})]
 
     def has_inputs(self, input_id: str) -> bool:
         return (self.root / "inputs" / names.encode(input_id) / zarr3.METADATA).exists()
@@ -209,42 +197,67 @@ class Trace:
         """Remove a recording and everything stored for it alone. Raises TraceError when it is being written."""
         recording = self.recording(name)
         with lock(recording.folder):
-            # The recording goes first: what is left over if we are killed is found by `sweep`.
+            # What says that it is there goes first: what is left over if we are killed is nobody's.
             (recording.folder / zarr3.METADATA).unlink()
             shutil.rmtree(recording.folder, ignore_errors=True)
-        self.sweep(name)
-        key = names.encode(name)
-        for reference in self._folders(COMPARISONS):
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Remove what was kept of comparisons with a recording."""
+        key, folder = names.encode(name), self.root / COMPARISONS
+        for reference in _subfolders(folder) if folder.is_dir() else ():
             shutil.rmtree(reference if reference.name == key else reference / key, ignore_errors=True)
-            if reference.is_dir():
-                self._prune(reference)
+            if reference.is_dir() and not _subfolders(reference):
+                shutil.rmtree(reference, ignore_errors=True)
 
-    def sweep(self, name: str, keep: frozenset[str] = frozenset()) -> None:
-        """Remove what lies under a recording's name but is not in ``keep`` (paths relative to the trace)."""
-        key = names.encode(name)
-        for part in ("", places.GRADIENTS):
-            weights = [p for layer in self._folders(f"{part}weights") for p in _subfolders(layer)]
-            for parent in (*self._folders(f"{part}layers"), *weights):
-                target = parent / key
-                if target.is_dir() and str(target.relative_to(self.root)) not in keep:
-                    shutil.rmtree(target, ignore_errors=True)
-                    self._prune(parent)
-            own = self.root / f"{part}unaligned" / key
-            for target in _subfolders(own) if own.is_dir() else ():
-                if str(target.relative_to(self.root)) not in keep:
-                    shutil.rmtree(target, ignore_errors=True)
-            if own.is_dir():
-                self._prune(own)
+    def update(self, name: str, attributes: Mapping[str, Any]) -> Recording:
+        """Change attributes of a recording; those of it as it is then.
 
-    def _prune(self, folder: Path) -> None:
-        """Remove groups that hold nothing any more, upwards to the top-level ones."""
-        while str(folder.relative_to(self.root)) not in _ALL_PARTS and not _subfolders(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder = folder.parent
+        A reader sees the former ones or these. Raises TraceError when it is being written or the disk fails.
+        """
+        recording = self.recording(name)
+        with lock(recording.folder):
+            try:
+                zarr3.make_group(recording.folder, {**recording.attributes, **attributes})
+            except OSError as error:
+                what = f"cannot rewrite recording '{names.display(name)}'"
+                raise TraceError(f"{what}: {error.strerror or error}") from error
+        return self.recording(name)
 
-    def _folders(self, part: str) -> list[Path]:
-        folder = self.root / part
-        return _subfolders(folder) if folder.is_dir() else []
+    def rename(self, old: str, new: str) -> None:
+        """Give a recording another name, replacing the one that has it.
+
+        Killed half way, at least one of the two is whole. Raises TraceError.
+        """
+        recording = self.recording(old)
+        with lock(recording.folder):
+            if self.has(new):
+                self.delete(new)
+            target = self.root / "recordings" / names.encode(new)
+            try:
+                shutil.rmtree(target, ignore_errors=True)  # left over by a process that was killed
+                os.rename(recording.folder, target)
+                zarr3.make_group(target, {**recording.attributes, "name": new})
+            except OSError as error:
+                what = f"cannot rename recording '{names.display(old)}'"
+                raise TraceError(f"{what}: {error.strerror or error}") from error
+        self._forget(old)
+
+
+def _salvaged(folder: Path) -> dict[str, list[Any]]:
+    """The indices of what a recording without an end has written."""
+    found: dict[str, list[Any]] = {"activations": [], "weights": [], "gradients": [], "weight_gradients": []}
+    with contextlib.suppress(OSError, TraceError):
+        for place, at, metadata in Pack(folder / VALUES).so_far():
+            with contextlib.suppress(TypeError, KeyError):
+                own, gradient = metadata["attributes"], place.startswith(places.GRADIENTS)
+                dtype = own.get("dtype", metadata["data_type"])
+                if "param" in own:
+                    index, whose = "weight_gradients" if gradient else "weights", [own["owner"], own["param"]]
+                else:
+                    index, whose = "gradients" if gradient else "activations", [own["node"]]
+                found[index].append([*whose, place, metadata["shape"], dtype, own.get("summary", {}), at])
+    return {index: entries for index, entries in found.items() if entries}
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,14 @@ from tracer.adapter import NotRecorded
 from tracer.errors import InputError, TraceError
 from tracer.graph import Param, Structure
 from tracer.store import places, zarr3
-from tracer.store.recordings import inside, unwritable
+from tracer.store.buffers import Buffers
+from tracer.store.recordings import VALUES, inside, unwritable
+from tracer.store.runs import GrowingArray, RunWriter
 from tracer.store.summary import Summary, summarize
 from tracer.store.trace import Trace, lock
+
+if TYPE_CHECKING:
+    from typing import Self
 
 DEFAULT_MEMORY = 256 << 20
 
@@ -104,6 +108,8 @@ class RecordingWriter:
         self._keys = dict(keys)
         self._saved: dict[_Kind, dict[str, list[Any]]] = {"value": {}, "gradient": {}}
         self._weights: dict[str, list[list[Any]]] = {"weights": [], "weight_gradients": []}
+        self._pack: RunWriter | None = None
+        self._writing = threading.Lock()
         self._weight_keys: dict[tuple[str, str], tuple[str, str]] = {}
         self._growing: dict[str, _Growing] = {}
         self._constants: dict[str, bytes] = {}
@@ -116,6 +122,7 @@ class RecordingWriter:
         self._batch = 0
         self._memory = max(memory, 1 << 20)
         self._waiting = 0
+        self._buffers = Buffers(self._memory)
         self._room = threading.Condition()
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._stack = contextlib.ExitStack()
@@ -126,11 +133,10 @@ class RecordingWriter:
                 f"recording '{names.display(self.name)}' exists already: --force replaces it, --name keeps both"
             )
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            inside(self.trace.root, f"recordings/{self._key}").mkdir(parents=True, exist_ok=True)
             self._stack.enter_context(lock(self._folder))
-            self.trace.sweep(self.name)  # left over by a process that was killed
-            plan = [[node, self._place("value", node)] for node in self._planned]
-            self._write_attributes(state="recording", plan=[] if self._storage.statistics_only else plan)
+            self._pack = RunWriter(self._folder / VALUES)
+            self._write_attributes(state="recording")
         except OSError as error:
             self._stack.close()
             if isinstance(error, TraceError):
@@ -185,7 +191,7 @@ class RecordingWriter:
             if self._fault is not None:
                 return
             self._waiting += size
-        self._queue.put((kind, name, self._batch, value if owned else np.array(value, order="C", copy=True)))
+        self._queue.put((kind, name, self._batch, value if owned else self._buffers.copy(value)))
 
     def put_weights(self, owner: str, param: Param, value: NDArray[Any], key: tuple[str, str]) -> None:
         """Write a parameter under ``weights/<key[0]>/<key[1]>/<recording>``. Raises TraceError."""
@@ -193,7 +199,7 @@ class RecordingWriter:
         if not dtypes.storable(value.dtype):
             self.skipped[f"{owner}:{param.name}"] = f"elements of type {value.dtype}"
             return
-        self._put("weights", owner, param.name, value, key, {"trainable": param.trainable})
+        self._put("weights", owner, param.name, value, key, param.trainable)
 
     def weight_gradient(self, owner: str, name: str, value: NDArray[Any] | NotRecorded, *, owned: bool = False) -> None:
         """Write the gradient with respect to a parameter, as the parameter itself is. Never raises."""
@@ -207,42 +213,36 @@ class RecordingWriter:
         else:
             key = self._weight_keys.get((owner, name), (owner, name))
             with contextlib.suppress(TraceError):  # kept, and raised at the end
-                self._put("weight_gradients", owner, name, value, key, {})
+                self._put("weight_gradients", owner, name, value, key)
 
     def weight_keys(self, keys: Mapping[tuple[str, str], tuple[str, str]]) -> None:
         """Say under which aligned layer and parameter what belongs to an owner's parameter is stored."""
         self._weight_keys.update(keys)
 
-    def _put(
-        self, index: str, owner: str, name: str, value: NDArray[Any], key: tuple[str, str], more: Mapping[str, Any]
-    ) -> None:
+    def _put(self, index: str, owner: str, name: str, value: NDArray[Any], key: tuple[str, str], *more: bool) -> None:
         part = places.GRADIENTS if index == "weight_gradients" else ""
-        path = places.weight(*key, self._key, part)
-        try:
-            self._write(path, value, {"owner": owner, "param": name, **more})
-        except OSError as error:
-            raise self.failure(error) from error
+        path = places.weight(*key, part)
         # A weight is known again by these numbers, however the other framework lays it out.
         summary = summarize(value) if index == "weights" else {}
-        self._weights[index].append([owner, name, path, list(value.shape), value.dtype.name, summary])
+        try:
+            at = self._write(path, value, {"owner": owner, "param": name, **({"summary": summary} if summary else {})})
+        except OSError as error:
+            raise self.failure(error) from error
+        self._weights[index].append([owner, name, path, list(value.shape), value.dtype.name, summary, at, *more])
 
     # -- writing -----------------------------------------------------------------------------------------------
 
     def _place(self, kind: _Kind, node: str) -> str:
-        return places.activation(node, self._keys, self._key, places.GRADIENTS if kind == "gradient" else "")
+        return places.activation(node, self._keys, places.GRADIENTS if kind == "gradient" else "")
 
-    def _folder_for(self, path: str) -> Any:
-        folder = inside(self.trace.root, path)
-        for parent in reversed(folder.parents):
-            if len(parent.parts) > len(self.trace.root.parts):
-                zarr3.make_group(parent)
-        return folder
+    def _write(self, path: str, values: NDArray[Any], attributes: Mapping[str, Any]) -> int | None:
+        with self._writing:
+            return self._open.put(path, values, attributes, places.dimensions(path, values.ndim))
 
-    def _dimensions(self, rank: int) -> list[str]:
-        return [f"{self._key}_axis{axis}" for axis in range(rank)]
-
-    def _write(self, path: str, values: NDArray[Any], attributes: Mapping[str, Any]) -> None:
-        zarr3.write_array(self._folder_for(path), values, attributes, self._dimensions(values.ndim))
+    @property
+    def _open(self) -> RunWriter:
+        assert self._pack is not None, "used outside its context"
+        return self._pack
 
     def _drain(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -256,9 +256,7 @@ class RecordingWriter:
                 except Exception as error:  # the model must go on; the recording says what is missing
                     skipped = self.skipped if kind == "value" else self.skipped_gradients
                     skipped[name] = str(error) if isinstance(error, _Unfit) else f"{type(error).__name__}: {error}"
-                    growing = self._growing.pop(name, None)
-                    if growing is not None and growing.array is not None:
-                        growing.array.abort()
+                    self._growing.pop(name, None)
             del values, item
             with self._room:
                 self._waiting -= size
@@ -280,8 +278,9 @@ class RecordingWriter:
         growing.summary.add(values)
         if not self._storage.statistics_only:
             if growing.array is None:
-                folder = self._folder_for(self._place(kind, name))
-                growing.array = zarr3.GrowingArray(folder, joined.shape, self._narrow(values).dtype, joined.axis)
+                dtype = self._narrow(values).dtype
+                with self._writing:
+                    growing.array = self._open.reserve(self._place(kind, name), joined.shape, dtype, joined.axis)
             if values.dtype != growing.dtype:
                 raise _Unfit(f"{growing.dtype} in one batch, {values.dtype} in another")
             stored = self._narrow(values)
@@ -300,8 +299,7 @@ class RecordingWriter:
         digest = hashlib.sha256(values.tobytes()).digest()
         if self._constants.setdefault(name, digest) == digest:
             return
-        if self._saved["value"].pop(name, None) is not None and not self._storage.statistics_only:
-            shutil.rmtree(self._folder_for(self._place("value", name)), ignore_errors=True)
+        self._saved["value"].pop(name, None)
         raise _Unfit("it has no axis of samples and differs from batch to batch")
 
     def _close(self, name: str, growing: _Growing) -> None:
@@ -310,11 +308,10 @@ class RecordingWriter:
         if growing.array is None:
             self._saved["value"][name] = [name, list(growing.joined.shape), growing.dtype.name, summary]
             return
-        attributes = self._own("value", name, growing.dtype, summary)
-        shape = growing.array.finish(attributes, self._dimensions(len(growing.joined.shape)))
-        self._saved["value"][name] = [
-            name, self._place("value", name), list(shape), growing.array.dtype.name, summary,
-        ]  # fmt: skip
+        attributes, place = self._own("value", name, growing.dtype, summary), growing.array.place
+        with self._writing:
+            shape, at = growing.array.finish(attributes, places.dimensions(place, len(growing.joined.shape)))
+        self._saved["value"][name] = [name, place, list(shape), growing.array.dtype.name, summary, at]
 
     def _finish(self, kind: _Kind, name: str, values: NDArray[Any], summary: dict[str, float | int]) -> None:
         if self._storage.statistics_only:
@@ -326,8 +323,8 @@ class RecordingWriter:
             self._wide.append(name)
             stored = values
         path = self._place(kind, name)
-        self._write(path, stored, self._own(kind, name, values.dtype, summary))
-        self._saved[kind][name] = [name, path, list(values.shape), stored.dtype.name, summary]
+        at = self._write(path, stored, self._own(kind, name, values.dtype, summary))
+        self._saved[kind][name] = [name, path, list(values.shape), stored.dtype.name, summary, at]
 
     def _narrow(self, values: NDArray[Any]) -> NDArray[Any]:
         if self._storage.precision is None or values.dtype.kind == "c" or not dtypes.epsilon(values.dtype.name):
@@ -340,7 +337,7 @@ class RecordingWriter:
 
     def _own(self, kind: _Kind, name: str, computed: np.dtype[Any], summary: Mapping[str, Any]) -> dict[str, Any]:
         attributes: dict[str, Any] = {
-            "node": name, "recording": self.name, "summary": dict(summary), "computed_dtype": computed.name,
+            "node": name, "summary": dict(summary), "computed_dtype": computed.name,
         }  # fmt: skip
         if name in self._keys:
             attributes["aligned"] = self._keys[name]
@@ -372,6 +369,7 @@ class RecordingWriter:
                 reason = f"{len(missing)} of {len(self._planned)} tensors never came, the first: {missing[0]}"
             self._attributes["seconds"] = time.time() - self._attributes["created"]
             try:
+                self._close_pack()
                 self._write_attributes(
                     state="failed" if reason else "complete",
                     error=reason,
@@ -381,6 +379,7 @@ class RecordingWriter:
             except OSError as fault:
                 # Not even this fits on the disk: the recording then reads as interrupted, with what was saved.
                 self._fault = self._fault or fault
+                self._open.close()
         if error is None and self._fault is not None:
             raise TraceError(unwritable(self.trace.root, self._fault)) from self._fault
         if error is None and missing:
@@ -395,6 +394,13 @@ class RecordingWriter:
             except OSError as fault:
                 self._fault = self._fault or fault
 
+    def _close_pack(self) -> None:
+        """What was put is found by the recording's index, and by other readers of a whole zip."""
+        if self._fault is None:
+            self._open.commit({"framework": self._attributes.get("framework", "?")})
+        else:
+            self._open.close()
+
     def _index(self) -> dict[str, Any]:
         """The attributes that say what was saved; those without entries are left out, but for the usual two."""
         alone = self._storage.statistics_only
@@ -405,6 +411,7 @@ class RecordingWriter:
             "gradients": [] if alone else list(self._saved["gradient"].values()),
             "gradient_statistics": list(self._saved["gradient"].values()) if alone else [],
             "weight_gradients": self._weights["weight_gradients"],
+            "weight_keys": listed(self._weight_keys),
             "skipped_gradients": self.skipped_gradients,
             "kept_wide": self._wide,
         }
@@ -414,6 +421,11 @@ class RecordingWriter:
         """Note a fault of the disk, and the error to raise for it."""
         self._fault = self._fault or error
         return TraceError(unwritable(self.trace.root, error))
+
+
+def listed(keys: Mapping[tuple[str, str], tuple[str, str]]) -> list[list[str]]:
+    """As attributes: which aligned layer and parameter belong to an owner's parameter, where these have other names."""
+    return [[*own, *aligned] for own, aligned in keys.items() if own != aligned]
 
 
 class _Unfit(Exception):
@@ -432,5 +444,5 @@ class _Growing:
         self.joined = joined
         self.dtype = dtype
         self.summary = Summary()
-        self.array: zarr3.GrowingArray | None = None
+        self.array: GrowingArray | None = None
         self.batches = 0

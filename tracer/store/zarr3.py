@@ -15,24 +15,27 @@ import mmap
 import os
 import stat
 import struct
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer import dtypes
 from tracer.errors import TraceError
 from tracer.names import display
+from tracer.store.crc32c import checksum
 
 METADATA = "zarr.json"
 TEMPORARY = ".tracer-tmp"
 _LARGEST_METADATA = 256 << 20
+_AT_ONCE = 256 << 10
+"""Bytes of one write: for larger ones Linux looks for large pages, which was measured to take four times as long."""
+_LITTLE = sys.byteorder == "little"
 _CRC = struct.Struct("<I")
-_CRC_STEP = 1 << 20
 
 
 def _fill_value(dtype: np.dtype[Any]) -> Any:
@@ -71,16 +74,27 @@ def array_metadata(
     }
 
 
-def as_stored(
-    values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str], *, checksum: bool = True
-) -> tuple[memoryview, dict[str, Any]]:
-    """The bytes of an array's one chunk, empty for an empty array, and its ``zarr.json``."""
-    on_disk = dtypes.stored_as(values.dtype)
+def metadata_of(
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    attributes: Mapping[str, Any],
+    dimensions: Sequence[str],
+    *,
+    checksum: bool = True,
+) -> dict[str, Any]:
+    """:func:`array_metadata` of an array whose true data type is ``dtype``."""
+    on_disk = dtypes.stored_as(dtype)
+    extra = {} if on_disk == dtype else {"dtype": dtype.name}
+    return array_metadata(shape, on_disk, {**attributes, **extra}, dimensions, checksum=checksum)
+
+
+def bytes_of(values: NDArray[Any], on_disk: np.dtype[Any]) -> memoryview:
+    """The bytes of an array's one chunk, empty for an empty array; ``on_disk`` is the data type in the file."""
+    if values.dtype == on_disk and _LITTLE and values.ndim and values.size and values.flags.c_contiguous:
+        return values.data.cast("B")
     # numpy's ascontiguousarray would turn a 0-d array into a 1-d one.
     data = np.asarray(values, order="C").view(on_disk).astype(on_disk.newbyteorder("<"), copy=False)
-    extra = {} if on_disk == values.dtype else {"dtype": values.dtype.name}
-    metadata = array_metadata(values.shape, on_disk, {**attributes, **extra}, dimensions, checksum=checksum)
-    return data.reshape(-1).view(np.uint8).data, metadata
+    return data.reshape(-1).view(np.uint8).data
 
 
 def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +104,13 @@ def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def encoded(metadata: Mapping[str, Any]) -> bytes:
     """The text of a ``zarr.json``."""
     return json.dumps(metadata, separators=(",", ":"), allow_nan=False).encode()
+
+
+def encoded_group(attributes: Mapping[str, Any], lists: Mapping[str, Sequence[str]]) -> bytes:
+    """The text of a group with ``attributes`` and further ones, whose items are given as JSON."""
+    more = ",".join(f"{json.dumps(name)}:[{','.join(items)}]" for name, items in lists.items())
+    text = encoded(group_metadata(attributes))
+    return text[:-2] + (b"," if attributes and more else b"") + more.encode() + b"}}"
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
@@ -120,7 +141,8 @@ def write_array(folder: Path, values: NDArray[Any], attributes: Mapping[str, Any
 
     Raises OSError; a half-written folder is removed again.
     """
-    raw, metadata = as_stored(values, attributes, dimensions)
+    raw = bytes_of(values, dtypes.stored_as(values.dtype))
+    metadata = metadata_of(values.shape, values.dtype, attributes, dimensions)
     folder.mkdir(parents=True, exist_ok=True)
     chunk = folder / chunk_name(values.ndim)
     try:
@@ -135,90 +157,13 @@ def write_array(folder: Path, values: NDArray[Any], attributes: Mapping[str, Any
         raise
 
 
-class GrowingArray:
-    """An array of known shape that is written in pieces along one axis; listed only when :meth:`finish` was called.
-
-    Raises OSError where the disk fails.
-    """
-
-    def __init__(self, folder: Path, shape: Sequence[int], dtype: np.dtype[Any], axis: int) -> None:
-        self.folder = folder
-        self.shape = tuple(shape)
-        self.dtype = dtype
-        self._axis = axis
-        self._done = 0
-        self._on_disk = dtypes.stored_as(dtype)
-        self._chunk = folder / chunk_name(len(self.shape))
-        self._bytes = math.prod(self.shape) * self._on_disk.itemsize
-        folder.mkdir(parents=True, exist_ok=True)
-        self._map: np.memmap[Any, Any] | None = None
-        try:
-            with open(self._chunk, "wb") as file:
-                if self._bytes:
-                    # Reserved at once: a mapping that meets a full disk later would kill the process.
-                    os.posix_fallocate(file.fileno(), 0, self._bytes + _CRC.size)
-            if self._bytes:
-                self._map = np.memmap(self._chunk, self._on_disk.newbyteorder("<"), "r+", shape=self.shape)
-        except BaseException:
-            self._chunk.unlink(missing_ok=True)
-            raise
-
-    def append(self, values: NDArray[Any]) -> None:
-        """Write the next piece. Raises ValueError when its shape does not fit."""
-        stop = self._done + values.shape[self._axis]
-        index = (*[slice(None)] * self._axis, slice(self._done, stop))
-        wanted = (*self.shape[: self._axis], values.shape[self._axis], *self.shape[self._axis + 1 :])
-        if values.shape != wanted or stop > self.shape[self._axis]:
-            raise ValueError(f"a piece of shape {values.shape} does not fit into {self.shape}")
-        if self._map is not None:
-            self._map[index] = np.asarray(values, order="C").view(self._on_disk)
-        self._done = stop
-
-    def finish(self, attributes: Mapping[str, Any], dimensions: Sequence[str]) -> tuple[int, ...]:
-        """Make readable what was written, all or the pieces there are; the shape of that."""
-        if self._done < self.shape[self._axis]:
-            self.shape = (*self.shape[: self._axis], self._done, *self.shape[self._axis + 1 :])
-            index = (*[slice(None)] * self._axis, slice(0, self._done))
-            part = np.empty(self.shape, self._on_disk) if self._map is None else np.array(self._map[index])
-            self.abort()
-            write_array(self.folder, part.astype(self._on_disk, copy=False).view(self.dtype), attributes, dimensions)
-            return self.shape
-        if self._map is not None:
-            self._map.flush()
-            raw = self._map.reshape(-1).view(np.uint8).data
-            with open(self._chunk, "r+b", buffering=0) as file:
-                file.seek(self._bytes)
-                write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
-            del raw
-            self._map = None
-        else:
-            self._chunk.unlink(missing_ok=True)
-        extra = {} if self._on_disk == self.dtype else {"dtype": self.dtype.name}
-        metadata = array_metadata(self.shape, self._on_disk, {**attributes, **extra}, dimensions)
-        write_metadata(self.folder, metadata)
-        return self.shape
-
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        self._map = None
-        self._chunk.unlink(missing_ok=True)
-
-
 def write_all(descriptor: int, data: memoryview) -> None:
     """Write all of ``data``. Raises OSError."""
     while data:
-        written = os.write(descriptor, data[: 1 << 30])
+        written = os.write(descriptor, data[:_AT_ONCE])
         if written == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         data = data[written:]
-
-
-def checksum(data: memoryview | bytes) -> int:
-    """CRC-32C of ``data`` as Zarr's ``crc32c`` codec stores it."""
-    crc = 0
-    for start in range(0, len(data), _CRC_STEP):  # the library takes bytes only: copies that fit the cache
-        crc = google_crc32c.extend(crc, bytes(data[start : start + _CRC_STEP]))
-    return int(crc)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -280,29 +225,6 @@ def read_array(folder: Path, *, verify: bool = True) -> NDArray[Any]:
     return flat.view(dtype).reshape(shape)
 
 
-def fingerprint(folder: Path, rank: int) -> tuple[int, ...]:
-    """Size, time of the last change (ns) and stored checksum of an array's chunk; nothing for an empty array's.
-
-    Raises TraceError when the array's metadata is missing or something is no regular file.
-    """
-    try:
-        regular = stat.S_ISREG(os.lstat(folder / METADATA).st_mode)
-    except OSError:
-        regular = False
-    if not regular:
-        raise TraceError(f"damaged: {display(str(folder))} is missing")
-    try:
-        descriptor = open_regular(folder / chunk_name(rank))
-    except FileNotFoundError:
-        return ()
-    try:
-        found = os.fstat(descriptor)
-        tail = os.pread(descriptor, _CRC.size, max(0, found.st_size - _CRC.size))
-    finally:
-        os.close(descriptor)
-    return (found.st_size, found.st_mtime_ns, int.from_bytes(tail, "little"))
-
-
 def layout_of(
     metadata: Mapping[str, Any], where: str, *, checksum: bool = True
 ) -> tuple[tuple[int, ...], np.dtype[Any], np.dtype[Any]]:
@@ -325,7 +247,7 @@ def layout_of(
     return shape, on_disk, dtype
 
 
-def open_regular(path: Path) -> int:
+def open_regular(path: Path | str) -> int:
     """A descriptor of a regular file that is no link: a received trace must not lead to other files."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

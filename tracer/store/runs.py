@@ -1,0 +1,162 @@
+"""Writing the tensors of one run into one file, where readers see each as soon as it is there."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer import dtypes
+from tracer.store import zarr3, zips
+
+_GATHERED = 1 << 16
+"""Bytes: smaller pieces are copied together and written at once."""
+
+
+class RunWriter:
+    """Writes a pack (:mod:`tracer.store.packs`) in its place; used by one thread at a time.
+
+    Each tensor is described right behind its data: what came before a crash is found by walking from entry to entry,
+    without the directory that :meth:`commit` ends the file with. Raises OSError where the disk fails; what was put
+    until then stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.unlink(missing_ok=True)  # of a writer that was killed
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._at = 0
+        self._entries: list[zips.Entry] = []
+        self._places: set[str] = set()
+
+    def put(
+        self, place: str, values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]
+    ) -> int | None:
+        """Write an array at a path relative to the hierarchy's root.
+
+        Gives where its data's entry begins in the file; None for an empty array, which has none.
+        """
+        at, pieces = None, []
+        raw = zarr3.bytes_of(values, dtypes.stored_as(values.dtype))
+        if raw:
+            at = self._at
+            entry, head = self._chunk(place, values.ndim, len(raw), zips.crc32(raw))
+            self._entries.append(entry)
+            pieces = [head]
+        metadata = zarr3.metadata_of(values.shape, values.dtype, attributes, dimensions, checksum=False)
+        self._write(*pieces, raw, *self._described(place, metadata))
+        return at
+
+    def reserve(self, place: str, shape: Sequence[int], dtype: np.dtype[Any], axis: int) -> GrowingArray:
+        """Room for an array that comes in pieces along ``axis``."""
+        return GrowingArray(self, place, shape, dtype, axis)
+
+    def commit(self, attributes: Mapping[str, Any]) -> None:
+        """End the file, with ``attributes`` at its root."""
+        group, pieces = zarr3.group_metadata({}), []
+        for place in list(self._places):
+            while (place := place.rpartition("/")[0]) and place not in self._places:
+                pieces += self._described(place, group)
+        pieces += self._described("", zarr3.group_metadata(attributes))
+        records = [zips.record(entry.name, entry.crc, entry.size, entry.at) for entry in self._entries]
+        length = sum(map(len, records))
+        self._write(*pieces, *records, zips.ending(self._at, length, len(records)))
+        self.close()
+
+    def close(self) -> None:
+        """Write no more. What was put stays."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _chunk(self, place: str, rank: int, size: int, crc: int) -> tuple[zips.Entry, bytes]:
+        """The entry of an array's data, which follow, and what stands before them."""
+        name = f"{place}/{zarr3.chunk_name(rank)}".encode()
+        head = zips.aligned(name, size, self._at, crc)
+        entry = zips.Entry(name, crc, size, self._at)
+        self._at += len(head) + size
+        return entry, head
+
+    def _described(self, place: str, metadata: Mapping[str, Any]) -> list[bytes]:
+        """The entry of an array's or group's ``zarr.json``."""
+        self._places.add(place)
+        text = zarr3.encoded(metadata)
+        name = (f"{place}/{zarr3.METADATA}" if place else zarr3.METADATA).encode()
+        crc = zips.crc32(text)
+        head = zips.local(name, crc, len(text), zips.wide(len(text)))
+        self._entries.append(zips.Entry(name, crc, len(text), self._at))
+        self._at += len(head) + len(text)
+        return [head, text]
+
+    def _write(self, *pieces: bytes | memoryview) -> None:
+        small = bytearray()
+        for piece in pieces:
+            if len(piece) < _GATHERED:
+                small += piece
+            else:
+                zarr3.write_all(self._file, memoryview(small))
+                zarr3.write_all(self._file, memoryview(piece))
+                small = bytearray()
+        zarr3.write_all(self._file, memoryview(small))
+
+
+class GrowingArray:
+    """An array of known shape that is written in pieces along one axis; listed only when :meth:`finish` was called.
+
+    Its room is reserved at once: a mapping that meets a full disk later would kill the process. Raises OSError where
+    the disk fails.
+    """
+
+    def __init__(self, writer: RunWriter, place: str, shape: Sequence[int], dtype: np.dtype[Any], axis: int) -> None:
+        self.place = place
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self._writer = writer
+        self._axis = axis
+        self._done = 0
+        self._on_disk = dtypes.stored_as(dtype)
+        self._map: np.memmap[Any, Any] | None = None
+        size = math.prod(self.shape) * self._on_disk.itemsize
+        if size:
+            self._entry, head = writer._chunk(place, len(self.shape), size, 0)
+            writer._write(head)
+            start = writer._at - size
+            os.posix_fallocate(writer._file, start, size)
+            os.lseek(writer._file, writer._at, os.SEEK_SET)
+            self._map = np.memmap(writer.path, self._on_disk.newbyteorder("<"), "r+", start, self.shape)
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Write the next piece. Raises ValueError when its shape does not fit."""
+        stop = self._done + values.shape[self._axis]
+        index = (*[slice(None)] * self._axis, slice(self._done, stop))
+        wanted = (*self.shape[: self._axis], values.shape[self._axis], *self.shape[self._axis + 1 :])
+        if values.shape != wanted or stop > self.shape[self._axis]:
+            raise ValueError(f"a piece of shape {values.shape} does not fit into {self.shape}")
+        if self._map is not None:
+            self._map[index] = np.asarray(values, order="C").view(self._on_disk)
+        self._done = stop
+
+    def finish(self, attributes: Mapping[str, Any], dimensions: Sequence[str]) -> tuple[tuple[int, ...], int | None]:
+        """Make readable what was written, all or the pieces there are: the shape of that, and where it begins."""
+        writer, mapped, self._map = self._writer, self._map, None
+        if mapped is None or self._done < self.shape[self._axis]:
+            self.shape = (*self.shape[: self._axis], self._done, *self.shape[self._axis + 1 :])
+            index = (*[slice(None)] * self._axis, slice(0, self._done))
+            part = np.empty(self.shape, self._on_disk) if mapped is None else np.array(mapped[index])
+            part = part.astype(self._on_disk, copy=False).view(self.dtype)
+            return self.shape, writer.put(self.place, part, attributes, dimensions)
+        entry = self._entry
+        crc = zips.crc32(mapped.reshape(-1).view(np.uint8).data)
+        os.pwrite(writer._file, zips.CRC.pack(crc), entry.at + zips.LOCAL_CRC)
+        writer._entries.append(zips.Entry(entry.name, crc, entry.size, entry.at))
+        metadata = zarr3.metadata_of(self.shape, self.dtype, attributes, dimensions, checksum=False)
+        writer._write(*writer._described(self.place, metadata))
+        return self.shape, entry.at
+
+
+__all__ = ["GrowingArray", "RunWriter"]

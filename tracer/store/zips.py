@@ -1,0 +1,114 @@
+"""The records of a stored zip file, as bytes.
+
+Python's zipfile goes back twice for each entry that it writes, and cannot read a file whose directory is still to come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from tracer.errors import TraceError
+
+crc32: Callable[[Any], int] = zlib.crc32
+with contextlib.suppress(ImportError):  # four times as fast, where it is installed
+    crc32 = import_module("isal.isal_zlib").crc32
+
+ALIGNMENT = 64
+"""Bytes: where a tensor's data begins in the file, so that it can be used where it lies."""
+_PADDING = struct.Struct("<HH")
+_PADDING_ID = 0xD935  # what Android's zipalign uses
+# The records of a zip file: APPNOTE.TXT 4.3.7, 4.3.12, 4.3.14, 4.3.15, 4.3.16, and 4.5.3 for sizes beyond 32 bits.
+_MAGIC = b"PK\3\4"
+LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR = struct.Struct("<4sLQL")
+_END = struct.Struct("<4s4H2LH")
+_WIDE = struct.Struct("<2H2Q")
+_WIDE_AT = struct.Struct("<2H3Q")
+CRC = struct.Struct("<L")
+LOCAL_CRC, CENTRAL_CRC = 14, 16
+"""Where the checksum stands in them."""
+_LARGE, _MANY = 0xFFFFFFFF, 0xFFFF
+"""What stands in a record for a number that is in a wider one."""
+_limits = _LARGE, _MANY
+"""From which size and count on it stands there."""
+_VERSION = 45
+_UTF8 = 0x800
+_DATE = (1 << 5) | 1  # the first of January 1980: when it was written stands in the attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a zip: its checksum, its size in bytes, and where its header begins in the file."""
+
+    name: bytes
+    crc: int
+    size: int
+    at: int
+
+
+def wide(size: int) -> bytes:
+    """What is added to the header of an entry whose size does not fit into it."""
+    return _WIDE.pack(1, 16, size, size) if size >= _limits[0] else b""
+
+
+def local(name: bytes, crc: int, size: int, extra: bytes) -> bytes:
+    """What stands before an entry's data."""
+    said = _LARGE if size >= _limits[0] else size
+    return LOCAL.pack(_MAGIC, _VERSION, _UTF8, 0, 0, _DATE, crc, said, said, len(name), len(extra)) + name + extra
+
+
+def record(name: bytes, crc: int, size: int, offset: int) -> bytes:
+    """What stands in the directory of an entry."""
+    extra, said = b"", (size, offset)
+    if max(said) >= _limits[0]:
+        extra, said = _WIDE_AT.pack(1, 24, size, size, offset), (_LARGE, _LARGE)
+    first = b"PK\1\2", _VERSION, _VERSION, _UTF8, 0, 0, _DATE, crc, said[0], said[0]
+    return _CENTRAL.pack(*first, len(name), len(extra), 0, 0, 0, 0, said[1]) + name + extra
+
+
+def ending(start: int, length: int, count: int) -> bytes:
+    """What follows the directory of ``count`` entries, which has ``length`` bytes from ``start`` on."""
+    end, wide = (count, length, start), b""
+    if start + length >= _limits[0] or count >= _limits[1]:
+        fields = (_END64.size - 12, _VERSION, _VERSION, 0, 0, count, *end)
+        wide = _END64.pack(b"PK\6\6", *fields) + _LOCATOR.pack(b"PK\6\7", 0, start + length, 1)
+        end = _MANY, _LARGE, _LARGE
+    return wide + _END.pack(b"PK\5\6", 0, 0, end[0], *end, 0)
+
+
+def aligned(name: bytes, size: int, at: int, crc: int = 0) -> bytes:
+    """:func:`local` of an entry at ``at`` whose data begins at a multiple of :data:`ALIGNMENT` bytes."""
+    extra = wide(size)
+    gap = -(at + LOCAL.size + len(name) + len(extra) + _PADDING.size) % ALIGNMENT
+    return local(name, crc, size, extra + _PADDING.pack(_PADDING_ID, gap) + bytes(gap))
+
+
+def entry_at(file: memoryview, at: int, shown: str) -> tuple[Entry, int]:
+    """The entry that begins at ``at``, and where its data does.
+
+    Raises TraceError, naming the file as ``shown``, unless it is a stored one and whole.
+    """
+    where = f"damaged: no entry that tracer wrote at {at} in {shown}"
+    try:
+        if not 0 <= at <= len(file):
+            raise TraceError(where)
+        magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length = LOCAL.unpack_from(file, at)
+        start = at + LOCAL.size + name_length + extra_length
+        if packed == size == _LARGE:
+            _, _, size, packed = _WIDE.unpack_from(file, start - extra_length)
+    except struct.error:
+        raise TraceError(where) from None
+    if (magic, flags, method) != (_MAGIC, _UTF8, zipfile.ZIP_STORED) or packed != size:
+        raise TraceError(where)
+    if start + size > len(file):
+        raise TraceError(f"damaged: {shown} is cut off")
+    return Entry(bytes(file[at + LOCAL.size :][:name_length]), crc, size, at), start
