@@ -18,7 +18,6 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 
@@ -27,6 +26,7 @@ from tracer.errors import InputError, RefusedError
 from tracer.names import display
 from tracer.text import described
 from tracer_torch import custom
+from tracer_torch.tensors import ml_dtypes
 
 _ACTIVATIONS = (  # noqa: SIM905
     "relu relu6 relu_ gelu silu mish elu elu_ celu selu selu_ leaky_relu leaky_relu_ hardtanh hardswish hardsigmoid "
@@ -117,7 +117,8 @@ def curated() -> Globals:
     for module in ("numpy", "numpy._core.multiarray", "numpy.core.multiarray"):
         found |= {f"{module}.scalar": _scalar, f"{module}._reconstruct": _reconstruct}
         found |= {f"{module}.ndarray": CheckedArray, f"{module}.dtype": CheckedDtype}
-    found["ml_dtypes.bfloat16"] = ml_dtypes.bfloat16
+    if ml_dtypes is not None:
+        found["ml_dtypes.bfloat16"] = ml_dtypes.bfloat16
     for flavour in ("pathlib", "pathlib._local"):
         # Pure paths: a checkpoint from Windows must load elsewhere, and nothing here opens files.
         for name in ("PosixPath", "PurePosixPath", "Path", "PurePath"):

@@ -298,17 +298,17 @@ def parts(root: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
 
     A leaf owns what its children hold (``out_proj.weight`` of MultiheadAttention).
     """
-    below: list[str] = []
+    below = "\0"  # the leaf whose inside comes next
     hidden = computing(root)
     for path, module in root.named_modules():
-        if any(path.startswith(prefix) for prefix in below):
+        if path.startswith(below):
             continue
         leaf = is_leaf(module)
         for inner, part in module.named_modules() if leaf else [("", module)]:
             if part not in hidden:
                 yield clean(path), f"{inner}." if inner else "", part
         if leaf:
-            below.append(f"{path}." if path else "")
+            below = f"{path}." if path else ""
 
 
 def computing(root: nn.Module) -> set[nn.Module]:

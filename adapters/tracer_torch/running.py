@@ -82,7 +82,8 @@ def _guarded(recorder: Recorder, action: Callable[[], object]) -> object:
     """Run our part of a hook: its own torch calls unseen, its faults kept from the model."""
     recorder.busy = True
     try:
-        return action()
+        with torch._C.DisableTorchFunction():  # a mode would be told of each of our own calls
+            return action()
     except Exception as error:
         recorder.faults.append(f"{type(error).__name__}: {error}")
         return None

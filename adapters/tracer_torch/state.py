@@ -23,6 +23,8 @@ _SEED = 0
 
 _DICTS = (dict, OrderedDict, defaultdict)
 _LISTS = (list, deque)
+_PLAIN = frozenset({bool, int, float, str, tuple, type(None)})
+"""What a pass cannot change, and most attributes of a module are."""
 
 
 class Before:
@@ -50,23 +52,26 @@ class Before:
                 self._memory.setdefault(state.memory, []).append(state)
 
     def _keep(self, value: Any, path: str, depth: int, seen: set[int]) -> None:
-        if isinstance(value, torch.Tensor):
-            if id(value) not in self._tensors:
-                with contextlib.suppress(Exception):  # meta, nested, not initialised: there is nothing to put back
-                    self._tensors[id(value)] = _Tensor(value, path)
-            return
-        if depth > _DEEPEST or id(value) in seen:
-            return
-        if type(value) in _DICTS:
+        kind = type(value)
+        if kind in _DICTS:
+            if depth > _DEEPEST or id(value) in seen:
+                return
             seen.add(id(value))
             self._containers.append((value, list(value.items())))
             for key, item in value.items():
-                self._keep(item, f"{path}.{key}" if isinstance(item, torch.Tensor) else path, depth + 1, seen)
-        elif type(value) in _LISTS or type(value) is set:
+                if type(item) not in _PLAIN:
+                    self._keep(item, f"{path}.{key}" if isinstance(item, torch.Tensor) else path, depth + 1, seen)
+        elif kind in _LISTS or kind is set:
+            if depth > _DEEPEST or id(value) in seen:
+                return
             seen.add(id(value))
             self._containers.append((value, list(value)))
             for item in value:
-                self._keep(item, path, depth + 1, seen)
+                if type(item) not in _PLAIN:
+                    self._keep(item, path, depth + 1, seen)
+        elif isinstance(value, torch.Tensor) and id(value) not in self._tensors:
+            with contextlib.suppress(Exception):  # meta, nested, not initialised: there is nothing to put back
+                self._tensors[id(value)] = _Tensor(value, path)
 
     def about_to_change(self, tensor: torch.Tensor) -> None:
         """Copy the parameters that share memory with ``tensor``, which a function will write to."""
@@ -89,6 +94,8 @@ class Before:
 
 def _refill(container: Any, items: list[Any]) -> None:
     """Give a container its former items, if they are others now."""
+    if not container and not items:
+        return
     if type(container) in _DICTS:
         now = list(container.items())
         if len(now) != len(items) or any(a is not c or b is not d for (a, b), (c, d) in zip(now, items, strict=True)):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Set
+from importlib import import_module
 from typing import Any, cast
 
-import ml_dtypes
 import numpy as np
 import torch
 
@@ -14,13 +15,18 @@ from tracer.adapter import Array, NotRecorded
 from tracer.errors import InputError
 from tracer.names import display
 
+ml_dtypes: Any = None
+with contextlib.suppress(ImportError):  # a worker in another environment may be without
+    ml_dtypes = import_module("ml_dtypes")
+
 _DEEPEST = 8
 _MOST_OBJECTS = 10_000
-_BITS: dict[torch.dtype, tuple[torch.dtype, Any]] = {torch.bfloat16: (torch.uint16, ml_dtypes.bfloat16)}
-for _name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"):
+_BITS: dict[torch.dtype, tuple[torch.dtype, Any]] = {}
+for _name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"):
     if hasattr(torch, _name) and hasattr(ml_dtypes, _name):
-        _BITS[getattr(torch, _name)] = (torch.uint8, getattr(ml_dtypes, _name))
-"""dtypes that numpy lacks: an integer of their width, and their ml_dtypes twin."""
+        _bits = torch.uint16 if _name == "bfloat16" else torch.uint8
+        _BITS[getattr(torch, _name)] = (_bits, getattr(ml_dtypes, _name))
+"""dtypes that numpy lacks: an integer of their width, and their ml_dtypes twin; none where that is not installed."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -122,6 +128,8 @@ def unfit(tensor: torch.Tensor) -> str | None:
         return "fake tensor (no values)"
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return "tensor inside a torch.func transform (vmap, grad)"
+    if ml_dtypes is None and tensor.dtype == torch.bfloat16:
+        return "dtype bfloat16 (that Python has no ml_dtypes)"
     if tensor.is_floating_point() and tensor.dtype not in _BITS and tensor.element_size() < 2:
         return f"dtype {dtype_name(tensor.dtype)}"
     return None
