@@ -68,7 +68,7 @@ def from_trace(path: Path, reference: str, candidate: str) -> None:
         opened = Trace.open(copy)
         pair = opened.recording(reference), opened.recording(candidate)
         alignment = align(*pair)
-        with mock.patch.object(sys.modules["tracer.compare.diff"], "align", return_value=alignment):
+        with mock.patch.object(sys.modules["tracer.compare.comparing"], "align", return_value=alignment):
             for name, tolerance in (("first", None), ("again", None), ("other tolerance", Tolerance(1e-7, 1e-7))):
                 start = time.process_time()
                 diff(*pair, tolerance)

@@ -35,7 +35,7 @@ from tracer.errors import TracerError
 from tracer.graph import Structure
 from tracer.store import Recording, Trace
 
-VERSION = 1
+VERSION = 2
 """Of the defects: recordings of other versions are made again."""
 CORRECT = "-"
 """The kind of the port without a defect, which the others are to be read against; not in the totals."""

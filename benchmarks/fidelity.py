@@ -160,7 +160,7 @@ def _traces(options: argparse.Namespace) -> Iterator[tuple[str, Trace, tuple[str
 
 
 def _zoo(name: str) -> Iterator[Path]:
-    yield from (home() / "defects-v1" / name.replace("/", "-")).glob("*/*.zarr")
+    yield from (home() / "defects-v2" / name.replace("/", "-")).glob("*/*.zarr")
 
 
 def main() -> None:

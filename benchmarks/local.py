@@ -35,7 +35,7 @@ from benchmarks.defects import LARGEST
 from benchmarks.planted import Planted, defective, explaining, stacked, twins_of
 from benchmarks.seconds import both, run_seconds
 from tracer.alignment import Alignment
-from tracer.compare.diff import Diff, diff
+from tracer.compare.comparing import Diff, diff
 from tracer.compare.local import Local, Measure, Measured
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.errors import ReplayError, TracerError

@@ -12,7 +12,7 @@ import numpy as np
 
 import tracer
 from tracer.alignment import align
-from tracer.compare.diff import Diff
+from tracer.compare.comparing import Diff
 from tracer.compare.pair import PairDiff
 from tracer.graph import Structure
 from tracer.store import Recording, Trace

@@ -13,7 +13,7 @@ from torch import nn
 
 import tracer
 from tracer.batches import Samples, split
-from tracer.compare.diff import Diff
+from tracer.compare.comparing import Diff
 from tracer.compare.verdict import Verdict
 from tracer.errors import ReplayError
 

@@ -12,7 +12,7 @@ from benchmarks.causes.runs import Run
 from benchmarks.planted import Planted, explaining
 from tracer.causes.explain import Explained, explain
 from tracer.causes.finding import Finding
-from tracer.compare.diff import diff
+from tracer.compare.comparing import diff
 
 SAID = ("proven", "ambiguous")
 FEW = 3

@@ -16,7 +16,7 @@ import tracer
 from benchmarks.causes.runs import Run
 from benchmarks.corpus import mutations
 from benchmarks.corpus.mutations.pairs import DefectSet
-from benchmarks.corpus.record import home
+from benchmarks.corpus.record import VERSION, home
 from benchmarks.planted import Planted, twins_of
 from tracer.errors import TracerError
 from tracer.store import Recording, Trace
@@ -50,7 +50,7 @@ class NetworkBench:
 
     @cached_property
     def folder(self) -> Path:
-        return home() / self.of.name / self.network / _digest(self.of)
+        return home() / f"{self.of.name}-v{VERSION}" / self.network / _digest(self.of)
 
     @cached_property
     def _trace(self) -> Trace:

@@ -16,7 +16,7 @@ from benchmarks.causes.results import keep
 from benchmarks.corpus import ports
 from benchmarks.corpus.record import kept
 from tracer.causes.explain import Explained, explain
-from tracer.compare.diff import diff
+from tracer.compare.comparing import diff
 
 
 def run_ports(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from benchmarks.corpus.port import Parameter, Port
 from benchmarks.corpus.truth import Truth
 from tracer.store import Recording, Trace
 
-VERSION = 1
+VERSION = 2
 """Of what is kept; older recordings are made again."""
 
 

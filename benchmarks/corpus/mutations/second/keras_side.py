@@ -20,7 +20,7 @@ from benchmarks.corpus.mutations.subject import LEAST_CHANGE
 from benchmarks.corpus.record import home
 from benchmarks.defects import Bench, Stale
 
-VERSION = 1
+VERSION = 2
 _MOST_SITES = 6
 
 
