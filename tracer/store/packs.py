@@ -17,7 +17,7 @@ import os
 import struct
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,13 +32,13 @@ from tracer.names import display
 from tracer.store import zarr3, zips
 
 SUFFIX = ".zarr.zip"
-_GATHERED = 1 << 16
-_ROOM = 4 * _GATHERED
+GATHERED = 1 << 16
+_ROOM = 4 * GATHERED
 """Bytes: what is smaller than the first is copied together, up to the second, and written at once."""
 
 
 @dataclass(frozen=True)
-class _Text:
+class Text:
     """An entry that is one ``zarr.json``; ``whole`` is its local header and its data."""
 
     name: bytes
@@ -47,15 +47,24 @@ class _Text:
     whole: bytes
 
     @classmethod
-    def of(cls, place: str, text: bytes) -> _Text:
+    def of(cls, place: str, text: bytes) -> Text:
         name = (f"{place}/{zarr3.METADATA}" if place else zarr3.METADATA).encode()
         crc = zips.crc32(text)
         return cls(name, crc, len(text), zips.local(name, crc, len(text), zips.wide(len(text))) + text)
 
 
 @lru_cache(maxsize=4096)
-def _group(place: str) -> _Text:
-    return _Text.of(place, zarr3.encoded(zarr3.group_metadata({})))
+def _group(place: str) -> Text:
+    return Text.of(place, zarr3.encoded(zarr3.group_metadata({})))
+
+
+def groups(arrays: Collection[str]) -> dict[str, Text]:
+    """The groups that arrays at these places lie in, but for the root, by their places."""
+    found: dict[str, Text] = {}
+    for place in arrays:
+        while (place := place.rpartition("/")[0]) and place not in found and place not in arrays:
+            found[place] = _group(place)
+    return found
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Slot:
     dtype: np.dtype[Any]
     on_disk: np.dtype[Any]
     chunk: bytes
-    described: _Text
+    described: Text
 
     @classmethod
     def of(
@@ -81,7 +90,7 @@ class Slot:
         """For arrays like ``values``."""
         metadata = zarr3.metadata_of(values.shape, values.dtype, attributes, dimensions, checksum=False)
         chunk = f"{place}/{zarr3.chunk_name(values.ndim)}".encode()
-        text = _Text.of(place, zarr3.encoded(metadata))
+        text = Text.of(place, zarr3.encoded(metadata))
         return cls(place, values.shape, values.dtype, dtypes.stored_as(values.dtype), chunk, text)
 
 
@@ -123,9 +132,7 @@ class _Tail:
     @classmethod
     def of(cls, slots: Sequence[Slot], chunks: Sequence[_Chunk], at: int) -> _Tail:
         described = {slot.place: slot.described for slot in slots}
-        for place in list(described):
-            while (place := place.rpartition("/")[0]) and place not in described:
-                described[place] = _group(place)
+        described |= groups(described.keys())
         records, crcs, texts = bytearray(), [], bytearray()
         for chunk in chunks:
             crcs.append(len(records) + zips.CENTRAL_CRC)
@@ -187,7 +194,7 @@ class PackWriter:
         if self._tail is None:
             self._tail = _Tail.of(self._slots, self._chunks, self._at)
         self._like, tail = None, self._tail
-        root = _Text.of("", zarr3.encoded_group(attributes, lists or {}))
+        root = Text.of("", zarr3.encoded_group(attributes, lists or {}))
         records = bytearray(tail.records)
         for place, crc in zip(tail.crcs, self._crcs, strict=True):
             zips.CRC.pack_into(records, place, crc)
@@ -216,7 +223,7 @@ class PackWriter:
         if at + size > _ROOM:
             self._flush()
             at = 0
-        if size < _GATHERED:
+        if size < GATHERED:
             self._room[at : at + size] = data
             self._waiting = at + size
             return

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from tracer import dtypes
 from tracer.store import zarr3, zips
-
-_GATHERED = 1 << 16
-"""Bytes: smaller pieces are copied together and written at once."""
+from tracer.store.packs import GATHERED, Text, groups
 
 
 class RunWriter:
@@ -49,7 +47,7 @@ class RunWriter:
             self._entries.append(entry)
             pieces = [head]
         metadata = zarr3.metadata_of(values.shape, values.dtype, attributes, dimensions, checksum=False)
-        self._write(*pieces, raw, *self._described(place, metadata))
+        self._write(*pieces, raw, self._array(place, metadata))
         return at
 
     def reserve(self, place: str, shape: Sequence[int], dtype: np.dtype[Any], axis: int) -> GrowingArray:
@@ -58,11 +56,8 @@ class RunWriter:
 
     def commit(self, attributes: Mapping[str, Any]) -> None:
         """End the file, with ``attributes`` at its root."""
-        group, pieces = zarr3.group_metadata({}), []
-        for place in list(self._places):
-            while (place := place.rpartition("/")[0]) and place not in self._places:
-                pieces += self._described(place, group)
-        pieces += self._described("", zarr3.group_metadata(attributes))
+        root = Text.of("", zarr3.encoded(zarr3.group_metadata(attributes)))
+        pieces = [self._described(text) for text in (*groups(self._places).values(), root)]
         records = [zips.record(entry.name, entry.crc, entry.size, entry.at) for entry in self._entries]
         length = sum(map(len, records))
         self._write(*pieces, *records, zips.ending(self._at, length, len(records)))
@@ -82,21 +77,21 @@ class RunWriter:
         self._at += len(head) + size
         return entry, head
 
-    def _described(self, place: str, metadata: Mapping[str, Any]) -> list[bytes]:
-        """The entry of an array's or group's ``zarr.json``."""
+    def _array(self, place: str, metadata: Mapping[str, Any]) -> bytes:
+        """The entry of an array's ``zarr.json``."""
         self._places.add(place)
-        text = zarr3.encoded(metadata)
-        name = (f"{place}/{zarr3.METADATA}" if place else zarr3.METADATA).encode()
-        crc = zips.crc32(text)
-        head = zips.local(name, crc, len(text), zips.wide(len(text)))
-        self._entries.append(zips.Entry(name, crc, len(text), self._at))
-        self._at += len(head) + len(text)
-        return [head, text]
+        return self._described(Text.of(place, zarr3.encoded(metadata)))
+
+    def _described(self, text: Text) -> bytes:
+        """What is written next of a ``zarr.json``."""
+        self._entries.append(zips.Entry(text.name, text.crc, text.size, self._at))
+        self._at += len(text.whole)
+        return text.whole
 
     def _write(self, *pieces: bytes | memoryview) -> None:
         small = bytearray()
         for piece in pieces:
-            if len(piece) < _GATHERED:
+            if len(piece) < GATHERED:
                 small += piece
             else:
                 zarr3.write_all(self._file, memoryview(small))
@@ -155,7 +150,7 @@ class GrowingArray:
         os.pwrite(writer._file, zips.CRC.pack(crc), entry.at + zips.LOCAL_CRC)
         writer._entries.append(zips.Entry(entry.name, crc, entry.size, entry.at))
         metadata = zarr3.metadata_of(self.shape, self.dtype, attributes, dimensions, checksum=False)
-        writer._write(*writer._described(self.place, metadata))
+        writer._write(writer._array(self.place, metadata))
         return self.shape, entry.at
 
 

@@ -225,9 +225,7 @@ def read_array(folder: Path, *, verify: bool = True) -> NDArray[Any]:
     return flat.view(dtype).reshape(shape)
 
 
-def layout_of(
-    metadata: Mapping[str, Any], where: str, *, checksum: bool = True
-) -> tuple[tuple[int, ...], np.dtype[Any], np.dtype[Any]]:
+def layout_of(metadata: Mapping[str, Any], where: str) -> tuple[tuple[int, ...], np.dtype[Any], np.dtype[Any]]:
     """Shape, data type in the file and true element type of an array as tracer writes it.
 
     Raises TraceError for any other array.
@@ -235,7 +233,7 @@ def layout_of(
     try:
         shape = tuple(int(d) for d in metadata["shape"])
         on_disk = dtypes.by_name(str(metadata["data_type"]))
-        expected = array_metadata(shape, on_disk, {}, [], checksum=checksum)
+        expected = array_metadata(shape, on_disk, {}, [])
         same = all(metadata[key] == expected[key] for key in ("chunk_grid", "chunk_key_encoding", "codecs"))
     except (KeyError, TypeError, ValueError) as error:
         raise TraceError(f"damaged: {where} has no usable array metadata") from error
@@ -247,7 +245,7 @@ def layout_of(
     return shape, on_disk, dtype
 
 
-def open_regular(path: Path | str) -> int:
+def open_regular(path: Path) -> int:
     """A descriptor of a regular file that is no link: a received trace must not lead to other files."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
