@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,22 @@ from tracer.live import place, wire
 from tracer.live.remote import connect
 
 ROOT = Path(__file__).parent.parent
+
+
+def at_once(call: Callable[[int], object], sizes: Sequence[int], times: int) -> None:
+    """Call so many times with each size, each in a thread of its own; they begin together."""
+    begun = threading.Barrier(len(sizes))
+
+    def serve(size: int) -> None:
+        begun.wait()
+        for _ in range(times):
+            call(size)
+
+    threads = [threading.Thread(target=serve, args=(size,)) for size in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
 import tracer  # noqa: E402
+from tests.live_driving import at_once  # noqa: E402
 
 X = np.random.default_rng(0).normal(size=(32, 20, 3)).astype(np.float32)
 Y = np.random.default_rng(1).integers(0, 4, 32)
@@ -135,19 +135,8 @@ def test_serving_is_recorded(trace_path: Path) -> None:
 def test_a_server_of_several_threads(trace_path: Path) -> None:
     model = network()
     shape = model.input_shape[1:]
-    begun = threading.Barrier(4)
-
-    def serve(size: int) -> None:
-        begun.wait()
-        for _ in range(10):
-            model(np.full((size, *shape), size, np.float32))
-
     with tracer.attach(model, to=trace_path, every=2) as attached:
-        threads = [threading.Thread(target=serve, args=(size,)) for size in range(1, 5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(lambda size: model(np.full((size, *shape), size, np.float32)), range(1, 5), 10)
     assert (attached.fault, attached.lost_steps) == (None, {})
     recording = tracer.open(trace_path).recording("tf")
     assert len(recording.steps) == attached.recorded > 1

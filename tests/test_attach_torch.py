@@ -6,7 +6,6 @@ import copy
 import io
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import tracer  # noqa: E402
+from tests.live_driving import at_once  # noqa: E402
 
 
 def network() -> nn.Module:
@@ -210,20 +210,9 @@ def test_a_compiled_model_runs_its_python_where_it_is_recorded(trace_path: Path)
 
 def test_a_server_of_several_threads(trace_path: Path) -> None:
     model = network().eval()
-    begun = threading.Barrier(4)
-
-    def serve(size: int) -> None:
-        begun.wait()
-        with torch.no_grad():
-            for _ in range(40):
-                model(torch.full((size, 3, 20), float(size)))
-
+    serve = torch.no_grad()(lambda size: model(torch.full((size, 3, 20), float(size))))
     with tracer.attach(model, to=trace_path, every=2) as attached:
-        threads = [threading.Thread(target=serve, args=(size,)) for size in range(1, 5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(serve, range(1, 5), 40)
     assert (attached.fault, attached.lost_steps) == (None, {})
     recording = tracer.open(trace_path).recording("pt")
     assert len(recording.steps) == attached.recorded > 1

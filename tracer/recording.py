@@ -385,7 +385,7 @@ def refine(trace: Trace, reference: Recording, recording: Recording, alignment: 
     where = weight_places(reference, alignment)
     keys = {param: where[param] for param in (*recording.weights, *recording.weight_gradients)}
     known = {"alignment": alignment.to_json(), "weight_keys": listed(keys)}
-    if all(recording.attributes.get(key) == value for key, value in known.items()):
+    if all(recording.attributes.get(key, []) == value for key, value in known.items()):
         return recording
     return trace.update(recording.name, known)
 
