@@ -26,7 +26,7 @@ from tracer.errors import InputError, TraceError, TracerError
 from tracer.graph import Node, Param, Structure
 from tracer.names import encode
 from tracer.store import RecordingWriter, Trace, zarr3
-from tracer.store.packs import Pack
+from tracer.store.packs import Pack, Walk
 from tracer.store.runs import RunWriter
 from tracer.store.summary import summarize
 from tracer.store.trace import lock
@@ -323,11 +323,14 @@ def test_a_run_that_was_cut_off_anywhere_reads_up_to_there(tmp_path: Path) -> No
         ends.append((tmp_path / "p.zip").stat().st_size)
     writer.close()
     raw = (tmp_path / "p.zip").read_bytes()
+    walk, seen = Walk(), list[str]()
     for length in range(len(raw) + 1):
         (tmp_path / "cut.zip").write_bytes(raw[:length])
         pack = Pack(tmp_path / "cut.zip")
         found = list(pack.so_far())
         assert len(found) == sum(end <= length for end in ends)
+        seen += [place for place, _, _ in pack.so_far(walk)]  # each once, as the file grows
+        assert seen == [place for place, _, _ in found]
         for place, at, metadata in found:
             array = pack.read_array(place, tuple(metadata["shape"]), np.dtype("f4"), at)
             np.testing.assert_array_equal(array, values[place])

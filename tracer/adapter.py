@@ -12,7 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tracer import kinds as vocabulary
 from tracer.errors import AdapterError, InputError, MissingFrameworkError, ReplayError
 from tracer.graph import Layout, Param, Structure
+from tracer.plugins import points
 from tracer.text import described
 
 Array = NDArray[Any]
@@ -387,7 +388,7 @@ OURS = "tracer-nn"
 
 def names() -> tuple[str, ...]:
     """The names of all installed adapters; imports none of them."""
-    return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+    return tuple(sorted({point.name for point in points(GROUP)}))
 
 
 def distribution(point: EntryPoint) -> str:
@@ -397,24 +398,24 @@ def distribution(point: EntryPoint) -> str:
 
 def shadowed() -> dict[str, str]:
     """Sentences about adapters that cannot be had because another has their name, by that distribution."""
-    ours = {point.name for point in entry_points(group=GROUP) if distribution(point) == OURS}
+    ours = {point.name for point in points(GROUP) if distribution(point) == OURS}
     return {
         distribution(point): f"its adapter '{point.name}' is not used: tracer has one of that name"
-        for point in entry_points(group=GROUP)
+        for point in points(GROUP)
         if point.name in ours and distribution(point) != OURS
     }
 
 
 def entry_point(name: str) -> EntryPoint:
     """Raises InputError when there is none, AdapterError when several distributions use the name."""
-    points = [point for point in entry_points(group=GROUP) if point.name == name]
-    points = [point for point in points if distribution(point) == OURS] or points
-    if not points:
+    found = [point for point in points(GROUP) if point.name == name]
+    found = [point for point in found if distribution(point) == OURS] or found
+    if not found:
         raise InputError(f"no adapter named '{name}'; installed: {', '.join(names()) or 'none'}")
-    homes = sorted({distribution(point) for point in points})
+    homes = sorted({distribution(point) for point in found})
     if len(homes) > 1:
         raise AdapterError(f"{' and '.join(homes)} both have an adapter named '{name}': uninstall one of them")
-    return points[0]
+    return found[0]
 
 
 def _class(name: str) -> tuple[type[Adapter], str]:

@@ -48,13 +48,19 @@ def by_name(name: str) -> np.dtype[Any]:
     raise InputError(f"element type {name!r} cannot be stored")
 
 
+@lru_cache(maxsize=64)
+def name_of(dtype: np.dtype[Any]) -> str:
+    """``dtype.name``, which numpy puts together anew each time."""
+    return dtype.name
+
+
 def storable(dtype: np.dtype[Any]) -> bool:
-    return dtype.name in _NATIVE or dtype.name in _EXTENDED
+    return name_of(dtype) in _NATIVE or name_of(dtype) in _EXTENDED
 
 
 def stored_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The Zarr data type whose bits stand for ``dtype``."""
-    return dtype if dtype.name in _NATIVE else np.dtype(f"uint{8 * dtype.itemsize}")
+    return dtype if name_of(dtype) in _NATIVE else np.dtype(f"uint{8 * dtype.itemsize}")
 
 
 @lru_cache(64)

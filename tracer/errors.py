@@ -94,6 +94,10 @@ class TraceError(TracerError, OSError):
     exit_code = ExitCode.PARTIAL
 
 
+class RemoteError(TracerError):
+    """An object store that cannot be used: no such bucket, no credentials, no network. No error of one tensor."""
+
+
 class MissingFrameworkError(TracerError, ImportError):
     """The framework an adapter needs is not installed; ``modules`` are those that are missing."""
 

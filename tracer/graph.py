@@ -128,17 +128,17 @@ class Node:
     def to_json(self) -> dict[str, Any]:
         """The node as JSON values; fields at their default are left out."""
         out: dict[str, Any] = {}
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            if value is None or (spec.name not in {"name", "kind", "label", "shape"} and not value):
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value is None or (not value and name not in _ALWAYS):
                 continue
-            if spec.name == "params":
+            if name == "params":
                 value = [p.to_json() for p in value]
-            elif spec.name == "config":
+            elif name == "config":
                 value = {key: _finite(item) for key, item in value.items()}
             elif isinstance(value, tuple):
                 value = list(value)
-            out[spec.name] = value
+            out[name] = value
         return out
 
     @classmethod
@@ -167,6 +167,10 @@ class Node:
             layout=layout,
             alias_of=None if raw.get("alias_of") is None else text(raw["alias_of"]),
         )
+
+
+_FIELDS = tuple(spec.name for spec in fields(Node))
+_ALWAYS = frozenset({"name", "kind", "label", "shape"})
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import unicodedata
 
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 _LONGEST = 120
+_ITSELF = re.compile(r"(?!__|zarr\.json\Z)[a-z0-9_-][a-z0-9._-]{0,119}\Z", re.ASCII)
+"""Names that are their own keys."""
 
 
 def encode(name: str) -> str:
@@ -19,6 +21,8 @@ def encode(name: str) -> str:
     too; the empty name is ``~``. :func:`decode` gives all these back. A key of more than 120 characters is cut and
     ends in a digest: that name is in the array's attributes alone.
     """
+    if _ITSELF.match(name):
+        return name
     out: list[str] = []
     for byte in name.encode("utf-8", "surrogatepass"):
         char = chr(byte)

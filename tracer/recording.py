@@ -23,7 +23,8 @@ from tracer.names import display
 from tracer.options import Options
 from tracer.rerun import loading
 from tracer.store import Recording, RecordingWriter, Trace
-from tracer.store.writer import Storage, listed
+from tracer.store.entries import listed
+from tracer.store.writer import Storage
 from tracer.wanted import wanted
 from tracer.worker.protocol import PREPARING, RECORDING
 

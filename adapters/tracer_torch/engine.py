@@ -43,6 +43,8 @@ class Frame:
     operations: dict[str, int] = field(default_factory=dict)
     start: int = 0
     """How many events there were before it."""
+    source: str | None = None
+    """The line that called it."""
 
 
 class Recorder:
@@ -80,8 +82,7 @@ class Recorder:
         self.lost: list[str] = []
         self.writes: Callable[[torch.Tensor], None] = lambda tensor: None
         self.reads: Callable[[torch.Tensor], None] = lambda tensor: None
-        self.paths = layers.paths(root)
-        self.reserved = {layers.clean(name) for name, _ in root.named_modules(remove_duplicate=False)}
+        self.paths, self.reserved = layers.paths(root)
         self.owned = list(layers.owned(root))
         self.origins = Origins([tensor for _, _, tensor in self.owned])
         made = {(owner, name): tensor for owner, name, tensor in self.owned}
@@ -146,7 +147,10 @@ class Recorder:
         path = self.paths.get(module, "")
         call = self.calls.get(path, 0)
         self.calls[path] = call + 1
-        tensors = [tensor for _, tensor in walk((tuple(args), dict(kwargs)))]
+        if len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor):
+            tensors = [args[0]]
+        else:
+            tensors = [tensor for _, tensor in walk((tuple(args), dict(kwargs)))]
         for tensor in tensors:
             self.reads(tensor)
         self._unseen(tensors)
@@ -161,6 +165,7 @@ class Recorder:
                 {id(tensor): version(tensor) for tensor in tensors},
                 frozenset(id(value) for value in (*args, *kwargs.values())),
                 start=len(self.events),
+                source=_source(hook=True) if path and self.describe else None,
             )
         )
 
@@ -168,8 +173,10 @@ class Recorder:
         """A module has run, or raised: what it returns instead of ``output``, None where that stays."""
         if threading.get_ident() != self.thread:
             return None
-        position = next((i for i in range(len(self.stack) - 1, 0, -1) if self.stack[i].module is module), None)
-        if position is None:
+        position = len(self.stack) - 1
+        while position > 0 and self.stack[position].module is not module:
+            position -= 1
+        if position <= 0:
             return None
         frame = self.stack[position]
         # What lies above raised, and someone caught it.
@@ -179,10 +186,10 @@ class Recorder:
             if self.failed is None or self.failed[2] is not error:
                 self.failed = frame.path, module, error
             return None
-        found = Returned(output, frame.passed)
-        if not found.tensors and output is not None:
+        tensors = [("", output)] if isinstance(output, torch.Tensor) else Returned(output, frame.passed).tensors
+        if not tensors and output is not None:
             self.empty[frame.path] = type(output).__name__
-        self._module_outputs(frame, found.tensors)
+        self._module_outputs(frame, tensors)
         return self.swapped(output, frame.versions) if self._swapped else None
 
     def _module_outputs(self, frame: Frame, tensors: list[tuple[str, torch.Tensor]]) -> None:
@@ -199,15 +206,16 @@ class Recorder:
             if first is not None:
                 role, more = "item", {"kind": "item", "label": "output", "parents": (first,)}
             else:
-                suffix, more = "", {"parents": parents, "reads": reads}
-                more |= self._described(
-                    type(module).__name__,
-                    lambda: {
-                        "kind": self._kind(frame), "label": type(module).__name__,
-                        "config": layers.config(module) | layers.own_mode(module, self.root),
-                        "layout": layers.layout(module),
-                    },
-                )  # fmt: skip
+                suffix, more = "", {"parents": parents, "reads": reads, "source": frame.source}
+                if self.describe:
+                    more |= self._described(
+                        type(module).__name__,
+                        lambda: {
+                            "kind": self._kind(frame), "label": type(module).__name__,
+                            "config": layers.config(module) | layers.own_mode(module, self.root),
+                            "layout": layers.layout(module),
+                        },
+                    )  # fmt: skip
             base = frame.path or type(module).__name__.lower()
             scope = self.stack[-1].path if self.stack else ""
             index = self._new(tensor, base, frame.path, frame.call, role, suffix, alias=alias, leaf=frame.leaf,
@@ -399,9 +407,11 @@ def _resized(old: torch.Tensor, new: torch.Tensor) -> bool:
     return old.shape != new.shape
 
 
-def _source() -> str | None:
-    """``file:line`` of the innermost frame that is neither torch's nor ours."""
+def _source(*, hook: bool = False) -> str | None:
+    """``file:line`` of the innermost frame that is neither torch's nor ours; ``hook``: torch called who asks."""
     frame = sys._getframe(1)
+    while hook and not frame.f_code.co_filename.startswith(_INTERNAL[0]) and frame.f_back is not None:
+        frame = frame.f_back
     while frame is not None:
         file = frame.f_code.co_filename
         if file == _RUNNER:
@@ -425,9 +435,10 @@ class FunctionWatch(TorchFunctionMode):
     ) -> Any:
         named = kwargs or {}
         recorder = self.recorder
-        with contextlib.suppress(Exception):
-            for tensor in functions.written(func, args, named):
-                recorder.writes(tensor)
+        if functions.may_write(func) or "out" in named:
+            with contextlib.suppress(Exception):
+                for tensor in functions.written(func, args, named):
+                    recorder.writes(tensor)
         if not recorder.watching() or functions.name_of(func) in functions.ASKING:
             return func(*args, **named)
         read: list[tuple[torch.Tensor, Origin, int]] | None = None

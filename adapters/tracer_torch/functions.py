@@ -145,6 +145,12 @@ def _writes(function: Callable[..., Any]) -> bool:
     return name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
 
 
+@functools.lru_cache(maxsize=4096)
+def may_write(function: Callable[..., Any]) -> bool:
+    """Whether calls of it write to tensors without being asked for (``out``)."""
+    return _writes(function) or name_of(function) in ("embedding", "embedding_bag", "batch_norm", "instance_norm")
+
+
 def written(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
     """The tensors that a call will write to."""
     found: list[Any] = []

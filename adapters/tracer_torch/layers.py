@@ -63,10 +63,9 @@ def is_torch_forward(module: nn.Module) -> bool:
     """Whether ``module`` computes as torch.nn's class does, even if the user subclassed it."""
     if isinstance(module, torch.jit.ScriptModule):  # asking its class for the forward raises
         return False
-    forward = module.__dict__.get("forward", type(module).forward)
-    if getattr(forward, "__name__", "") == "_forward_unimplemented":
-        return False
-    return str(getattr(forward, "__module__", "")).startswith(("torch.nn.modules.", "torch.ao.nn."))
+    forward = module.__dict__.get("forward") or type(module).forward
+    name, home = getattr(forward, "__name__", ""), str(getattr(forward, "__module__", ""))
+    return name != "_forward_unimplemented" and home.startswith(("torch.nn.modules.", "torch.ao.nn."))
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -76,7 +75,9 @@ def is_leaf(module: nn.Module) -> bool:
     if quantized.layer(module) is not None:
         return True
     # torch.nn.utils.parametrize puts its parametrisations into a child of that name.
-    return isinstance(module, _OPAQUE) or all(name == "parametrizations" for name, _ in module.named_children())
+    return isinstance(module, _OPAQUE) or all(
+        child is None or name == "parametrizations" for name, child in module._modules.items()
+    )
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -222,12 +223,20 @@ def _list(value: object) -> list[object]:
 
 def clean(path: str) -> str:
     """A module's path without torch.compile's wrappers."""
+    if "_orig_mod" not in path:
+        return path
     return ".".join(part for part in path.split(".") if part != "_orig_mod")
 
 
-def paths(root: nn.Module) -> dict[nn.Module, str]:
-    """Every module with its first path."""
-    return {module: clean(name) for name, module in root.named_modules()}
+def paths(root: nn.Module) -> tuple[dict[nn.Module, str], set[str]]:
+    """Every module with its first path, and the paths of all."""
+    first: dict[nn.Module, str] = {}
+    every: set[str] = set()
+    for name, module in root.named_modules(remove_duplicate=False):
+        path = clean(name)
+        first.setdefault(module, path)
+        every.add(path)
+    return first, every
 
 
 @dataclass(frozen=True)
@@ -303,7 +312,7 @@ def parts(root: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     for path, module in root.named_modules():
         if path.startswith(below):
             continue
-        leaf = is_leaf(module)
+        leaf = bool(module._modules) and is_leaf(module)
         for inner, part in module.named_modules() if leaf else [("", module)]:
             if part not in hidden:
                 yield clean(path), f"{inner}." if inner else "", part

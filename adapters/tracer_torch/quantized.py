@@ -7,6 +7,7 @@ network in floating point; the configuration of their node says how they were st
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,12 @@ def layer(module: nn.Module) -> str | None:
 
     None for modules that compute in floating point.
     """
-    for cls in type(module).__mro__:
+    return _layer(type(module))  # type: ignore[arg-type]  # typeshed holds classes for unhashable
+
+
+@functools.lru_cache(maxsize=1024)
+def _layer(kind: type[nn.Module]) -> str | None:
+    for cls in kind.__mro__:
         if cls.__module__.startswith(_PACKAGES):
             name = cls.__name__
             if name.startswith(("ConvReLU", "ConvAdd", "LinearReLU", "BNReLU")):

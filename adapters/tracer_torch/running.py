@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import sys
 import threading
@@ -21,6 +22,9 @@ from tracer_torch.gradients import Gradients
 from tracer_torch.state import Before, drawn, same_draws
 from tracer_torch.tensors import from_array
 
+_COLLECTED = 500_000
+"""New objects from one run of the garbage collector to the next."""
+
 
 @contextlib.contextmanager
 def _left_alone(model: nn.Module, how: Run, recorder: Recorder) -> Iterator[None]:
@@ -35,12 +39,24 @@ def _left_alone(model: nn.Module, how: Run, recorder: Recorder) -> Iterator[None
         with torch.inference_mode(False), torch.set_grad_enabled(how.loss is not None), same_draws(model):
             if how.mode == "eval":
                 model.eval()
-            elif not any(module.training for module in model.modules()):
+            elif not any(module.training for module in recorder.paths):
                 model.train()
             recorder.frozen = [path for module, path in recorder.paths.items() if path and not module.training]
             yield
     finally:
         recorder.lost = before.restore()
+
+
+@contextlib.contextmanager
+def _rarely_collected() -> Iterator[None]:
+    """Fewer runs of the garbage collector: what is noted of each module would set off dozens that find nothing."""
+    before = gc.get_threshold()
+    if 0 < before[0] < _COLLECTED:
+        gc.set_threshold(_COLLECTED, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager
@@ -50,18 +66,18 @@ def hooked(recorder: Recorder, gradients: Gradients | None = None, *, root: bool
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         if threading.get_ident() == recorder.thread:  # another one's call would say that this one's functions are ours
-            _guarded(recorder, lambda: recorder.enter(module, args, kwargs))
+            _guarded(recorder, recorder.enter, module, args, kwargs)
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if threading.get_ident() != recorder.thread:
             return None
-        return _guarded(recorder, lambda: recorder.leave(module, output))
+        return _guarded(recorder, recorder.leave, module, output)
 
     try:
         inside = layers.computing(recorder.root)
         # Of a compiled module and its wrapper only the module.
-        inside |= {module for module in recorder.root.modules() if layers.is_compiled(module)}
-        for module in recorder.root.modules():
+        inside |= {module for module in recorder.paths if layers.is_compiled(module)}
+        for module in recorder.paths:
             if module in inside or (module is recorder.root and not (root and layers.is_leaf(module))):
                 continue
             if layers.is_leaf(module):
@@ -78,12 +94,12 @@ def hooked(recorder: Recorder, gradients: Gradients | None = None, *, root: bool
             handle.remove()
 
 
-def _guarded(recorder: Recorder, action: Callable[[], object]) -> object:
+def _guarded(recorder: Recorder, action: Callable[..., object], *args: Any) -> object:
     """Run our part of a hook: its own torch calls unseen, its faults kept from the model."""
     recorder.busy = True
     try:
         with torch._C.DisableTorchFunction():  # a mode would be told of each of our own calls
-            return action()
+            return action(*args)
     except Exception as error:
         recorder.faults.append(f"{type(error).__name__}: {error}")
         return None
@@ -120,7 +136,7 @@ def run(
     """
     parameter = next((p for p in model.parameters() if not p.is_meta), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    with _left_alone(model, how, recorder), eager():
+    with _rarely_collected(), _left_alone(model, how, recorder), eager():
         tensors = {name: from_array(name, array, device) for name, array in inputs.items()}
         if how.loss is not None and not plain:
             # Not the leaves themselves: those may not be changed in place.

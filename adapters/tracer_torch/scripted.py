@@ -140,7 +140,7 @@ class Script:
             program = self.programs.get((module, "forward"))
             if program is None:
                 continue
-            prefix = layers.paths(self.root).get(module, "")
+            prefix = layers.paths(self.root)[0].get(module, "")
             counts: dict[str, int] = {}
             for operation in program.operations:
                 name = aten.recorded_name(operation.name)

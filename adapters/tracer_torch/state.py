@@ -23,6 +23,8 @@ _SEED = 0
 
 _DICTS = (dict, OrderedDict, defaultdict)
 _LISTS = (list, deque)
+_CONTAINERS = frozenset({*_DICTS, *_LISTS, set})
+_NOTHING: list[Any] = []
 _PLAIN = frozenset({bool, int, float, str, tuple, type(None)})
 """What a pass cannot change, and most attributes of a module are."""
 
@@ -42,7 +44,16 @@ class Before:
         self._memory: dict[int, list[_Tensor]] = {}
         seen: set[int] = set()
         for path, module in model.named_modules():
-            self._keep(vars(module), path, 0, seen)
+            attributes = vars(module)
+            self._containers.append((attributes, list(attributes.items())))
+            for key, value in attributes.items():
+                kind = type(value)
+                if kind in _PLAIN:
+                    continue
+                if kind in _CONTAINERS and not value:  # most that a module has
+                    self._containers.append((value, _NOTHING))
+                else:
+                    self._keep(value, f"{path}.{key}" if isinstance(value, torch.Tensor) else path, 1, seen)
         kept = 0
         for state in sorted(self._tensors.values(), key=lambda state: state.size):
             kept += 0 if state.lazy else state.size
@@ -87,18 +98,18 @@ class Before:
             if type(module) is not cls:
                 module.__class__ = cls
         for container, items in self._containers:
-            _refill(container, items)
+            if container or items:
+                _refill(container, items)
         with torch.no_grad():
             return [state.name for state in self._tensors.values() if not state.restore()]
 
 
 def _refill(container: Any, items: list[Any]) -> None:
     """Give a container its former items, if they are others now."""
-    if not container and not items:
-        return
     if type(container) in _DICTS:
-        now = list(container.items())
-        if len(now) != len(items) or any(a is not c or b is not d for (a, b), (c, d) in zip(now, items, strict=True)):
+        if len(container) != len(items) or not all(
+            a is c and b is d for (a, b), (c, d) in zip(container.items(), items, strict=True)
+        ):
             container.clear()
             container.update(items)
     elif type(container) is set:

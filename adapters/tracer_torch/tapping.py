@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -43,14 +45,20 @@ class Tap:
         self._run: _Run | None = None
         self._open = False
         self._lock = threading.RLock()
+        self._listening: list[Any] = []
+        self._gradients: dict[int, torch.Tensor] = {}
+        """Of the step's weights, by the parameter's id: they may be cleared before the step is seen to be over."""
         self._mine = {id(parameter) for parameter in root.parameters()}
         self._handles: list[Any] = [
-            called.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True),
-            called.register_forward_hook(_Hook(self._leave), with_kwargs=True, always_call=True),
+            root.register_forward_pre_hook(_Hook(self._enter, self._compiling), with_kwargs=True),
+            root.register_forward_hook(_Hook(self._leave), with_kwargs=True, always_call=True),
         ]
-        self._compiled = root._compiled_call_impl
-        if self._compiled is not None:
-            root._compiled_call_impl = self._call
+        self._compiled: list[tuple[nn.Module, str, Callable[..., Any], Callable[..., Any]]] = []
+        self._in_compiled: set[int] = set()
+        self._warned = False
+        self._put_aside(root, "_compiled_call_impl", root._call_impl)
+        if called is not root:
+            self._put_aside(called, "forward", root)
         if watcher.gradients:
             seen = weakref.ref(self)  # torch keeps these hooks for all optimisers there are
 
@@ -66,10 +74,63 @@ class Tap:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._compiled is not None and self._root._compiled_call_impl == self._call:
-            self._root._compiled_call_impl = self._compiled
+        if not self._compiled and not self._warned and any(True for _ in self._wrappers()):
+            self._warn("torch.compile took what it had made of another model, and its calls of this one were not seen")
+        for module, name, ours, compiled in self._compiled:
+            if getattr(module, name) is ours:
+                setattr(module, name, compiled)
+        self._compiled.clear()
         with self._lock:
             self._finish()
+
+    def _compiling(self) -> None:
+        """``torch.compile`` came after us, and looks into the model's call: what it makes of it passes no hook of ours,
+        but can be put aside from the next call on; not so in a function of the program's."""
+        root = self._root
+        if torch.compiler.is_exporting() or self._compiled:
+            return
+        self._put_aside(root, "_compiled_call_impl", root._call_impl)
+        for wrapper in self._wrappers():
+            self._put_aside(wrapper, "forward", root)
+        if not self._compiled and not self._warned:
+            self._warn("the model is compiled as a part of something else, where its calls are not seen")
+
+    def _wrappers(self) -> Iterator[nn.Module]:
+        """What ``torch.compile`` made of the model; nothing leads there from a module."""
+        if "torch._dynamo" in sys.modules:
+            for thing in gc.get_objects():
+                known = issubclass(type(thing), nn.Module) and layers.is_compiled(thing)
+                if known and thing._modules["_orig_mod"] is self._root:
+                    yield thing
+
+    def _warn(self, what: str) -> None:
+        self._warned = True
+        with contextlib.suppress(RuntimeWarning):  # where warnings are errors it would end the program
+            said = f"tracer: {what} (give tracer.attach what torch.compile makes of the model itself)"
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
+
+    def _put_aside(self, module: nn.Module, name: str, plain: Callable[..., Any]) -> None:
+        """Have what is recorded run ``plain``, and all else the compiled code that is the attribute ``name`` of
+        ``module``, in which no hook is called."""
+        compiled = getattr(module, name)
+        if compiled is None:
+            return
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._run is None and self._watcher.soon(self._mode, 1):
+                return plain(*args, **kwargs)
+            thread = threading.get_ident()
+            if self._run is None and thread not in self._in_compiled:
+                with self._lock:
+                    self._watcher.due(self._mode)
+            self._in_compiled.add(thread)
+            try:
+                return compiled(*args, **kwargs)
+            finally:
+                self._in_compiled.discard(thread)
+
+        setattr(module, name, call)
+        self._compiled.append((module, name, call, compiled))
 
     # -- a call ------------------------------------------------------------------------------------------------
 
@@ -77,18 +138,10 @@ class Tap:
     def _mode(self) -> Mode:
         return "train" if self._root.training else "eval"
 
-    def _call(self, *args: Any, **kwargs: Any) -> Any:
-        """In the place of the code of ``module.compile()``, in which no hook is called."""
-        assert self._compiled is not None
-        if self._run is None and self._watcher.soon(self._mode, 1):
-            return self._root._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
-        if self._run is None:
-            with self._lock:
-                self._watcher.due(self._mode)
-        return self._compiled(*args, **kwargs)
-
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._run is not None:  # it calls itself, or another thread does
+            return
+        if threading.get_ident() in self._in_compiled:  # which runs its Python where it was compiled too often
             return
         with self._lock:
             if self._run is not None:
@@ -126,6 +179,8 @@ class Tap:
                 self._weights()
             if not self._watcher.gradients or not torch.is_grad_enabled():
                 self._finish()
+            else:
+                self._listen()
         except Exception as error:
             self._run = None  # it is closed
             self._lost(error)
@@ -139,16 +194,37 @@ class Tap:
             with self._lock:
                 self._finish()
 
+    def _listen(self) -> None:
+        """Keep hold of what the backward pass leaves at the parameters, until the step is over."""
+
+        def accumulated(parameter: torch.Tensor) -> None:
+            if parameter.grad is not None:
+                self._gradients[id(parameter)] = parameter.grad
+
+        for parameter in self._root.parameters():
+            if parameter.requires_grad and parameter.is_leaf:
+                self._listening.append(parameter.register_post_accumulate_grad_hook(accumulated))  # type: ignore[no-untyped-call]
+
+    def _heard(self) -> dict[int, torch.Tensor]:
+        """What :meth:`_listen` kept hold of, which ends with it."""
+        gradients, self._gradients = self._gradients, {}
+        for handle in self._listening:
+            handle.remove()
+        self._listening.clear()
+        return gradients
+
     def _finish(self) -> None:
         """The step has all it will get."""
         if not self._open:
             return
         self._open = False
+        gradients = self._heard()
         try:
             if self._watcher.gradients:
                 for owner, name, parameter in layers.owned(self._root):
-                    if parameter.grad is not None:
-                        self._watcher.weight_gradient(owner, name, *_taken(parameter.grad))
+                    gradient = gradients.get(id(parameter)) if parameter.grad is None else parameter.grad
+                    if gradient is not None:
+                        self._watcher.weight_gradient(owner, name, *_taken(gradient))
                 if self._watcher.weights:
                     self._weights()
             self._watcher.finish()
@@ -163,6 +239,7 @@ class Tap:
 
     def _lost(self, error: Exception) -> None:
         run, self._run, self._open = self._run, None, False
+        self._heard()
         if run is not None:
             run.close(None)
         self._watcher.lost(described(error, 160))
@@ -172,12 +249,23 @@ class _Hook:
     """A hook that a copy of the model, on disk or in memory, does not have: there it is one that does nothing, which
     needs no tracer to be loaded. Nor has the code that ``torch.compile`` and ``torch.export`` make of the model."""
 
-    def __init__(self, action: Callable[..., None]) -> None:
+    def __init__(self, action: Callable[..., None], compiling: Callable[[], None] = lambda: None) -> None:
         self._action = action
+        self._compiling = compiling
 
     def __call__(self, *args: Any) -> None:
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            self._noticed()
+        else:
             self._action(*args)
+
+    def _noticed(self) -> None:
+        with contextlib.suppress(Exception):  # the compiler's run is none of ours
+            self._compiling()
+
+    # Called while the model is compiled, and no part of what comes of that: torch.compiler.assume_constant_result sets
+    # just this, and takes a second of loading for it.
+    _noticed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (contextlib.nullcontext(), "__exit__")

@@ -21,6 +21,11 @@ with contextlib.suppress(ImportError):  # a worker in another environment may be
 
 _DEEPEST = 8
 _MOST_OBJECTS = 10_000
+_DIRECT = frozenset({
+    torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool, torch.uint8, torch.int8,
+    torch.int16, torch.int32, torch.int64,
+})  # fmt: skip
+"""dtypes that numpy has."""
 _BITS: dict[torch.dtype, tuple[torch.dtype, Any]] = {}
 for _name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"):
     if hasattr(torch, _name) and hasattr(ml_dtypes, _name):
@@ -141,6 +146,11 @@ def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
     Quantized values come as the numbers they stand for. The array may be a view of the tensor's memory (not
     contiguous, not owned).
     """
+    if type(tensor) is torch.Tensor and tensor.dtype in _DIRECT:
+        try:
+            return tensor.detach().numpy(), False
+        except (RuntimeError, TypeError):  # on another device, without values, or to be negated first
+            pass
     reason = unfit(tensor)
     if reason is not None:
         return NotRecorded(reason), True

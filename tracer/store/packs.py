@@ -4,21 +4,22 @@ A run has hundreds or thousands of tensors: files and folders for each would cos
 written from beginning to end. A step's (here) is renamed when it is whole, so it is there or it is not, and one that
 retention drops is one file less; a run's (:mod:`tracer.store.runs`) is there from the start. zarr-python opens it
 (``zarr.storage.ZipStore``); the zip's own CRC-32 of every chunk takes the place of the ``crc32c`` codec. Reading here
-takes stored entries alone, of the form that :mod:`tracer.store.zarr3` writes: no codec and no decompression is reached
-by a hostile file.
+takes stored entries alone, of the form that :mod:`tracer.store.zarr3` writes, or :mod:`tracer.store.packed`: no other
+codec is reached by a hostile file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
 import struct
 import uuid
+import weakref
 import zipfile
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,16 @@ from numpy.typing import NDArray
 from tracer import dtypes
 from tracer.errors import TraceError
 from tracer.names import display
-from tracer.store import zarr3, zips
+from tracer.store import packed, sources, zarr3, zips
 
 SUFFIX = ".zarr.zip"
+PACKED = "packed"
+"""The attribute at the root of a file that was written anew: whether its arrays are compressed."""
 GATHERED = 1 << 16
 _ROOM = 4 * GATHERED
 """Bytes: what is smaller than the first is copied together, up to the second, and written at once."""
+_WINDOW = 8 << 20
+"""Bytes that are asked for at once of a file that lies elsewhere, and looked at before their pages are let go of."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Text:
 
 @lru_cache(maxsize=4096)
 def _group(place: str) -> Text:
-    return Text.of(place, zarr3.encoded(zarr3.group_metadata({})))
+    return Text.of(place, zarr3.group_text({}))
 
 
 def groups(arrays: Collection[str]) -> dict[str, Text]:
@@ -88,9 +93,8 @@ class Slot:
         cls, place: str, values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]
     ) -> Slot:  # fmt: skip
         """For arrays like ``values``."""
-        metadata = zarr3.metadata_of(values.shape, values.dtype, attributes, dimensions, checksum=False)
         chunk = f"{place}/{zarr3.chunk_name(values.ndim)}".encode()
-        text = Text.of(place, zarr3.encoded(metadata))
+        text = Text.of(place, zarr3.described(values.shape, values.dtype, attributes, dimensions, checksum=False))
         return cls(place, values.shape, values.dtype, dtypes.stored_as(values.dtype), chunk, text)
 
 
@@ -194,7 +198,8 @@ class PackWriter:
         if self._tail is None:
             self._tail = _Tail.of(self._slots, self._chunks, self._at)
         self._like, tail = None, self._tail
-        root = Text.of("", zarr3.encoded_group(attributes, lists or {}))
+        more = {name: f"[{','.join(items)}]" for name, items in (lists or {}).items()}
+        root = Text.of("", zarr3.group_text(attributes, more))
         records = bytearray(tail.records)
         for place, crc in zip(tail.crcs, self._crcs, strict=True):
             zips.CRC.pack_into(records, place, crc)
@@ -237,50 +242,85 @@ class PackWriter:
         zarr3.write_all(self._file, self._room[:size])
 
 
+@dataclass
+class Walk:
+    """How far a file that is being written has been read, and where the data begin that are not described yet."""
+
+    at: int = 0
+    chunks: dict[str, int] = field(default_factory=dict)
+
+
 class Pack:
     """A pack that is read. Raises FileNotFoundError, or TraceError where it is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._shown = display(str(path))
-        descriptor = zarr3.open_regular(path)
-        try:
-            found = os.fstat(descriptor)
-            self._changed = found.st_mtime_ns
-            self._map = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if found.st_size else b"")
-        finally:
-            os.close(descriptor)
+        self._shown = sources.shown(path)
+        self._file = sources.opened(path)
+        self._made: weakref.WeakValueDictionary[str, NDArray[Any]] = weakref.WeakValueDictionary()
+        self._recent: deque[NDArray[Any]] = deque()
 
     @cached_property
-    def _directory(self) -> dict[str, int]:
-        """Where each entry begins, as the end of a whole pack says."""
+    def _directory(self) -> dict[str, zips.Entry]:
+        """The entries, as the end of a whole pack lists them."""
         try:
-            with open(zarr3.open_regular(self.path), "rb") as file, zipfile.ZipFile(file) as directory:
-                return {info.filename: info.header_offset for info in directory.infolist()}
+            with self._file.open() as file, zipfile.ZipFile(file) as directory:
+                return {
+                    one.filename: zips.Entry(one.filename.encode(), one.CRC, one.file_size, one.header_offset)
+                    for one in directory.infolist()
+                }
         except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
             raise TraceError(f"damaged: {self._shown} is not a whole zip file") from error
+
+    @cached_property
+    def _rewritten(self) -> bool:
+        """Whether it was written anew after it was recorded (:mod:`tracer.store.packing`), so that the index of the
+        recording does not know where things lie: its root comes first then."""
+        with contextlib.suppress(TraceError):
+            return self._entry(0)[0].name == zarr3.METADATA.encode()
+        return False
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether its arrays are compressed (:mod:`tracer.store.packed`)."""
+        return self._rewritten and self.attributes.get(PACKED) is True
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Of the root. Raises TraceError where the pack is not whole."""
         return self._metadata(zarr3.METADATA, None)["attributes"]  # type: ignore[no-any-return]
 
-    def so_far(self) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.size
+
+    def so_far(self, walk: Walk | None = None) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
         """Each array that a run has written, until one is not whole: its path, where it begins (None for an empty one),
-        its ``zarr.json``."""
-        at, chunks = 0, dict[str, int]()
+        its ``zarr.json``. With ``walk`` what came since that was used last."""
+        walk = walk or Walk()
         with contextlib.suppress(TraceError, UnicodeDecodeError):
             while True:
-                entry, start = zips.entry_at(self._map, at, self._shown)
+                at = walk.at
+                entry, start = self._entry(at)
                 name = entry.name.decode()
                 place, _, last = name.rpartition("/")
+                metadata = self._metadata(name, at) if last == zarr3.METADATA else {}
+                walk.at = start + entry.size
                 if last != zarr3.METADATA:
-                    chunks[place] = at
-                else:
-                    metadata = self._metadata(name, at)
-                    if metadata.get("node_type") == "array":
-                        yield place, chunks.get(place), metadata
-                at = start + entry.size
+                    walk.chunks[place] = at
+                elif metadata.get("node_type") == "array":
+                    yield place, walk.chunks.pop(place, None), metadata
+
+    def arrays(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each array of a whole pack: its path and its ``zarr.json``, in the order in which they were written.
+
+        Raises TraceError.
+        """
+        for name, entry in sorted(self._directory.items(), key=lambda item: item[1].at):
+            place, _, last = name.rpartition("/")
+            if last == zarr3.METADATA and (metadata := self._metadata(name, entry.at)).get("node_type") == "array":
+                yield place, metadata
 
     def fingerprint(self, place: str, shape: tuple[int, ...], at: int | None = None) -> tuple[int, ...]:
         """Size and CRC-32 of an array's chunk and when the file changed (ns); nothing for an empty array.
@@ -289,8 +329,10 @@ class Pack:
         """
         if not math.prod(shape):
             return ()
-        entry, _ = self._find(_chunk_of(place, shape), at)
-        return entry.size, entry.crc, self._changed
+        name = _chunk_of(place, shape)
+        # Elsewhere each look costs time, and the directory is one.
+        entry = self._find(name, at)[0] if self._file.mapped else self._listed(name)
+        return entry.size, entry.crc, self._file.changed
 
     def read_array(
         self,
@@ -301,40 +343,106 @@ class Pack:
         *,
         verify: bool = True,
     ) -> NDArray[Any]:
-        """An array where it lies in the file, read-only; ``at`` is where its entry begins, where that is known.
+        """An array, read-only: where it lies in the file, or put together while somebody holds it; ``at`` is where its
+        entry begins, where that is known.
 
         Raises TraceError when anything is missing or damaged; with ``verify`` the whole chunk is read for that.
         """
         on_disk, count = dtypes.stored_as(dtype), math.prod(shape)
         if count == 0:
             return np.empty(shape, dtype)
-        raw = self._bytes(_chunk_of(place, shape), at, verify=verify)
-        if len(raw) != count * on_disk.itemsize:
-            where = f"{self._shown}: {display(place)}"
-            raise TraceError(f"damaged: {where} holds {len(raw)} bytes where {count * on_disk.itemsize} were written")
-        return np.frombuffer(raw, on_disk.newbyteorder("<"), count).view(dtype).reshape(shape)
+        found = self._made.get(place)
+        if found is not None and (found.shape, found.dtype) == (shape, dtype):
+            return found
+        where, size = f"{self._shown}: {display(place)}", count * on_disk.itemsize
+        if self.packed:
+            if not packed.is_packed(self._metadata(f"{place}/{zarr3.METADATA}", None), shape, on_disk):
+                raise TraceError(f"damaged: {where} has no usable array metadata")
+            raw: Any = sources.joined(size, self._unpacked(place, shape, on_disk, where, verify))
+        else:
+            raw = self._raw(_chunk_of(place, shape), at, size, verify=verify)
+            if len(raw) != size:
+                raise TraceError(f"damaged: {where} holds {len(raw)} bytes where {size} were written")
+        array = np.frombuffer(raw, on_disk.newbyteorder("<"), count).view(dtype).reshape(shape)
+        if self.packed or not self._file.mapped:
+            self._made[place] = array
+            self._recent.append(array)
+            while sum(one.nbytes for one in self._recent) > sources.SPILLED:
+                self._recent.popleft()
+        return array
+
+    def _unpacked(
+        self, place: str, shape: tuple[int, ...], on_disk: np.dtype[Any], where: str, verify: bool
+    ) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of a packed array, chunk by chunk."""
+        looked_at = 0
+
+        def read(key: str) -> memoryview:
+            nonlocal looked_at
+            raw = self._bytes(f"{place}/{key}", None, verify=verify)
+            looked_at += len(raw)
+            if looked_at > _WINDOW and self._file.mapped:
+                looked_at = 0
+                sources.forget(np.frombuffer(raw, np.uint8))
+            return raw
+
+        yield from packed.decoded(shape, on_disk, read, where)
 
     def _metadata(self, name: str, at: int | None) -> dict[str, Any]:
         return zarr3.decoded(bytes(self._bytes(name, at)), f"{self._shown}: {display(name)}")
 
-    def _bytes(self, name: str, at: int | None, *, verify: bool = True) -> memoryview:
+    def _raw(self, name: str, at: int | None, expected: int, *, verify: bool) -> memoryview | NDArray[np.uint8]:
+        """The bytes of an entry that may be large."""
+        if self._file.mapped or expected <= _WINDOW:
+            return self._bytes(name, at, expected, verify=verify)
         entry, start = self._find(name, at)
-        raw = self._map[start : start + entry.size]
-        if verify and zips.crc32(raw) != entry.crc:
-            raise TraceError(f"damaged: the checksum of {self._shown}: {display(name)} does not fit its data")
+        edges = range(start, start + entry.size, _WINDOW)
+        pieces = (self._file.view(edge, min(edge + _WINDOW, start + entry.size)) for edge in edges)
+        raw = sources.joined(entry.size, pieces)
+        if verify:
+            self._check(raw.data, entry)
         return raw
 
-    def _find(self, name: str, at: int | None) -> tuple[zips.Entry, int]:
-        at = self._directory.get(name) if at is None else at
-        if at is None:
+    def _bytes(self, name: str, at: int | None, expected: int = 0, *, verify: bool = True) -> memoryview:
+        entry, start = self._find(name, at, expected)
+        raw = self._file.view(start, start + entry.size)
+        if verify:
+            self._check(raw, entry)
+        return raw
+
+    def _check(self, raw: memoryview, entry: zips.Entry) -> None:
+        crc = 0
+        for start in range(0, len(raw), _WINDOW):
+            part = raw[start : start + _WINDOW]
+            crc = zips.crc32(part, crc)
+            if len(raw) > _WINDOW:
+                sources.forget(np.frombuffer(part, np.uint8))
+        if crc != entry.crc:
+            name = entry.name.decode(errors="replace")
+            raise TraceError(f"damaged: the checksum of {self._shown}: {display(name)} does not fit its data")
+
+    def _entry(self, at: int, expected: int = 0) -> tuple[zips.Entry, int]:
+        """The entry at a place of the file, and where its data begins; ``expected`` bytes of them are wanted next."""
+        window = self._file.view(at, at + zips.HEAD + min(expected, _WINDOW))
+        return zips.entry_at(window, at, self._shown, at, self._file.size)
+
+    def _listed(self, name: str) -> zips.Entry:
+        entry = self._directory.get(name)
+        if entry is None:
             raise TraceError(f"damaged: {self._shown}: {display(name)} is missing")
-        entry, start = zips.entry_at(self._map, at, self._shown)
+        return entry
+
+    def _find(self, name: str, at: int | None, expected: int = 0) -> tuple[zips.Entry, int]:
+        if at is None or self._rewritten:
+            at = self._listed(name).at
+        entry, start = self._entry(at, expected)
         if entry.name != name.encode():
             raise TraceError(f"damaged: {self._shown}: {display(name)} is not where it was written")
         return entry, start
 
 
 def _chunk_of(place: str, shape: tuple[int, ...]) -> str:
+    """The entry of an array's only chunk, or of the first of several."""
     return f"{place}/{zarr3.chunk_name(len(shape))}"
 
 
@@ -357,4 +465,4 @@ def pack_name(step: int) -> str:
     return f"{step:010d}{SUFFIX}"
 
 
-__all__ = ["Pack", "PackWriter", "Slot", "pack_name", "packs"]
+__all__ = ["Pack", "PackWriter", "Slot", "Walk", "pack_name", "packs"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +33,61 @@ class RunWriter:
         self._at = 0
         self._entries: list[zips.Entry] = []
         self._places: set[str] = set()
+        self._starts: dict[int, int] = {}
 
     def put(
-        self, place: str, values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]
+        self, place: str, values: NDArray[Any], attributes: Mapping[str, Any] | str, dimensions: Sequence[str]
     ) -> int | None:
-        """Write an array at a path relative to the hierarchy's root.
+        """Write an array at a path relative to the hierarchy's root; ``attributes`` may be given as JSON.
 
         Gives where its data's entry begins in the file; None for an empty array, which has none.
         """
-        at, pieces = None, []
-        raw = zarr3.bytes_of(values, dtypes.stored_as(values.dtype))
-        if raw:
-            at = self._at
-            entry, head = self._chunk(place, values.ndim, len(raw), zips.crc32(raw))
-            self._entries.append(entry)
-            pieces = [head]
-        metadata = zarr3.metadata_of(values.shape, values.dtype, attributes, dimensions, checksum=False)
-        self._write(*pieces, raw, self._array(place, metadata))
-        return at
+        return self.put_all([(place, values, attributes, dimensions)])[0]
+
+    def put_all(
+        self, arrays: Sequence[tuple[str, NDArray[Any], Mapping[str, Any] | str, Sequence[str]]]
+    ) -> list[int | None]:
+        """:meth:`put` of several, those that are small with few writes; none of them where that raises."""
+        before, known, new = self._at, len(self._entries), [place for place, *_ in arrays]
+        found: list[int | None] = []
+        pieces: list[bytes | memoryview] = []
+        for place, values, attributes, dimensions in arrays:
+            raw, at = zarr3.bytes_of(values, dtypes.stored_as(values.dtype)), None
+            if raw:
+                at = self._at
+                entry, head = self._chunk(place, values.ndim, len(raw), zips.crc32(raw))
+                self._entries.append(entry)
+                pieces += [head, raw]
+            pieces.append(self._array(place, values.shape, values.dtype, attributes, dimensions))
+            found.append(at)
+        try:
+            self._write(pieces)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, before)
+                os.lseek(self._file, before, os.SEEK_SET)
+            self._at = before
+            self._places.difference_update(new)
+            del self._entries[known:]
+            raise
+        return found
+
+    def read(self, at: int, dtype: np.dtype[Any], count: int, room: NDArray[np.uint8]) -> Iterator[NDArray[Any]]:
+        """The elements of an array whose entry begins at ``at``, in pieces: each lies in ``room`` until the next.
+
+        Raises OSError.
+        """
+        start = self._starts[at]
+        most = len(room) // dtype.itemsize
+        for first in range(0, count, most):
+            piece = room[: min(most, count - first) * dtype.itemsize]
+            done = 0
+            while done < len(piece):
+                read = os.preadv(self._file, [piece.data[done:]], start + first * dtype.itemsize + done)
+                if not read:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                done += read
+            yield piece.view(dtypes.stored_as(dtype).newbyteorder("<")).view(dtype)
 
     def reserve(self, place: str, shape: Sequence[int], dtype: np.dtype[Any], axis: int) -> GrowingArray:
         """Room for an array that comes in pieces along ``axis``."""
@@ -56,11 +95,11 @@ class RunWriter:
 
     def commit(self, attributes: Mapping[str, Any]) -> None:
         """End the file, with ``attributes`` at its root."""
-        root = Text.of("", zarr3.encoded(zarr3.group_metadata(attributes)))
+        root = Text.of("", zarr3.group_text(attributes))
         pieces = [self._described(text) for text in (*groups(self._places).values(), root)]
         records = [zips.record(entry.name, entry.crc, entry.size, entry.at) for entry in self._entries]
         length = sum(map(len, records))
-        self._write(*pieces, *records, zips.ending(self._at, length, len(records)))
+        self._write([*pieces, *records, zips.ending(self._at, length, len(records))])
         self.close()
 
     def close(self) -> None:
@@ -74,13 +113,21 @@ class RunWriter:
         name = f"{place}/{zarr3.chunk_name(rank)}".encode()
         head = zips.aligned(name, size, self._at, crc)
         entry = zips.Entry(name, crc, size, self._at)
+        self._starts[self._at] = self._at + len(head)
         self._at += len(head) + size
         return entry, head
 
-    def _array(self, place: str, metadata: Mapping[str, Any]) -> bytes:
+    def _array(
+        self,
+        place: str,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        attributes: Mapping[str, Any] | str,
+        dimensions: Sequence[str],
+    ) -> bytes:
         """The entry of an array's ``zarr.json``."""
         self._places.add(place)
-        return self._described(Text.of(place, zarr3.encoded(metadata)))
+        return self._described(Text.of(place, zarr3.described(shape, dtype, attributes, dimensions, checksum=False)))
 
     def _described(self, text: Text) -> bytes:
         """What is written next of a ``zarr.json``."""
@@ -88,7 +135,7 @@ class RunWriter:
         self._at += len(text.whole)
         return text.whole
 
-    def _write(self, *pieces: bytes | memoryview) -> None:
+    def _write(self, pieces: Iterable[bytes | memoryview]) -> None:
         small = bytearray()
         for piece in pieces:
             if len(piece) < GATHERED:
@@ -119,7 +166,7 @@ class GrowingArray:
         size = math.prod(self.shape) * self._on_disk.itemsize
         if size:
             self._entry, head = writer._chunk(place, len(self.shape), size, 0)
-            writer._write(head)
+            writer._write([head])
             start = writer._at - size
             os.posix_fallocate(writer._file, start, size)
             os.lseek(writer._file, writer._at, os.SEEK_SET)
@@ -136,7 +183,7 @@ class GrowingArray:
             self._map[index] = np.asarray(values, order="C").view(self._on_disk)
         self._done = stop
 
-    def finish(self, attributes: Mapping[str, Any], dimensions: Sequence[str]) -> tuple[tuple[int, ...], int | None]:
+    def finish(self, attributes: str, dimensions: Sequence[str]) -> tuple[tuple[int, ...], int | None]:
         """Make readable what was written, all or the pieces there are: the shape of that, and where it begins."""
         writer, mapped, self._map = self._writer, self._map, None
         if mapped is None or self._done < self.shape[self._axis]:
@@ -149,8 +196,7 @@ class GrowingArray:
         crc = zips.crc32(mapped.reshape(-1).view(np.uint8).data)
         os.pwrite(writer._file, zips.CRC.pack(crc), entry.at + zips.LOCAL_CRC)
         writer._entries.append(zips.Entry(entry.name, crc, entry.size, entry.at))
-        metadata = zarr3.metadata_of(self.shape, self.dtype, attributes, dimensions, checksum=False)
-        writer._write(writer._array(self.place, metadata))
+        writer._write([writer._array(self.place, self.shape, self.dtype, attributes, dimensions)])
         return self.shape, entry.at
 
 

@@ -17,7 +17,7 @@ from tracer import dtypes, names
 from tracer.errors import InputError, TraceError
 from tracer.graph import Structure
 from tracer.store import places, zarr3
-from tracer.store.packs import PackWriter, Slot, pack_name, packs
+from tracer.store.packs import PackWriter, Slot, pack_name
 from tracer.store.recordings import STEPS, unwritable
 from tracer.store.trace import Trace, lock
 
@@ -200,16 +200,6 @@ class SeriesWriter:
         if self._pack is not None:
             self._pack.abort()
             self._pack = None
-
-    # -- all steps ---------------------------------------------------------------------------------------------
-
-    def committed(self) -> dict[int, int]:
-        """The steps that are kept and their sizes in bytes."""
-        return {step: path.stat().st_size for step, path in packs(self._steps).items()}
-
-    def drop(self, step: int) -> None:
-        """Remove a step; a reader that has it open reads on."""
-        (self._steps / pack_name(step)).unlink(missing_ok=True)
 
     def _describe(self, state: str, **more: Any) -> None:
         zarr3.make_group(self._folder, {**self._attributes, "state": state, **more})

@@ -1,8 +1,9 @@
-"""A few numbers about one tensor that do not depend on the order of its elements."""
+"""A few numbers about tensors that do not depend on the order of their elements."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,22 +15,60 @@ _ROW = 1 << 13
 """Elements of one dot product: OpenBLAS hands those of more than 10,000 to several threads, which costs more than it
 brings."""
 _ONES = np.ones(BLOCK)
+_QUICK = 1 << 18
+_SHORT = 512
+"""Elements of a dot product in single precision, few enough for its rounding to stay near that of one element."""
+_SHORT_ONES = np.ones(_SHORT, np.float32)
+_TAME = 1e-9, 1e11
+"""Between these lies the largest magnitude of a block whose cubes single precision can hold, and their sums."""
 
 
 class Summary:
-    """Gathers the numbers of a tensor that comes in pieces, in whatever order."""
+    """Gathers the numbers of a tensor that comes in pieces, in whatever order.
 
-    def __init__(self) -> None:
+    Args:
+        quick: sum float32 in short pieces of single precision, which takes a third of the time: mean, root mean
+            square and mean cube then hold to some 1e-7 of what they are made of, not to 1e-15.
+    """
+
+    def __init__(self, *, quick: bool = False) -> None:
+        self._quick = quick
         self._low, self._high = np.inf, -np.inf
         self._total = self._squares = self._cubes = 0.0
         self._size = self._nans = self._infs = self._zeros = self._finite = 0
 
+    @np.errstate(over="ignore", invalid="ignore")
     def add(self, values: NDArray[Any]) -> None:
         """Take a piece of any shape."""
         flat = values.reshape(-1)
         self._size += int(flat.size)
         # The extremes of a narrow block are found faster than those of the widened one, where numpy has loops for it.
         narrow = flat.dtype.kind == "f" and flat.dtype.itemsize >= 4
+        if self._quick and flat.dtype == np.float32 and flat.dtype.isnative:
+            whole = flat.size - flat.size % _SHORT
+            pieces = [flat[start : min(start + _QUICK, whole)] for start in range(0, whole, _QUICK)]
+            left = [piece for piece in pieces if not self._add_quickly(piece)]
+            for piece in (*left, flat[whole:]):
+                self._add(piece, narrow)
+        else:
+            self._add(flat, narrow)
+
+    def _add_quickly(self, block: NDArray[np.float32]) -> bool:
+        """Take a block of whole short pieces, if its numbers are of a size that single precision can sum."""
+        low, high = float(block.min()), float(block.max())
+        if not _TAME[0] < max(abs(low), abs(high)) < _TAME[1]:  # NaN and Inf are not, either
+            return False
+        rows = block.reshape(-1, _SHORT)
+        squares = np.multiply(rows, rows)
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        self._finite += block.size
+        self._zeros += int(np.count_nonzero(block == 0))
+        self._total += float(np.vecdot(rows, _SHORT_ONES).sum(dtype=np.float64))
+        self._squares += float(np.vecdot(rows, rows).sum(dtype=np.float64))
+        self._cubes += float(np.vecdot(squares, rows).sum(dtype=np.float64))
+        return True
+
+    def _add(self, flat: NDArray[Any], narrow: bool) -> None:
         room, other = np.empty((2, min(BLOCK, flat.size)))
         for start in range(0, flat.size, BLOCK):
             block = flat[start : start + BLOCK]
@@ -60,19 +99,20 @@ class Summary:
 
         The moments identify a tensor across layouts: transposing or flattening does not change them.
         """
-        out: dict[str, float | int] = {
-            "size": self._size, "nan": self._nans, "inf": self._infs, "zeros": self._zeros,
+        counts = self._size, self._nans, self._infs, self._zeros
+        return _result(counts, self._finite, self._low, self._high, self._total, self._squares, self._cubes)
+
+
+def _result(
+    counts: tuple[int, int, int, int], finite: int, low: float, high: float, total: float, squares: float, cubes: float
+) -> dict[str, float | int]:  # fmt: skip
+    out: dict[str, float | int] = dict(zip(("size", "nan", "inf", "zeros"), counts, strict=True))
+    if finite:
+        moments = {
+            "min": low, "max": high, "mean": total / finite, "rms": math.sqrt(squares / finite), "cube": cubes / finite,
         }  # fmt: skip
-        if self._finite:
-            moments = {
-                "min": self._low,
-                "max": self._high,
-                "mean": self._total / self._finite,
-                "rms": math.sqrt(self._squares / self._finite),
-                "cube": self._cubes / self._finite,
-            }
-            out |= {name: value for name, value in moments.items() if math.isfinite(value)}
-        return out
+        out |= {name: value for name, value in moments.items() if math.isfinite(value)}
+    return out
 
 
 def _dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
@@ -84,8 +124,31 @@ def _dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
     return found
 
 
-def summarize(values: NDArray[Any]) -> dict[str, float | int]:
+def summarize(values: NDArray[Any], *, quick: bool = False) -> dict[str, float | int]:
     """The numbers of one whole tensor: :meth:`Summary.result`."""
-    summary = Summary()
+    summary = Summary(quick=quick)
     summary.add(values)
     return summary.result()
+
+
+def summaries(tensors: Sequence[NDArray[Any]]) -> list[dict[str, float | int]]:
+    """:func:`summarize` of each of many small tensors, whose elements all together are in memory once more."""
+    found: dict[int, dict[str, float | int]] = {}
+    plain = [(place, values) for place, values in enumerate(tensors) if values.size and values.dtype.kind in "biuf"]
+    if len(plain) > 1:
+        wide = np.concatenate([values.reshape(-1) for _, values in plain], dtype=np.float64, casting="unsafe")
+        sizes = np.array([values.size for _, values in plain])
+        starts = np.cumsum(sizes) - sizes
+        with np.errstate(over="ignore", invalid="ignore"):
+            squared = wide * wide
+            squares = np.add.reduceat(squared, starts)
+            sums = [
+                np.minimum.reduceat(wide, starts), np.maximum.reduceat(wide, starts), np.add.reduceat(wide, starts),
+                squares, np.add.reduceat(squared * wide, starts),
+            ]  # fmt: skip
+        zeros = np.add.reduceat(wide == 0, starts, dtype=np.int64)
+        rows = zip(sizes.tolist(), zeros.tolist(), *(column.tolist() for column in sums), strict=True)
+        for (place, _), tame, (size, none, *numbers) in zip(plain, np.isfinite(squares).tolist(), rows, strict=True):
+            if tame:  # NaN and Inf are counted one tensor at a time
+                found[place] = _result((size, 0, 0, none), size, *numbers)
+    return [found[place] if place in found else summarize(values) for place, values in enumerate(tensors)]

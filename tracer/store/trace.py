@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from tracer import names
+from tracer import dtypes, names
 from tracer.errors import InputError, TraceError
-from tracer.store import places, zarr3
-from tracer.store.packs import Pack, pack_name
+from tracer.store import places, sources, zarr3
+from tracer.store.packs import Pack, Walk, pack_name
 from tracer.store.recordings import AT, STEPS, VALUES, Recording, unwritable
+from tracer.store.summary import summarize
 
 if TYPE_CHECKING:
     from typing import Self
@@ -41,8 +42,14 @@ class Trace:
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open an existing trace.
 
-        Raises InputError when there is none, when the folder is something else, or when a newer tracer made it.
+        ``path`` may be the URL of an object store (:mod:`tracer.store.remote`). Raises InputError when there is none,
+        when the folder is something else, or when a newer tracer made it; RemoteError when the store cannot be used.
         """
+        if ":/" in (given := os.fspath(path)):
+            from tracer.store import remote
+
+            if (url := remote.url_of(given)) is not None:
+                return cls.open(remote.mirrored(url))
         root = Path(path)
         shown = names.display(str(root))
         if not root.is_dir():
@@ -74,6 +81,13 @@ class Trace:
 
         Raises InputError when something else is there.
         """
+        if ":/" in (given := os.fspath(path)):
+            from tracer.store import remote
+
+            if (url := remote.url_of(given)) is not None:
+                raise InputError(
+                    f"{names.display(url)} cannot be recorded into: record here, then tracer push TRACE URL"
+                )
         root = Path(path)
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             return cls.open(root)
@@ -115,7 +129,7 @@ class Trace:
             if step.isascii() and step.isdigit() and len(step) <= 18 and self.has(of):
                 return self.recording(of).at(int(step))
             have = ", ".join(names.display(r.name) for r in self.recordings()) or "none yet"
-            raise InputError(f"no recording '{names.display(name)}' in {names.display(str(self.root))} (have: {have})")
+            raise InputError(f"no recording '{names.display(name)}' in {sources.shown(self.root)} (have: {have})")
         return self._load(folder)
 
     def has(self, name: str) -> bool:
@@ -145,19 +159,22 @@ class Trace:
             state = str(attributes.get("state", "?"))
             if state == "recording":
                 state = "interrupted"
-                attributes = {**attributes, **_salvaged(folder)}
+                attributes = {**attributes, **_Salvage(folder).look()}
         return Recording(name, folder, self.root, attributes, state)
 
     def so_far(self, recording: Recording) -> Recording:
         """A recording that is being written with the tensors that are saved by now; any other one as it is."""
         if recording.state != "recording":
             return recording
-        more = _salvaged(recording.folder)
+        known = vars(recording)
+        salvage = known.setdefault("salvage", _Salvage(recording.folder))
+        more = salvage.look()
         if len(more.get("activations", ())) == len(recording.activations):
             return recording
         attributes = {**recording.attributes, **more}
         found = Recording(recording.name, recording.folder, recording.root, attributes, recording.state)
-        vars(found)["structure"] = recording.structure  # parsed already, and the same
+        # The structure is parsed already, and the same; what was walked through is not walked through again.
+        vars(found).update(structure=recording.structure, salvage=salvage)
         return found
 
     def has_inputs(self, input_id: str) -> bool:
@@ -244,20 +261,34 @@ class Trace:
         self._forget(old)
 
 
-def _salvaged(folder: Path) -> dict[str, list[Any]]:
-    """The indices of what a recording without an end has written."""
-    found: dict[str, list[Any]] = {"activations": [], "weights": [], "gradients": [], "weight_gradients": []}
-    with contextlib.suppress(OSError, TraceError):
-        for place, at, metadata in Pack(folder / VALUES).so_far():
-            with contextlib.suppress(TypeError, KeyError):
-                own, gradient = metadata["attributes"], place.startswith(places.GRADIENTS)
-                dtype = own.get("dtype", metadata["data_type"])
-                if "param" in own:
-                    index, whose = "weight_gradients" if gradient else "weights", [own["owner"], own["param"]]
-                else:
-                    index, whose = "gradients" if gradient else "activations", [own["node"]]
-                found[index].append([*whose, place, metadata["shape"], dtype, own.get("summary", {}), at])
-    return {index: entries for index, entries in found.items() if entries}
+class _Salvage:
+    """The indices of what a recording without an end has written. Of a file that grows each look reads what is new."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / VALUES
+        self._walk = Walk()
+        self._found: dict[str, list[Any]] = {}
+
+    def look(self) -> dict[str, list[Any]]:
+        with contextlib.suppress(OSError, TraceError):
+            pack = Pack(self._file)
+            for place, at, metadata in pack.so_far(self._walk):
+                with contextlib.suppress(TypeError, KeyError):
+                    own, gradient = metadata["attributes"], place.startswith(places.GRADIENTS)
+                    dtype = own.get("dtype", metadata["data_type"])
+                    if "param" in own:
+                        index, whose = "weight_gradients" if gradient else "weights", [own["owner"], own["param"]]
+                    else:
+                        index, whose = "gradients" if gradient else "activations", [own["node"]]
+                    summary = own.get("summary")
+                    if summary is None and index in ("activations", "weights"):  # the writer did not come to it
+                        values = pack.read_array(
+                            place, tuple(metadata["shape"]), dtypes.by_name(dtype), at, verify=False
+                        )
+                        summary = summarize(values, quick=index == "activations")
+                    entry = [*whose, place, metadata["shape"], dtype, summary or {}, at]
+                    self._found.setdefault(index, []).append(entry)
+        return {index: list(entries) for index, entries in self._found.items()}
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -7,8 +7,9 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,9 +22,10 @@ from tracer.errors import InputError, TraceError
 from tracer.graph import Param, Structure
 from tracer.store import places, zarr3
 from tracer.store.buffers import Buffers
+from tracer.store.entries import Row, Unsummed, listed
 from tracer.store.recordings import VALUES, inside, unwritable
 from tracer.store.runs import GrowingArray, RunWriter
-from tracer.store.summary import Summary, summarize
+from tracer.store.summary import Summary, summaries, summarize
 from tracer.store.trace import Trace, lock
 
 if TYPE_CHECKING:
@@ -33,6 +35,15 @@ DEFAULT_MEMORY = 256 << 20
 
 _Kind = Literal["value", "gradient"]
 _Item = tuple[_Kind, str, int, NDArray[Any]]
+_SMALL = 1 << 16
+"""Bytes: smaller tensors wait for others, to be written together. A thread that writes each at once would keep taking
+the interpreter from the model, whose every operation then waits for it."""
+_TOGETHER = 4 << 20
+_LONGEST = 0.5
+"""Bytes and seconds that they wait for at most."""
+_LATER = 1 << 30
+"""Bytes of large tensors whose numbers may wait for the model's end."""
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,12 +113,12 @@ class RecordingWriter:
             **attributes,
             "name": name,
             "created": time.time(),
-            "structure": structure.to_json(),
             "planned": len(self._planned),
         }
+        self._structure = zarr3.as_json(structure.to_json())
         self._keys = dict(keys)
-        self._saved: dict[_Kind, dict[str, list[Any]]] = {"value": {}, "gradient": {}}
-        self._weights: dict[str, list[list[Any]]] = {"weights": [], "weight_gradients": []}
+        self._saved: dict[_Kind, dict[str, Row]] = {"value": {}, "gradient": {}}
+        self._weights: dict[str, list[Row]] = {"weights": [], "weight_gradients": []}
         self._pack: RunWriter | None = None
         self._writing = threading.Lock()
         self._weight_keys: dict[tuple[str, str], tuple[str, str]] = {}
@@ -124,7 +135,14 @@ class RecordingWriter:
         self._waiting = 0
         self._buffers = Buffers(self._memory)
         self._room = threading.Condition()
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._as_it_is = self._storage.precision is None and not self._storage.statistics_only
+        self._unsummed: list[Unsummed] = []
+        self._unsummed_bytes = 0
+        self._taking = threading.Lock()
+        self._small: list[_Item] = []
+        self._small_bytes = 0
+        self._small_since = 0.0
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -142,7 +160,7 @@ class RecordingWriter:
             if isinstance(error, TraceError):
                 raise
             raise TraceError(unwritable(self.trace.root, error)) from error
-        self._thread = threading.Thread(target=self._drain, name="tracer-writer", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="tracer-writer", daemon=True)
         self._thread.start()
         return self
 
@@ -182,16 +200,79 @@ class RecordingWriter:
         if not dtypes.storable(value.dtype):
             skipped[name] = f"elements of type {value.dtype}"
             return
-        size = value.nbytes
+        if value.nbytes >= _SMALL and self._as_it_is and name not in self._storage.joined:
+            self._write_now(kind, name, value)
+            return
+        with self._taking:
+            if value.nbytes >= _SMALL:
+                if name in self._storage.joined:  # its batches keep their order
+                    self._pass_on()
+                if self._reserve(value.nbytes):
+                    item = kind, name, self._batch, value if owned else self._buffers.copy(value)
+                    self._queue.put(partial(self._drain, [item], value.nbytes))
+                return
+            now = time.monotonic()
+            if not self._small:
+                self._small_since = now
+            self._small.append((kind, name, self._batch, value if owned else self._buffers.copy(value)))
+            self._small_bytes += value.nbytes
+            if self._small_bytes >= _TOGETHER or now - self._small_since >= _LONGEST:
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Have the small tensors written that wait for others."""
+        small, self._small = self._small, []
+        size, self._small_bytes = self._small_bytes, 0
+        if small and self._reserve(size):
+            self._queue.put(partial(self._drain, small, size))
+
+    def _write_now(self, kind: _Kind, name: str, values: NDArray[Any]) -> None:
+        """Write a large tensor as it is: one copy into the page cache costs no more than one into memory of ours.
+
+        Its numbers are computed later, from there: while the model runs they would take the processor from it.
+        """
+        if self._fault is not None:
+            return
+        try:
+            whole = values if values.flags.c_contiguous else self._buffers.copy(values)
+            place, dtype = self._place(kind, name), dtypes.name_of(values.dtype)
+            at = self._write([(place, whole, self._own(kind, name, dtype))])[0]
+        except OSError as error:
+            self._fault = error
+        except Exception as error:
+            self._skip(kind, name, error)
+        else:
+            row = self._saved[kind][name] = Row([name, place, values.shape, dtype], "{}", [at])
+            self._sum_up_later(row, at, values, quick=True)
+
+    def _sum_up_later(self, row: Row, at: int | None, values: NDArray[Any], *, quick: bool) -> None:
+        assert at is not None, "an empty array"
+        self._unsummed.append(Unsummed(row, at, values.dtype, values.size, quick))
+        self._unsummed_bytes += values.nbytes
+        if self._unsummed_bytes >= _LATER:  # while the page cache still has them
+            self._queue.put(partial(self._sum_up, self._unsummed))
+            self._unsummed, self._unsummed_bytes = [], 0
+
+    def _sum_up(self, rows: Sequence[Unsummed]) -> None:
+        """Compute the numbers of tensors from what was written of them. Raises OSError."""
+        room = self._buffers.array(_PIECE)
+        for wanted in rows:
+            summary = Summary(quick=wanted.quick)
+            for piece in self._open.read(wanted.at, wanted.dtype, wanted.size, room):
+                summary.add(piece)
+            wanted.row.summary = zarr3.as_json(summary.result())
+
+    def _reserve(self, size: int) -> bool:
+        """Wait until so many bytes may wait to be written; False where none are written any more."""
         with self._room:
-            # A tensor larger than the whole budget passes alone.
+            # What is larger than the whole budget passes alone.
             self._room.wait_for(
                 lambda: self._fault is not None or self._waiting == 0 or self._waiting + size <= self._memory
             )
             if self._fault is not None:
-                return
+                return False
             self._waiting += size
-        self._queue.put((kind, name, self._batch, value if owned else self._buffers.copy(value)))
+            return True
 
     def put_weights(self, owner: str, param: Param, value: NDArray[Any], key: tuple[str, str]) -> None:
         """Write a parameter under ``weights/<key[0]>/<key[1]>/<recording>``. Raises TraceError."""
@@ -222,45 +303,89 @@ class RecordingWriter:
     def _put(self, index: str, owner: str, name: str, value: NDArray[Any], key: tuple[str, str], *more: bool) -> None:
         part = places.GRADIENTS if index == "weight_gradients" else ""
         path = places.weight(*key, part)
-        # A weight is known again by these numbers, however the other framework lays it out.
-        summary = summarize(value) if index == "weights" else {}
         try:
-            at = self._write(path, value, {"owner": owner, "param": name, **({"summary": summary} if summary else {})})
+            at = self._write([(path, value, zarr3.as_json({"owner": owner, "param": name}))])[0]
         except OSError as error:
             raise self.failure(error) from error
-        self._weights[index].append([owner, name, path, list(value.shape), value.dtype.name, summary, at, *more])
+        row = Row([owner, name, path, value.shape, value.dtype.name], "{}", [at, *more])
+        self._weights[index].append(row)
+        if index == "weights":  # known again by these numbers, however the other framework lays it out
+            if value.nbytes < _SMALL:
+                row.summary = zarr3.as_json(summarize(value))
+            else:
+                self._sum_up_later(row, at, value, quick=False)
 
     # -- writing -----------------------------------------------------------------------------------------------
 
     def _place(self, kind: _Kind, node: str) -> str:
         return places.activation(node, self._keys, places.GRADIENTS if kind == "gradient" else "")
 
-    def _write(self, path: str, values: NDArray[Any], attributes: Mapping[str, Any]) -> int | None:
+    def _write(self, arrays: Sequence[tuple[str, NDArray[Any], str]]) -> list[int | None]:
+        """Write arrays at their places, each with the JSON of its attributes: where they begin in the file."""
+        whole = [(place, values, own, places.dimensions(place, values.ndim)) for place, values, own in arrays]
         with self._writing:
-            return self._open.put(path, values, attributes, places.dimensions(path, values.ndim))
+            return self._open.put_all(whole)
 
     @property
     def _open(self) -> RunWriter:
         assert self._pack is not None, "used outside its context"
         return self._pack
 
-    def _drain(self) -> None:
-        while (item := self._queue.get()) is not None:
-            kind, name, batch, values = item
-            size = values.nbytes
+    def _work(self) -> None:
+        task: Callable[[], None] | None = self._drain_small
+        while task is not None:
+            try:
+                task()
+            except OSError as error:
+                self._fault = self._fault or error
+            del task
+            try:
+                task = self._queue.get(timeout=_LONGEST)
+            except queue.Empty:  # the model takes its time: what it gave so far is to be seen
+                task = self._drain_small
+
+    def _drain_small(self) -> None:
+        with self._taking, self._room:
+            small, size = self._small, self._small_bytes
+            self._waiting += size
+            self._small, self._small_bytes = [], 0
+        self._drain(small, size)
+
+    def _drain(self, items: list[_Item], size: int) -> None:
+        """Write tensors that waited. Raises OSError."""
+        try:
             if self._fault is None:
-                try:
-                    self._store(kind, name, batch, values)
-                except OSError as error:
-                    self._fault = error
-                except Exception as error:  # the model must go on; the recording says what is missing
-                    skipped = self.skipped if kind == "value" else self.skipped_gradients
-                    skipped[name] = str(error) if isinstance(error, _Unfit) else f"{type(error).__name__}: {error}"
-                    self._growing.pop(name, None)
-            del values, item
+                self._store_all(items)
+        finally:
+            items.clear()
             with self._room:
                 self._waiting -= size
                 self._room.notify()
+
+    def _store_all(self, items: Sequence[_Item]) -> None:
+        """Raises OSError; any other fault costs the tensor that it is about."""
+        joined = self._storage.joined
+        alone = [item for item in items if item[1] in joined] if joined else []
+        together = [item for item in items if item[1] not in joined] if joined else items
+        try:
+            self._finish([(kind, name, values) for kind, name, _, values in together])
+        except OSError:
+            raise
+        except Exception:  # one of them
+            alone = list(items)
+        for kind, name, batch, values in alone:
+            try:
+                self._store(kind, name, batch, values)
+            except OSError:
+                raise
+            except Exception as error:
+                self._skip(kind, name, error)
+                self._growing.pop(name, None)
+
+    def _skip(self, kind: _Kind, name: str, error: Exception) -> None:
+        """Note why a tensor is missing: the model must go on."""
+        skipped = self.skipped if kind == "value" else self.skipped_gradients
+        skipped[name] = str(error) if isinstance(error, _Unfit) else f"{type(error).__name__}: {error}"
 
     def _store(self, kind: _Kind, name: str, batch: int, values: NDArray[Any]) -> None:
         joined = self._storage.joined.get(name)
@@ -268,7 +393,7 @@ class RecordingWriter:
             return
         if joined is None or joined.axis is None:
             if batch == 0:
-                self._finish(kind, name, values, summarize(values))
+                self._finish([(kind, name, values)])
             if joined is not None:
                 self._same_in_every_batch(name, values)
             return
@@ -305,26 +430,37 @@ class RecordingWriter:
     def _close(self, name: str, growing: _Growing) -> None:
         """Make what was put together of a node readable, all of it or what there is."""
         summary = growing.summary.result()
+        dtype, encoded = dtypes.name_of(growing.dtype), zarr3.as_json(summary)
         if growing.array is None:
-            self._saved["value"][name] = [name, list(growing.joined.shape), growing.dtype.name, summary]
+            self._saved["value"][name] = Row([name, growing.joined.shape, dtype], encoded)
             return
-        attributes, place = self._own("value", name, growing.dtype, summary), growing.array.place
+        place, stored = growing.array.place, dtypes.name_of(growing.array.dtype)
+        dimensions = places.dimensions(place, len(growing.joined.shape))
         with self._writing:
-            shape, at = growing.array.finish(attributes, places.dimensions(place, len(growing.joined.shape)))
-        self._saved["value"][name] = [name, place, list(shape), growing.array.dtype.name, summary, at]
+            shape, at = growing.array.finish(self._own("value", name, dtype, encoded), dimensions)
+        self._saved["value"][name] = Row([name, place, shape, stored], encoded, [at])
 
-    def _finish(self, kind: _Kind, name: str, values: NDArray[Any], summary: dict[str, float | int]) -> None:
-        if self._storage.statistics_only:
-            self._saved[kind][name] = [name, list(values.shape), values.dtype.name, summary]
-            return
-        stored = self._narrow(values)
-        if _overflows(values, stored):
-            # A tensor that overflows would look as if the model had made infinities.
-            self._wide.append(name)
-            stored = values
-        path = self._place(kind, name)
-        at = self._write(path, stored, self._own(kind, name, values.dtype, summary))
-        self._saved[kind][name] = [name, path, list(values.shape), stored.dtype.name, summary, at]
+    def _finish(self, tensors: Sequence[tuple[_Kind, str, NDArray[Any]]]) -> None:
+        """Write whole tensors, several where they are small."""
+        whole = [values for *_, values in tensors]
+        numbers = summaries(whole) if len(whole) > 1 else [summarize(values, quick=True) for values in whole]
+        found = map(zarr3.as_json, numbers)
+        arrays, rows = [], []
+        for (kind, name, values), summary in zip(tensors, found, strict=True):
+            computed = dtypes.name_of(values.dtype)
+            if self._storage.statistics_only:
+                self._saved[kind][name] = Row([name, values.shape, computed], summary)
+                continue
+            stored = self._narrow(values)
+            if _overflows(values, stored):
+                # A tensor that overflows would look as if the model had made infinities.
+                self._wide.append(name)
+                stored = values
+            place = self._place(kind, name)
+            arrays.append((place, stored, self._own(kind, name, computed, summary)))
+            rows.append((kind, name, [name, place, values.shape, dtypes.name_of(stored.dtype)], summary))
+        for (kind, name, row, summary), at in zip(rows, self._write(arrays), strict=True):
+            self._saved[kind][name] = Row(row, summary, [at])
 
     def _narrow(self, values: NDArray[Any]) -> NDArray[Any]:
         if self._storage.precision is None or values.dtype.kind == "c" or not dtypes.epsilon(values.dtype.name):
@@ -335,10 +471,9 @@ class RecordingWriter:
         with np.errstate(over="ignore"):
             return values.astype(target)
 
-    def _own(self, kind: _Kind, name: str, computed: np.dtype[Any], summary: Mapping[str, Any]) -> dict[str, Any]:
-        attributes: dict[str, Any] = {
-            "node": name, "summary": dict(summary), "computed_dtype": computed.name,
-        }  # fmt: skip
+    def _own(self, kind: _Kind, name: str, computed: str, summary: str | None = None) -> str:
+        """The JSON of an array's attributes; ``summary`` is given as JSON."""
+        attributes: dict[str, Any] = {"node": name, "computed_dtype": computed}
         if name in self._keys:
             attributes["aligned"] = self._keys[name]
         if kind == "gradient":
@@ -346,18 +481,26 @@ class RecordingWriter:
         joined = self._storage.joined.get(name)
         if joined is not None and joined.axis is not None:
             attributes["sample_axis"] = joined.axis
-        return attributes
+        return zarr3.spliced(zarr3.as_json(attributes), {} if summary is None else {"summary": summary})
 
-    def _write_attributes(self, *, state: str, **more: Any) -> None:
-        zarr3.make_group(self._folder, {**self._attributes, "state": state, **more})
+    def _write_attributes(self, index: Mapping[str, str] | None = None, **more: Any) -> None:
+        encoded = {"structure": self._structure, **(index or {})}
+        zarr3.make_group(self._folder, {**self._attributes, **more}, encoded)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with self._taking:
+            waiting = list(self._small)
+            self._pass_on()
         self._queue.put(None)
         self._thread.join()
         with self._stack:
+            if self._fault is not None:  # of a larger tensor, perhaps: these may still fit
+                with contextlib.suppress(OSError):
+                    self._store_all(waiting)
             self._close_unfinished()
+            self._sum_up_the_rest()
             values = self._saved["value"]
             missing = sorted(self._planned - values.keys() - self.skipped.keys())
             reason = None
@@ -370,11 +513,17 @@ class RecordingWriter:
             self._attributes["seconds"] = time.time() - self._attributes["created"]
             try:
                 self._close_pack()
+                rare = {
+                    "skipped_gradients": self.skipped_gradients,
+                    "kept_wide": self._wide,
+                    "weight_keys": listed(self._weight_keys),
+                }
                 self._write_attributes(
+                    self._index(),
                     state="failed" if reason else "complete",
                     error=reason,
                     skipped=self.skipped,
-                    **self._index(),
+                    **{key: value for key, value in rare.items() if value},
                 )
             except OSError as fault:
                 # Not even this fits on the disk: the recording then reads as interrupted, with what was saved.
@@ -394,6 +543,12 @@ class RecordingWriter:
             except OSError as fault:
                 self._fault = self._fault or fault
 
+    def _sum_up_the_rest(self) -> None:
+        try:
+            self._sum_up(self._unsummed)
+        except OSError as fault:
+            self._fault = self._fault or fault
+
     def _close_pack(self) -> None:
         """What was put is found by the recording's index, and by other readers of a whole zip."""
         if self._fault is None:
@@ -401,31 +556,25 @@ class RecordingWriter:
         else:
             self._open.close()
 
-    def _index(self) -> dict[str, Any]:
-        """The attributes that say what was saved; those without entries are left out, but for the usual two."""
+    def _index(self) -> dict[str, str]:
+        """The attributes that say what was saved, as JSON; empty ones are left out, but for the usual two."""
         alone = self._storage.statistics_only
-        found: dict[str, Any] = {
-            "activations": [] if alone else list(self._saved["value"].values()),
+        values, gradients = self._saved["value"].values(), self._saved["gradient"].values()
+        found: dict[str, Collection[Row]] = {
+            "activations": () if alone else values,
             "weights": self._weights["weights"],
-            "statistics": list(self._saved["value"].values()) if alone else [],
-            "gradients": [] if alone else list(self._saved["gradient"].values()),
-            "gradient_statistics": list(self._saved["gradient"].values()) if alone else [],
+            "statistics": values if alone else (),
+            "gradients": () if alone else gradients,
+            "gradient_statistics": gradients if alone else (),
             "weight_gradients": self._weights["weight_gradients"],
-            "weight_keys": listed(self._weight_keys),
-            "skipped_gradients": self.skipped_gradients,
-            "kept_wide": self._wide,
         }
-        return {key: entries for key, entries in found.items() if entries or key in {"activations", "weights"}}
+        usual = {"activations", "weights"}
+        return {key: f"[{','.join(map(str, rows))}]" for key, rows in found.items() if rows or key in usual}
 
     def failure(self, error: OSError) -> TraceError:
         """Note a fault of the disk, and the error to raise for it."""
         self._fault = self._fault or error
         return TraceError(unwritable(self.trace.root, error))
-
-
-def listed(keys: Mapping[tuple[str, str], tuple[str, str]]) -> list[list[str]]:
-    """As attributes: which aligned layer and parameter belong to an owner's parameter, where these have other names."""
-    return [[*own, *aligned] for own, aligned in keys.items() if own != aligned]
 
 
 class _Unfit(Exception):
@@ -443,6 +592,6 @@ class _Growing:
     def __init__(self, joined: Joined, dtype: np.dtype[Any]) -> None:
         self.joined = joined
         self.dtype = dtype
-        self.summary = Summary()
+        self.summary = Summary(quick=True)
         self.array: GrowingArray | None = None
         self.batches = 0

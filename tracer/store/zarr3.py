@@ -9,6 +9,7 @@ here knows exactly this form and refuses any other, so a hostile trace reaches n
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import mmap
@@ -18,6 +19,7 @@ import struct
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ _AT_ONCE = 256 << 10
 """Bytes of one write: for larger ones Linux looks for large pages, which was measured to take four times as long."""
 _LITTLE = sys.byteorder == "little"
 _CRC = struct.Struct("<I")
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def _fill_value(dtype: np.dtype[Any]) -> Any:
@@ -74,18 +77,34 @@ def array_metadata(
     }
 
 
-def metadata_of(
+@lru_cache(maxsize=4096)
+def _frame(shape: tuple[int, ...], dtype: np.dtype[Any], checksum: bool) -> str:
+    """The text of :func:`array_metadata` up to its attributes, which come last with the dimensions."""
+    return as_json(array_metadata(shape, dtype, {}, [], checksum=checksum)).removesuffix(
+        '"attributes":{},"dimension_names":[]}'
+    )
+
+
+def described(
     shape: Sequence[int],
     dtype: np.dtype[Any],
-    attributes: Mapping[str, Any],
+    attributes: Mapping[str, Any] | str,
     dimensions: Sequence[str],
     *,
     checksum: bool = True,
-) -> dict[str, Any]:
-    """:func:`array_metadata` of an array whose true data type is ``dtype``."""
+) -> bytes:
+    """The text of the ``zarr.json`` of an array whose true data type is ``dtype``.
+
+    Args:
+        attributes: or the JSON of them.
+        checksum: whether one follows the data in the chunk.
+    """
     on_disk = dtypes.stored_as(dtype)
-    extra = {} if on_disk == dtype else {"dtype": dtype.name}
-    return array_metadata(shape, on_disk, {**attributes, **extra}, dimensions, checksum=checksum)
+    own = attributes if isinstance(attributes, str) else as_json(attributes)
+    if on_disk != dtype:
+        own = spliced(own, {"dtype": as_json(dtypes.name_of(dtype))})
+    frame = _frame(tuple(shape), on_disk, checksum)
+    return f'{frame}"attributes":{own},"dimension_names":{as_json(list(dimensions))}}}'.encode()
 
 
 def bytes_of(values: NDArray[Any], on_disk: np.dtype[Any]) -> memoryview:
@@ -97,39 +116,45 @@ def bytes_of(values: NDArray[Any], on_disk: np.dtype[Any]) -> memoryview:
     return data.reshape(-1).view(np.uint8).data
 
 
-def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+def as_json(value: Any) -> str:
+    """JSON without spaces. Raises ValueError for what is none (NaN among it)."""
+    return _JSON.encode(value)
 
 
-def encoded(metadata: Mapping[str, Any]) -> bytes:
-    """The text of a ``zarr.json``."""
-    return json.dumps(metadata, separators=(",", ":"), allow_nan=False).encode()
+def spliced(whole: str, more: Mapping[str, str]) -> str:
+    """The JSON of an object with more items, whose values are given as JSON themselves."""
+    items = ",".join(f"{as_json(key)}:{value}" for key, value in more.items())
+    return f"{whole[:-1]}{',' if items and whole != '{}' else ''}{items}}}"
 
 
-def encoded_group(attributes: Mapping[str, Any], lists: Mapping[str, Sequence[str]]) -> bytes:
-    """The text of a group with ``attributes`` and further ones, whose items are given as JSON."""
-    more = ",".join(f"{json.dumps(name)}:[{','.join(items)}]" for name, items in lists.items())
-    text = encoded(group_metadata(attributes))
-    return text[:-2] + (b"," if attributes and more else b"") + more.encode() + b"}}"
+def group_text(attributes: Mapping[str, Any], more: Mapping[str, str] | None = None) -> bytes:
+    """The text of the ``zarr.json`` of a group; ``more`` are attributes whose values are given as JSON."""
+    own = spliced(as_json(dict(attributes)), more or {})
+    return f'{{"zarr_format":3,"node_type":"group","attributes":{own}}}'.encode()
 
 
-def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
+def write_metadata(folder: Path, text: bytes) -> None:
     """Replace ``folder/zarr.json`` in one step: a reader sees the old one or the new one."""
     temporary = folder / f"{TEMPORARY}-{uuid.uuid4().hex}"  # threads and containers may share a group
     try:
         with open(temporary, "wb") as file:
-            file.write(encoded(metadata))
+            file.write(text)
         os.replace(temporary, folder / METADATA)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def make_group(folder: Path, attributes: Mapping[str, Any] | None = None) -> None:
-    """Create a group with its parents' folders; an existing one is left as it is."""
+def make_group(
+    folder: Path, attributes: Mapping[str, Any] | None = None, more: Mapping[str, str] | None = None
+) -> None:
+    """Create a group with its parents' folders; an existing one is left as it is where no attributes are given.
+
+    ``more`` are attributes whose values are given as JSON.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if attributes is not None or not (folder / METADATA).exists():
-        write_metadata(folder, group_metadata(attributes or {}))
+        write_metadata(folder, group_text(attributes or {}, more))
 
 
 def chunk_name(rank: int) -> str:
@@ -142,7 +167,7 @@ def write_array(folder: Path, values: NDArray[Any], attributes: Mapping[str, Any
     Raises OSError; a half-written folder is removed again.
     """
     raw = bytes_of(values, dtypes.stored_as(values.dtype))
-    metadata = metadata_of(values.shape, values.dtype, attributes, dimensions)
+    text = described(values.shape, values.dtype, attributes, dimensions)
     folder.mkdir(parents=True, exist_ok=True)
     chunk = folder / chunk_name(values.ndim)
     try:
@@ -150,7 +175,7 @@ def write_array(folder: Path, values: NDArray[Any], attributes: Mapping[str, Any
             with open(chunk, "wb", buffering=0) as file:
                 write_all(file.fileno(), raw)
                 write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
-        write_metadata(folder, metadata)
+        write_metadata(folder, text)
     except BaseException:
         (folder / METADATA).unlink(missing_ok=True)
         chunk.unlink(missing_ok=True)
@@ -178,10 +203,16 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 def decoded(raw: bytes, where: str) -> dict[str, Any]:
     """What a ``zarr.json`` says. Raises TraceError, naming ``where``, when it is damaged."""
+    # Values without cycles: what the garbage collector looks for among all of a framework's objects is not here.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise TraceError(f"damaged: {where} is not JSON") from error
+    finally:
+        if collecting:
+            gc.enable()
     if not isinstance(value, dict) or value.get("zarr_format") != 3:
         raise TraceError(f"damaged: {where} is not Zarr v3 metadata")
     if not isinstance(value.setdefault("attributes", {}), dict):

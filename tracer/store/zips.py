@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from tracer.errors import TraceError
 
-crc32: Callable[[Any], int] = zlib.crc32
+crc32: Callable[..., int] = zlib.crc32
+"""Of data, going on from the sum of what came before where that is given."""
 with contextlib.suppress(ImportError):  # four times as fast, where it is installed
     crc32 = import_module("isal.isal_zlib").crc32
 
@@ -92,23 +92,30 @@ def aligned(name: bytes, size: int, at: int, crc: int = 0) -> bytes:
     return local(name, crc, size, extra + _PADDING.pack(_PADDING_ID, gap) + bytes(gap))
 
 
-def entry_at(file: memoryview, at: int, shown: str) -> tuple[Entry, int]:
+HEAD = 1 << 12
+"""Bytes that are looked at for what stands before an entry's data, but for names that are longer."""
+
+
+def entry_at(window: memoryview, at: int, shown: str, begin: int = 0, length: int | None = None) -> tuple[Entry, int]:
     """The entry that begins at ``at``, and where its data does.
 
-    Raises TraceError, naming the file as ``shown``, unless it is a stored one and whole.
+    ``window`` is the file, of ``length`` bytes, from ``begin`` on. Raises TraceError, naming the file as ``shown``,
+    unless it is a stored one and whole.
     """
     where = f"damaged: no entry that tracer wrote at {at} in {shown}"
+    length = len(window) if length is None else length
+    head = at - begin
     try:
-        if not 0 <= at <= len(file):
+        if not 0 <= head <= len(window):
             raise TraceError(where)
-        magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length = LOCAL.unpack_from(file, at)
-        start = at + LOCAL.size + name_length + extra_length
+        magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length = LOCAL.unpack_from(window, head)
+        start = head + LOCAL.size + name_length + extra_length
         if packed == size == _LARGE:
-            _, _, size, packed = _WIDE.unpack_from(file, start - extra_length)
+            _, _, size, packed = _WIDE.unpack_from(window, start - extra_length)
     except struct.error:
         raise TraceError(where) from None
     if (magic, flags, method) != (_MAGIC, _UTF8, zipfile.ZIP_STORED) or packed != size:
         raise TraceError(where)
-    if start + size > len(file):
+    if begin + start + size > length:
         raise TraceError(f"damaged: {shown} is cut off")
-    return Entry(bytes(file[at + LOCAL.size :][:name_length]), crc, size, at), start
+    return Entry(bytes(window[head + LOCAL.size :][:name_length]), crc, size, at), begin + start

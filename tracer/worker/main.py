@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import os
 import signal
@@ -133,6 +134,7 @@ def run(job: Job, commands: Mapping[str, str], emit: Emit, temporary: Path) -> d
             raise
         raise TracerError(f"{display(job.python)} has no {', '.join(error.modules)}") from error
     _import_framework(job.adapter)
+    gc.freeze()
     if before is None:
         del os.environ["OPENBLAS_NUM_THREADS"]
     else:
@@ -171,6 +173,7 @@ def main(commands: Mapping[str, str] = COMMANDS, arguments: Sequence[str] | None
     """Run the job on standard input and end the process; its exit code repeats the last event."""
     descriptor, parent, temporary = (sys.argv[1:] if arguments is None else arguments)[:3]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
+    gc.set_threshold(50_000, 20, 50)  # what a framework makes when it is imported stays
     emit = _Emitter(int(descriptor))
     job: Job | None = None
     code = 0
