@@ -202,10 +202,55 @@ def test_a_compiled_model_runs_its_python_where_it_is_recorded(trace_path: Path)
         recording = tracer.open(trace_path).recording(name)
         assert recording.steps == (0, 2)
         assert np.array_equal(recording.at(2).read("5"), outputs[2].detach().numpy())
-    attached = tracer.attach(plain, to=trace_path)
-    torch.compile(plain, backend="eager", fullgraph=True)(x)
-    with pytest.warns(RuntimeWarning, match="no call of the model was seen"):
+
+
+def test_a_model_that_is_compiled_while_it_is_watched(trace_path: Path) -> None:
+    x = torch.randn(2, 3, 20)
+    for name in ("wrapped", "placed"):
+        torch.compiler.reset()  # else the other's code is taken, and nobody looks into this one
+        model = network().eval()
+        with tracer.attach(model, to=trace_path, name=name, every=2) as attached:
+            model(x)
+            compiled = torch.compile(model, backend="eager", fullgraph=True) if name == "wrapped" else model
+            if name == "placed":
+                model.compile(backend="eager", fullgraph=True)
+            outputs = [compiled(x) for _ in range(4)]  # the first of them is not seen: it is compiled then
+            copy.deepcopy(compiled)(x)
+        assert all(torch.equal(output, outputs[0]) for output in outputs)
+        assert (attached.step, attached.lost_steps) == (3, {})
+        assert tracer.open(trace_path).recording(name).steps == (0, 2)
+        compiled(x)
+    model = network().eval()
+    with tracer.attach(model, to=trace_path) as attached:
+        model(x)
+        with pytest.warns(RuntimeWarning, match="compiled as a part of something else"):
+            torch.compile(lambda x: model(x) + 1, backend="eager", fullgraph=True)(x)
+    assert attached.step == 0
+    torch.compiler.reset()
+    torch.compile(network().eval(), backend="eager")(x)
+    model = network().eval()
+    attached = tracer.attach(model, to=trace_path)
+    model(x)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    with pytest.warns(RuntimeWarning, match="its calls of this one were not seen"):
         attached.detach()
+
+
+def test_gradients_of_weights_without_an_optimiser(trace_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    with tracer.attach(model, to=trace_path, gradients=True):
+        for scale in (1.0, 3.0):
+            model(torch.ones(1, 2) * scale).sum().backward()
+            model.zero_grad()
+    recording = tracer.open(trace_path).recording("pt")
+    for step, scale in enumerate((1.0, 3.0)):
+        found = {
+            name: recording.at(step).read_stored(g) for (_, name), g in recording.at(step).weight_gradients.items()
+        }
+        assert (found["weight"] == scale).all()
+        assert found["bias"] == 1
+    assert not model.weight._post_accumulate_grad_hooks
 
 
 def test_a_server_of_several_threads(trace_path: Path) -> None:

@@ -115,6 +115,21 @@ def test_it_runs_again_where_it_was_recorded(recorded: Path, torch_only: Path) -
     assert said.endswith(f"--python there={torch_only}")
 
 
+def test_it_is_grafted_and_filled_where_it_was_recorded(recorded: Path) -> None:
+    where = ["--trace", recorded / "trace.zarr", "--json"]
+    found = json.loads(run("graft", "here", "there", *where, cwd=recorded / "model").stdout)
+    assert [defect["pairs"] for defect in found["defects"]] == [["norm"]]
+    out = recorded / "filled.pt"
+    run("transfer", "--from", "here", "--to", "there", "-o", out, "--anyway", *where, cwd=recorded / "model")
+    filled, before = torch.load(out), torch.load(recorded / "net.pt")
+    assert all(torch.equal(filled[key], before[key]) for key in before)
+    trace = tracer.open(recorded / "trace.zarr")
+    again, there = trace.recording("there-transferred"), trace.recording("there")
+    assert again.attributes["versions"] == there.attributes["versions"]
+    assert again.attributes["model"]["load"]["python"] == there.attributes["model"]["load"]["python"]
+    assert np.array_equal(again.read("norm"), there.read("norm"))
+
+
 def test_which_python_runs_a_recording_again(tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with pytest.raises(InputError, match="have not named here yet: --python a="):

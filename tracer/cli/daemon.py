@@ -28,6 +28,7 @@ from tracer.live.rules import Rules
 from tracer.live.telling import Telling
 from tracer.names import display
 from tracer.report.words import bytes_text
+from tracer.store import Trace
 
 _Table = TypeVar("_Table", bound=BaseModel)
 _START = 20.0
@@ -46,6 +47,7 @@ def start(
         trace.absolute(), port, secrets.token_urlsafe(24) if port is not None else "", Tolerance(atol, rtol),
         _configured(Rules, "rules", {}), retention, _configured(Telling, "events", {}),
     )  # fmt: skip
+    Trace.create(trace)  # said now where it cannot be written, and there for who looks before the first step
     place.folder(make=True)
     if how.token:
         _keep_token(how.token)

@@ -76,7 +76,7 @@ class Attached:
     Attributes:
         model: the owner's.
         step: the number of the last counted call.
-        recorded, left_out: how many steps were recorded, and how many were due and left out.
+        recorded: how many steps were recorded.
         lost_steps: why steps were given up, by number; at most the last hundred.
     """
 
@@ -97,7 +97,7 @@ class Attached:
         self.capture = capture
         self.step = -1
         self.recorded = 0
-        self.left_out = 0
+        self._skipped = 0
         self.lost_steps: dict[int, str] = {}
         self._destination = destination
         self._opening = opening
@@ -126,6 +126,24 @@ class Attached:
         """Why nothing is recorded any more; None while all is well."""
         return self._outlet.fault
 
+    @property
+    def left_out(self) -> int:
+        """How many steps were due and are not recorded: there was no room, or no daemon."""
+        return self._skipped + self._unsent
+
+    @property
+    def _unsent(self) -> int:
+        return self._destination.left_out + self._destination.not_begun
+
+    def __repr__(self) -> str:
+        what = describe_object(self.model)["name"]
+        state = f"every {self.capture.every}" if self.capture.on else "off"
+        if self.fault is not None:
+            state = self.fault
+        elif self._outlet.closed:
+            state = "detached"
+        return f"<tracer: {what} → {self._destination}, {state}, steps recorded: {self.recorded}>"
+
     def flush(self) -> None:
         """Wait until every step so far is written or sent."""
         self._outlet.flush()
@@ -144,13 +162,17 @@ class Attached:
         atexit.unregister(self.detach)
         detach, self._detach = self._detach, lambda: None
         detach()
-        if self.step < 0 and not self._outlet.closed:
+        was_closed = self._outlet.closed
+        if self.step < 0 and not was_closed:
             warnings.warn(
                 "tracer recorded nothing: no call of the model was seen (give tracer.attach what torch.compile "
                 "returned; calls within a tf.function of your own are not seen)",
                 RuntimeWarning, stacklevel=3,
             )  # fmt: skip
         self._outlet.close(fault)
+        if self._unsent and not was_closed:
+            said = f"tracer: steps that were due and could not be sent to the daemon: {self._unsent}"
+            warnings.warn(said, RuntimeWarning, stacklevel=3)
 
     def control(self, wanted: wire.Capture) -> None:
         """Record otherwise from the next call on, as the daemon was told to; patterns of no layer change nothing.
@@ -192,10 +214,10 @@ class Attached:
         if not capture.on or self.step % capture.every or self._outlet.fault is not None:
             return False
         if not self._outlet.ready:
-            self.left_out += 1
+            self._destination.not_begun += 1
             return False
         if capture.when_full == "skip" and not self._outlet.has_room():
-            self.left_out += 1
+            self._skipped += 1
             return False
         if self._structure is not None:
             self._outlet.give(self._destination.begin, self.step)

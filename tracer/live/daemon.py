@@ -6,17 +6,13 @@ import contextlib
 import ctypes
 import logging
 import os
-import signal
 import threading
 import time
 from collections import Counter, deque
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,8 @@ from tracer.compare.verdict import Tolerance
 from tracer.errors import InputError, TracerError
 from tracer.live import judging, place, wire
 from tracer.live.door import Door
-from tracer.live.retention import Retention
+from tracer.live.looking import Looker, Task
+from tracer.live.retention import Kept, Retention
 from tracer.live.rules import Rules
 from tracer.live.session import Session
 from tracer.live.telling import Teller, Telling
@@ -35,12 +32,12 @@ from tracer.store import Trace
 from tracer.wanted import wanted
 
 log = logging.getLogger("tracer.daemon")
-_BACKLOG = 64
-"""Steps that may wait to be looked at; beyond that the oldest are left out, and counted."""
 _ARENAS, _MAPPED, _TRIMMED = -8, -3, -1
 """``M_ARENA_MAX``, ``M_MMAP_THRESHOLD`` and ``M_TRIM_THRESHOLD`` of mallopt(3)."""
 _TURN = 500
 """Milliseconds after which the daemon looks around, where nothing comes."""
+_LAST_LOOKS = 5.0
+"""Seconds that what waits to be looked at has when the daemon is stopped; what is left then is for the next one."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +88,8 @@ class Daemon:
         self._pairs: dict[tuple[Path, str, str], _Pair] = {}
         self._events: deque[wire.Event] = deque(maxlen=1000)
         self._counts: Counter[str] = Counter()
-        self._pending: deque[Any] = deque()
-        self._looking: Future[Any] | None = None
-        self._looker: ProcessPoolExecutor | None = None
-        self._left_out = 0
+        self._kept: dict[tuple[Path, str], Kept] = {}
+        self._gone = 0
         self._teller = Teller(settings.telling)
         self._stopping = False
         self._inboxes: list[zmq.Socket[bytes]] = []
@@ -118,10 +113,11 @@ class Daemon:
             poller = zmq.Poller()
             for socket in (*self._inboxes, outbox):
                 poller.register(socket, zmq.POLLIN)
-            self._looker = _looker()
-            stack.callback(self._stop_looking)
+            self._looker = Looker(self._wake)
+            stack.callback(self._looker.close)
             port = "" if self.settings.tcp is None else f" and 127.0.0.1:{self.settings.tcp}"
             log.info("listening at %s%s, writing %s", place.address(), port, self.settings.trace)
+            self._look_at_the_rest()
             while not self._stopping:
                 for socket, _ in poller.poll(_TURN):
                     if socket is outbox:
@@ -133,7 +129,14 @@ class Daemon:
                 session.end("the daemon was stopped")
                 self._tell(peer, wire.Fault(why="the daemon was stopped"))
             self._send(outbox)
-            log.info("stopped")
+            until = time.monotonic() + _LAST_LOOKS
+            while len(self._looker) and time.monotonic() < until:
+                outbox.poll(_TURN)
+                self._send(outbox)
+                self._looker.turn()
+            self._send(outbox)
+            left = len(self._looker)
+            log.info("stopped%s", f"; {left} steps and pairs were not looked at" if left else "")
 
     def stop(self, *_: Any) -> None:
         """To be called from a signal handler, too."""
@@ -222,6 +225,7 @@ class Daemon:
         trace = Path(hello.trace) if hello.trace else self.settings.trace
         if hello.role == "recorder":
             self._sessions[peer] = Session(hello, trace, partial(self._tell, peer), self._committed)
+            self._looker.ready()
             log.info("recorder of process %s on %s", hello.pid, display(hello.host, 60))
         else:
             self._others[peer] = _Other(hello.role)
@@ -230,12 +234,19 @@ class Daemon:
     # -- answering, from any thread ----------------------------------------------------------------------------
 
     def _tell(self, peer: bytes, message: wire.Message) -> None:
+        self._put(peer, wire.encoded(message))
+
+    def _put(self, *frames: bytes) -> None:
         out = getattr(self._local, "out", None)
         if out is None:
             out = self._local.out = self._context.socket(zmq.PUSH)
             out.set_hwm(0)
             out.connect(self._inner)
-        out.send_multipart([peer, wire.encoded(message)])
+        out.send_multipart(frames)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # stopped meanwhile
+            self._put(b"", b"")
 
     def _send(self, outbox: zmq.Socket[bytes]) -> None:
         while True:
@@ -244,7 +255,8 @@ class Daemon:
             except zmq.Again:
                 return
             if not peer:
-                self._happened(wire.decoded(frame))
+                if frame:  # else something was looked at
+                    self._happened(wire.decoded(frame))
                 continue
             # One who is gone, or does not read, is not waited for.
             with contextlib.suppress(zmq.Again, zmq.ZMQError):
@@ -260,6 +272,7 @@ class Daemon:
         said = {"trace": str(session.trace.root), "ended": ended, "reference": reference}
         if session.figures.steps == 1:  # they may have ended before this daemon's start
             others = session.trace.recordings()
+            judging.begin_looking(session.trace.recording(session.name), step)
             said["candidates"] = [one.name for one in others if one.attributes.get("reference") == session.name]
         self._tell(b"", wire.Event(what="step", recording=session.name, step=step, time=time.time(), said=said))
 
@@ -271,7 +284,10 @@ class Daemon:
                 self._pairs.setdefault((root, event.said["reference"], event.recording), _Pair())
             for candidate in event.said.get("candidates", ()):
                 self._pairs.setdefault((root, event.recording, candidate), _Pair())
-            self._queue(partial(self._look_at, root, event.recording, event.step))
+            if self.settings.retention:
+                with contextlib.suppress(TracerError, OSError):  # somebody removed it
+                    self._kept_of(root, event.recording, event.step).added(event.step)
+            self._look_at(root, event.recording, event.step)
             for (where, reference, candidate), pair in self._pairs.items():
                 if where != root or event.recording not in (reference, candidate) or event.step in pair.asked:
                     continue
@@ -279,7 +295,7 @@ class Daemon:
                 other = candidate if event.recording == reference else reference
                 if Trace(root).has_step(other, event.step):
                     pair.asked.add(event.step)
-                    self._queue(partial(self._compare, root, reference, candidate, event.step, event.said["ended"]))
+                    self._compare(root, reference, candidate, event.step, event.said["ended"])
             self._retain(root, event.recording)
         elif event.what != "compared":
             self._events.append(event)
@@ -292,84 +308,84 @@ class Daemon:
     def _watchers(self) -> list[bytes]:
         return [peer for peer, other in self._others.items() if other.role == "watcher"]
 
-    def _queue(self, task: Any) -> None:
-        self._pending.append(task)
-        while len(self._pending) > _BACKLOG:
-            self._pending.popleft()
-            self._left_out += 1
-
     def _look_around(self) -> None:
         now = time.monotonic()
         for peer, session in list(self._sessions.items()):
             if session.over or now - session.figures.heard > wire.GONE:
                 del self._sessions[peer]
-                why = "it was closed" if session.over else f"nothing was heard of it for {wire.GONE:.0f} s"
-                log.info("recorder '%s' is gone: %s", display(session.name or "?", 60), why)
+                silent = f"nothing was heard of it for {wire.GONE:.0f} s"
+                why = session.fault or ("it has ended" if session.over else silent)
+                left = f", {session.figures.left_out} steps due and not sent" if session.figures.left_out else ""
+                log.info("recorder '%s' is gone: %s%s", display(session.name or "?", 60), display(why, 300), left)
                 threading.Thread(target=session.end, args=(why,), daemon=True).start()
         for peer, other in list(self._others.items()):
             if now - other.heard > wire.GONE:
                 del self._others[peer]
-        if self._looking is not None and self._looking.done():
-            self._looking = None
-        if self._looking is None and self._pending:
-            self._pending.popleft()()
+        self._looker.turn()
+
+    def _look_at_the_rest(self) -> None:
+        """What a daemon before wrote and did not come to look at."""
+        with contextlib.suppress(TracerError, OSError):  # no trace yet, or none that can be used: said when it is
+            root = self.settings.trace
+            for recording in Trace.at(root).recordings():
+                for step in judging.to_look_at(recording):
+                    self._look_at(root, recording.name, step)
 
     def _look_at(self, root: Path, name: str, step: int) -> None:
-        rules = self.settings.rules.model_dump()
-
         def done(found: Any) -> None:
-            for told in found:
-                said = {"node": told["node"], "what": told["what"], "trace": str(root)}
-                self._tell(b"", wire.Event(what=told["rule"], recording=name, step=step, time=time.time(), said=said))
+            self._gone += found is None
+            for told in found or ():
+                self._tell_of(told["rule"], root, name, step, told["node"], told["what"])
+            self._retain(root, name)
 
-        self._have_looked(done, judging.looked_at, str(root), name, step, rules)
+        rules = self.settings.rules.model_dump()
+        self._looker.step(Task(root, (name,), step, judging.looked_at, (str(root), name, step, rules), done))
 
     def _compare(self, root: Path, reference: str, candidate: str, step: int, ended: float) -> None:
+        sides = reference, candidate
+
         def done(found: Any) -> None:
+            if "error" in found and not all(Trace(root).has_step(side, step) for side in sides):
+                self._gone += 1
+                return
             pair = self._pairs[root, reference, candidate]
             pair.compared += 1
             parted = found.pop("parted", None)
             pair.last = {key: value for key, value in found.items() if key != "pairs"}
             said = {**found, "trace": str(root), "delay": time.time() - ended}
-            self._tell(b"", wire.Event(what="compared", recording=candidate, step=step, time=time.time(), said=said))
+            self._happened(wire.Event(what="compared", recording=candidate, step=step, time=time.time(), said=said))
             if parted and self.settings.rules.divergence:
-                told = {"node": found["first"], "what": parted, "trace": str(root)}
-                self._tell(
-                    b"", wire.Event(what="divergence", recording=candidate, step=step, time=time.time(), said=told)
-                )
+                self._tell_of("divergence", root, candidate, step, found["first"], parted, *sides)
+            for side in sides:
+                self._retain(root, side)
 
         tolerance = self.settings.tolerance
-        self._have_looked(done, judging.compared, str(root), reference, candidate, step, tolerance.atol, tolerance.rtol)
+        arguments = str(root), reference, candidate, step, tolerance.atol, tolerance.rtol
+        self._looker.pair(Task(root, sides, step, judging.compared, arguments, done))
 
-    def _have_looked(self, done: Any, function: Any, *arguments: Any) -> None:
-        assert self._looker is not None
+    def _tell_of(self, rule: str, root: Path, name: str, step: int, node: str, what: str, *sides: str) -> None:
+        """An event of a recording's; its step stays, and that of other ``sides`` of it."""
+        for side in {name, *sides}:
+            if (root, side) in self._kept:
+                self._kept[root, side].events.add(step)
+        said = {"node": node, "what": what, "trace": str(root)}
+        self._happened(wire.Event(what=rule, recording=name, step=step, time=time.time(), said=said))
 
-        def finished(future: Future[Any]) -> None:
-            try:
-                done(future.result())
-            except Exception as error:
-                log.error("looking at a step failed: %s", error)
-
-        try:
-            self._looking = self._looker.submit(function, *arguments)
-        except BrokenProcessPool:  # it was killed, or a trace broke it
-            log.error("the process that compares died: a new one is started")
-            self._looker = _looker()
-            self._looking = self._looker.submit(function, *arguments)
-        self._looking.add_done_callback(finished)
-
-    def _stop_looking(self) -> None:
-        if self._looker is not None:
-            self._looker.shutdown(wait=False, cancel_futures=True)
+    def _kept_of(self, root: Path, name: str, last: int) -> Kept:
+        kept = self._kept.get((root, name))
+        if kept is None:
+            found = judging.lines(Trace(root).recording(name), judging.EVENTS)
+            kept = self._kept[root, name] = Kept(
+                root, name, last, {step for line in found if isinstance(step := line.get("step"), int)}
+            )
+        return kept
 
     def _retain(self, root: Path, name: str) -> None:
-        session = next((s for s in self._sessions.values() if s.name == name and s.trace.root == root), None)
-        writer = None if session is None else session.writer
-        if writer is None or not self.settings.retention:
+        kept = self._kept.get((root, name))
+        if kept is None:
             return
-        kept = {event.step for event in self._events if event.recording == name}
-        for step in self.settings.retention.dropped(writer.committed(), kept):
-            writer.drop(step)
+        with contextlib.suppress(OSError):  # the next time, then
+            kept.drop(self.settings.retention, self._looker.wanted(root, name))
 
     # -- what is asked -----------------------------------------------------------------------------------------
 
@@ -415,8 +431,8 @@ class Daemon:
         return {
             "version": version("tracer-nn"), "pid": os.getpid(), "since": self._began,
             "trace": str(self.settings.trace), "recorders": recorders, "pairs": pairs,
-            "watchers": len(self._watchers), "to_look_at": len(self._pending) + (self._looking is not None),
-            "not_looked_at": self._left_out, "events": dict(self._counts),
+            "watchers": len(self._watchers), "to_look_at": len(self._looker),
+            "not_looked_at": self._looker.left_out + self._gone, "events": dict(self._counts),
             "last_events": [event.model_dump() for event in list(self._events)[-20:]],
         }  # fmt: skip
 
@@ -428,23 +444,3 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in ((_ARENAS, 1), (_MAPPED, 4 * wire.PIECE), (_TRIMMED, 4 * wire.WINDOW)):
             mallopt(parameter, value)
-
-
-def _looker() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_unseen)
-
-
-def _unseen() -> None:
-    """The process that compares does not take the terminal's Ctrl-C, nor the processor from whom it is to watch, nor
-    outlives the daemon."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setsid()
-    os.nice(10)
-    with contextlib.suppress(OSError):  # Linux shares the processor among sessions first (sched(7), autogroup)
-        Path("/proc/self/autogroup").write_text("10")
-    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
-
-
-def _end_with(daemon: Any) -> None:
-    daemon.join()
-    os._exit(0)

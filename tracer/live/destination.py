@@ -34,7 +34,15 @@ class Opening:
 
 
 class Destination(Protocol):
-    """Takes steps, from one thread. Every method raises TracerError; none is called after :meth:`close`."""
+    """Takes steps, from one thread. Every method raises TracerError; none is called after :meth:`close`.
+
+    Attributes:
+        left_out: steps that were begun and did not arrive.
+        not_begun: steps that were due while it was not ``ready``, which who gives them counts.
+    """
+
+    left_out: int
+    not_begun: int
 
     def open(self, opening: Opening) -> None:
         """Begin, before anything else."""
@@ -100,6 +108,7 @@ class Local:
     """A trace that this process writes itself."""
 
     def __init__(self, trace: Trace) -> None:
+        self.left_out = self.not_begun = 0
         self._trace = trace
         self._writer: SeriesWriter | None = None
 

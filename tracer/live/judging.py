@@ -6,8 +6,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import threading
 import time
 from functools import lru_cache
+from multiprocessing import parent_process
+from pathlib import Path
 from typing import Any
 
 from tracer.alignment import align
@@ -22,20 +26,70 @@ from tracer.text import described
 
 EVENTS = "events.jsonl"
 COMPARED = "compared.jsonl"
+LOOKED_AT = "looked_at"
 
 _watches: dict[tuple[str, str], Watch] = {}
 
 
-def looked_at(root: str, name: str, step: int, rules: dict[str, Any]) -> list[dict[str, Any]]:
-    """The events of one step of a recording, which are kept beside it; a fault of ours or the trace's is one too."""
+def serve() -> None:
+    """Begins the process in which all this runs: it does not take the terminal's Ctrl-C, nor the processor from whom it
+    is to watch, nor outlives the daemon."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setsid()
+    os.nice(10)
+    with contextlib.suppress(OSError):  # Linux shares the processor among sessions first (sched(7), autogroup)
+        Path("/proc/self/autogroup").write_text("10")
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(daemon: Any) -> None:
+    daemon.join()
+    os._exit(0)
+
+
+def looked_at(root: str, name: str, step: int, rules: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The events of one step of a recording, which are kept beside it; a fault of ours or the trace's is one too.
+
+    None where the step is not there any more.
+    """
     watch = _watches.setdefault((root, name), Watch(Rules(**rules)))
     try:
-        recording = Trace.open(root).recording(name)
+        trace = Trace.open(root)
+        recording = trace.recording(name)
         found = [{"rule": t.rule, "node": t.node, "what": t.what} for t in watch.of(recording.at(step))]
     except TracerError as error:
+        if not Trace(Path(root)).has_step(name, step):
+            return None
         return [{"rule": "unreadable", "node": "", "what": str(error)}]
     _keep(recording, EVENTS, [{"step": step, "time": time.time(), **event} for event in found])
+    _note_looked_at(recording, step)
     return found
+
+
+def begin_looking(recording: Recording, step: int) -> None:
+    """A daemon wrote this step, and will look at it: one that is started again goes on from there."""
+    if not (recording.folder / LOOKED_AT).exists():
+        _note_looked_at(recording, step - 1)
+
+
+def _note_looked_at(recording: Recording, step: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        descriptor = os.open(recording.folder / LOOKED_AT, flags, 0o644)
+        try:
+            os.write(descriptor, f"{step:20d}\n".encode())  # always as long: whole, or as it was
+        finally:
+            os.close(descriptor)
+
+
+def to_look_at(recording: Recording) -> list[int]:
+    """The steps that a daemon wrote and did not come to look at."""
+    try:
+        with os.fdopen(open_regular(recording.folder / LOOKED_AT)) as file:
+            last = int(file.read(32))
+    except (OSError, TraceError, ValueError):  # no daemon wrote it
+        return []
+    return [step for step in recording.steps if step > last]
 
 
 @lru_cache(maxsize=8)
@@ -47,7 +101,8 @@ def _aligned(root: str, reference: str, candidate: str, created: float) -> dict[
 def compared(root: str, reference: str, candidate: str, step: int, atol: float, rtol: float) -> dict[str, Any]:
     """A step that two recordings have, compared; what is found is kept beside the candidate.
 
-    ``verdict``, ``first`` (aligned name, and its relative error), ``pairs``: relative L2 error by aligned name.
+    ``verdict``, ``first`` (aligned name, and its relative error), ``pairs``: relative L2 error by aligned name; or
+    ``error``.
     """
     began = time.perf_counter()
     try:

@@ -150,6 +150,8 @@ class Remote:
 
     Attributes:
         control: is handed what the daemon wants to be recorded from now on.
+        left_out: steps that were begun and not sent.
+        not_begun: further ones that were due, which who gives the steps counts.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class Remote:
         self._room = np.empty(0, np.uint8)
         self._tried = 0.0
         self.left_out = 0
+        self.not_begun = 0
         self._warned = False
 
     def __str__(self) -> str:
@@ -242,7 +245,7 @@ class Remote:
             self._listen(0)
             if time.monotonic() - connection.heard > wire.GONE:
                 raise Away(f"nothing was heard of the daemon for {wire.GONE:.0f} s")
-            connection.send(wire.Ping(left_out=self.left_out))
+            connection.send(wire.Ping(left_out=self.left_out + self.not_begun))
 
     def close(self, fault: str | None = None) -> None:
         connection = self._connection
@@ -250,6 +253,7 @@ class Remote:
             return
         with self._reaching():
             if self._name:
+                connection.send(wire.Ping(left_out=self.left_out + self.not_begun))
                 connection.send(wire.Close(fault=fault))
                 until = time.monotonic() + 4 * wire.GONE
                 while self._connection is not None and not isinstance(self._listen(1.0), wire.Close):

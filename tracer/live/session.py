@@ -53,6 +53,9 @@ class Session:
     Args:
         answer: hands a message back to the recorder; callable from any thread.
         committed: called with a step's number and the time it ended, once it is written.
+
+    Attributes:
+        over: whether no more will be taken; ``fault`` says why, where it did not just end.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Session:
         self.structure: Structure | None = None
         self.writer: SeriesWriter | None = None
         self.over = False
+        self.fault: str | None = None
         self._answer = answer
         self._committed = committed
         self._tensor: _Tensor | None = None
@@ -124,13 +128,17 @@ class Session:
                 messages = size = 0
 
     def _do(self, message: wire.Message, payload: memoryview) -> None:
-        if not self.over:
+        if self.over:
+            if isinstance(message, wire.Close):  # of one who has not read yet why it is over
+                self._answer(wire.Close())
+        else:
             try:
                 self._handle(message, payload)
             except Exception as error:
                 said = str(error) if isinstance(error, TracerError) else described(error)
                 self._answer(wire.Fault(why=said, last=True))
                 self._finish(said)
+                self.fault = said
                 self.over = True
         with self._lock:
             self._messages -= 1
