@@ -1,14 +1,17 @@
 """What statistics cost: nanoseconds of one thread an element, and the ratio to reading both tensors once.
 
-    python -m benchmarks.compare [--trace TRACE REFERENCE CANDIDATE]
+    python -m benchmarks.compare [--trace TRACE REFERENCE CANDIDATE] [--json FILE]
 
-With a trace: CPU seconds of a first comparison of two recordings, of a second one that takes what was kept, and of one
-with another tolerance, all without the alignment.
+Then, of tensors that differ by rounding: the share of one thread's read bandwidth, as they are and with axes moved, and
+what it costs from a trace in units of what it costs in memory. With a trace of your own: CPU seconds of a first
+comparison of two recordings, of a second one that takes what was kept, and of one with another tolerance, all without
+the alignment.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -22,7 +25,9 @@ import numpy as np
 from tracer.alignment import align
 from tracer.compare import Tolerance, diff
 from tracer.compare.stats import compare
-from tracer.store import Trace
+from tracer.graph import Node, Structure
+from tracer.store import RecordingWriter, Trace
+from tracer.store.packing import rewrite
 
 SHAPES = [(8, 56, 56, 64), (8, 64, 56, 56), (4, 197, 768), (600_000,), (2, 5, 8)]
 
@@ -60,6 +65,37 @@ def in_memory() -> None:
             print(f"{'×'.join(map(str, shape)):>16}  {name:<22}{cost:>12.2f}{cost / reading:>18.1f}")
 
 
+def figures() -> dict[str, float]:
+    """What the goals are about: shares of the speed at which both tensors are read, and the trace against memory."""
+    shape = SHAPES[0]
+    found: dict[str, float] = {}
+    chosen = {name: (a, b) for name, a, b in cases(shape)}
+    for name, case in (("share", "rounding"), ("share, axes moved", "rounding, axes moved")):
+        a, b = chosen[case]
+        raw = np.ascontiguousarray(b)
+        reading = best(lambda a=a, raw=raw: (np.add.reduce(a.reshape(-1)), np.add.reduce(raw.reshape(-1))), a.size)
+        found[name] = reading / best(lambda a=a, b=b: compare(a, b, channels=3, rms=1.0), a.size)
+    a, b = chosen["rounding"]
+    in_memory = best(lambda: compare(a, b, channels=3, rms=1.0), a.size)
+    structure = Structure((Node("x", "conv", "Conv2d", shape=a.shape, dtype="float32"),), ("x",))
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Trace.create(Path(folder) / "t.zarr")
+        for name, values in (("a", a), ("b", b)):
+            with RecordingWriter(trace, name, structure, {"input": "one"}, {"x": "x"}) as writer:
+                writer("x", values)
+        for key, packed in (("trace / memory", False), ("packed trace / memory", True)):
+            if packed:
+                for recording in trace.recordings():
+                    rewrite(recording, True)
+
+            def from_disk() -> object:
+                one, other = (recording.read("x") for recording in trace.recordings())
+                return compare(one, other, channels=3, rms=1.0)
+
+            found[key] = best(from_disk, a.size) / in_memory
+    return found
+
+
 def from_trace(path: Path, reference: str, candidate: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "trace.zarr"
@@ -78,5 +114,15 @@ def from_trace(path: Path, reference: str, candidate: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", nargs=3, metavar=("TRACE", "REFERENCE", "CANDIDATE"))
-    chosen = parser.parse_args().trace
-    from_trace(Path(chosen[0]), *chosen[1:]) if chosen else in_memory()
+    parser.add_argument("--json", type=Path, help="the figures that the goals are about, alone")
+    asked = parser.parse_args()
+    if asked.trace:
+        from_trace(Path(asked.trace[0]), *asked.trace[1:])
+    else:
+        if not asked.json:
+            in_memory()
+        told = figures()
+        for name, value in told.items():
+            print(f"{name:<24}{value:>8.3f}")
+        if asked.json:
+            asked.json.write_text(json.dumps(told, indent=1) + "\n")

@@ -45,7 +45,7 @@ from tracer.store import Trace, packs, zarr3
 @contextmanager
 def _daemon() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracer-"))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracer-", ignore_cleanup_errors=True))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         stack.enter_context(daemon(Path(folder) / "t.zarr", "--keep-last", "2"))
         yield

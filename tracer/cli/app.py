@@ -246,6 +246,10 @@ def diff(
         bool, typer.Option("--explain/--no-explain", help="Look for the causes of what diverged, for a few seconds.")
     ] = True,
     all: Annotated[bool, typer.Option("--all", help="Print the table of all pairs.")] = False,
+    dask: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--dask", help="Compare on the workers of this Dask scheduler.", metavar="ADDRESS"),
+    ] = None,
     trust: TrustOption = False,
     sandbox: SandboxOption = True,
     python: PythonsOption = None,
@@ -265,7 +269,7 @@ def diff(
     return reading.diff(
         trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, gradients=gradients, strict=strict,
         everything=all, as_json=json, ascii_only=ascii, again=again,
-        baseline=baseline, accept=write_baseline, force=force, why=explain,
+        baseline=baseline, accept=write_baseline, force=force, why=explain, dask=dask,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     import typer
 
     from tracer.cli import settings
-    from tracer.cli.daemonapp import app
+    from tracer.cli.storeapp import app
 
     # typer brings a click of its own, or uses the package: its public exception knows which.
     usage_error, command_error = cast("tuple[type[Exception], type[Exception]]", typer.BadParameter.__mro__[1:3])

@@ -138,16 +138,18 @@ def diff(
     accept: Path | None = None,
     force: bool = False,
     why: bool = True,
+    dask: str | None = None,
 ) -> int:
     """Compare and print; the exit code is the verdict.
 
     With ``again`` both models are run again. ``accept`` is a baseline to write; that it could be is success. With
-    ``why`` the causes of what diverged are looked for.
+    ``why`` the causes of what diverged are looked for. ``dask`` is a scheduler whose workers read the tensors.
     """
     # What `tracer runs` does without.
     from tracer.compare import Tolerance
     from tracer.compare import baseline as baselines
     from tracer.compare import diff as compare
+    from tracer.compare.spreading import cluster, threads
     from tracer.report import text
 
     known = baselines.load(baseline) if baseline is not None else None
@@ -162,6 +164,7 @@ def diff(
         result = compare(
             ours, theirs, Tolerance(atol, rtol), mapping=_mapping(mapping),
             of="gradients" if gradients else "values", progress=progress, measure=again, baseline=known,
+            spread=stack.enter_context(cluster(dask, (ours, theirs)) if dask else threads((ours, theirs))),
         )  # fmt: skip
     if why and result.first is not None:
         from tracer.causes.kept import told

@@ -12,13 +12,13 @@ from tracer.alignment import Alignment
 from tracer.cli import pythons
 from tracer.cli.recording import Loading
 from tracer.compare.local import Local, Measured
-from tracer.errors import ReplayError, TracerError
+from tracer.errors import InputError, ReplayError, TracerError
 from tracer.names import display
 from tracer.rerun import loading
 from tracer.rerun.cuts import cuts
 from tracer.rerun.local import Compared, Walked, local_errors
 from tracer.rerun.measure import joined
-from tracer.store import Recording
+from tracer.store import Recording, sources
 from tracer.worker.results import parse_against, parse_local, parse_shaken
 
 
@@ -79,6 +79,9 @@ class Again:
 
     def how(self, recording: Recording, source: loading.Source) -> Loading:
         """How the model of a recording is loaded once more. Raises InputError."""
+        if (url := sources.called.get(recording.root)) is not None:
+            where = display(url)
+            raise InputError(f"models are not run again from {where}: tracer pull {where}, and name what it writes")
         request = source.request
         return Loading(
             source.adapter, request.path, request.weights, request.arch, json.dumps(request.arch_args),

@@ -25,7 +25,7 @@ def steps(path: Path, reference: str | None, candidate: str | None, *, atol: flo
     """Compare every step that both have; what a daemon compared already is not compared again."""
     trace = Trace.open(path)
     ours, theirs, both = pair_of_series(trace, reference, candidate)
-    found = _compared(path, ours, theirs, both, Tolerance(atol, rtol))
+    found = _compared(trace.root, ours, theirs, both, Tolerance(atol, rtol))
     parted = [one for one in found if one.get("first")]
     if as_json:
         said = {"schema": "tracer-steps/1", "reference": ours.name, "candidate": theirs.name, "steps": found}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -17,8 +19,9 @@ from tracer.alignment.outputs import Output
 from tracer.causes.finding import Finding
 from tracer.compare.judging import Of, judged, tolerance_for
 from tracer.compare.local import Local, Measure, Measured, depends_on
-from tracer.compare.pair import PairDiff
-from tracer.compare.tensors import Kept
+from tracer.compare.pair import AWAITED, PairDiff
+from tracer.compare.stats import Stats
+from tracer.compare.tensors import Kept, Spread, Tensors, Way
 from tracer.compare.verdict import AGREEING, Tolerance, Verdict
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.graph import Node
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from tracer.compare.baseline import Baseline
 
 SCHEMA = "tracer-diff/1"
+_LOOK = 2.0
+"""Seconds between two looks at a comparison that is under way, at least: each has to be judged and drawn."""
 _FAINT = 1e-3
 """Relative error of values below the absolute tolerance from which on it is said that only that lets them pass."""
 
@@ -198,6 +203,8 @@ def diff(
     baseline: Baseline | None = None,
     kept: Kept | None = None,
     alignment: Alignment | None = None,
+    seen: Callable[[Diff], None] | None = None,
+    spread: Spread | None = None,
 ) -> Diff:
     """Compare two recordings of one input: their activations, or the gradients of the loss with respect to them.
 
@@ -205,7 +212,8 @@ def diff(
     are run again, and every pair is judged by what it adds itself; of gradients that is not known. What ``baseline``
     accepts is noise until it grows. ``kept`` holds what an earlier comparison of the two found, and takes what this one
     finds; without it that is what lies in the trace. ``progress`` takes how many pairs are done and how many there are,
-    0 and 0 while they are being sought; what it raises ends the comparison.
+    0 and 0 while they are being sought; what it raises ends the comparison. ``seen`` takes the comparison as far as it
+    has come: once the pairs are known, and every few seconds. ``spread`` begins the work on tensors elsewhere.
 
     Raises InputError when the recordings were made on different inputs, when ``mapping`` does not fit them, and when
     gradients are wanted that were not recorded or are of different losses; and what ``measure`` raises.
@@ -226,14 +234,22 @@ def diff(
         kept.remember_alignment(alignment, mapping)
     pairs = alignment.pairs if of == "values" else tuple(_with_gradients(alignment.pairs, reference, candidate))
     measured = _measured(alignment, kept, measure) if of == "values" else Measured({})
-    found = []
+    pairs = tuple(_with_axes(pair, measured.found.get(index)) for index, pair in enumerate(pairs))
+    begun = {} if spread is None else _begun(pairs, tolerance, mapping, kept, spread)
+    found: list[PairDiff] = []
+    look = 0.0
     for done, pair in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs))
-        local = measured.found.get(done)
-        if local is not None and local.axes is not None:
-            pair = replace(pair, axes=local.axes, other_axes=())
-        found.append(_compare(pair, reference, candidate, tolerance, mapping, of, kept, local))
+        if seen is not None and time.monotonic() >= look:
+            began = time.monotonic()
+            so_far = Diff(reference, candidate, tolerance, tuple(found), alignment, mapping, of).at(tolerance)
+            rest = (_awaited(pair, reference, candidate, tolerance) for pair in pairs[done:])
+            seen(replace(so_far, pairs=(*so_far.pairs, *rest)))
+            look = max(began + _LOOK, time.monotonic() + 4 * (time.monotonic() - began))
+        if done in begun:
+            begun.pop(done)()
+        found.append(_compare(pair, reference, candidate, tolerance, mapping, of, kept, measured.found.get(done)))
     kept.save()
     notes = (*measured.notes, *_unexplained(mapping))
     whole = Diff(reference, candidate, tolerance, tuple(found), alignment, mapping, of, notes, baseline)
@@ -271,6 +287,76 @@ def _with_gradients(pairs: Sequence[Pair], reference: Recording, candidate: Reco
             yield pair
 
 
+def _awaited(pair: Pair, reference: Recording, candidate: Recording, tolerance: Tolerance) -> PairDiff:
+    """A pair that is still to be compared."""
+    node = reference.structure.by_name[pair.reference[-1]]
+    other = candidate.structure.by_name[pair.candidate[-1]]
+    return PairDiff(
+        pair, node, other, node.shape, None, Verdict.NOT_COMPARABLE, AWAITED, None, 0.0, tolerance,
+        obstacle=AWAITED, saved=False,
+    )  # fmt: skip
+
+
+def _with_axes(pair: Pair, local: Local | None) -> Pair:
+    """A pair with the axes that running it again showed."""
+    return pair if local is None or local.axes is None else replace(pair, axes=local.axes, other_axes=())
+
+
+def _begun(
+    pairs: Sequence[Pair], tolerance: Tolerance, mapping: MappingFile | None, kept: Kept, spread: Spread
+) -> dict[int, Callable[[], None]]:
+    """The comparisons of tensors that are not known yet, all begun: what waits for each, by the pair's place.
+
+    What cannot be read there is read here again, which says why.
+    """
+
+    def wait(tensors: Tensors, way: Way, stats: Callable[[], Stats]) -> None:
+        with suppress(TraceError, ValueError):
+            tensors.take(way, stats())
+
+    begun: dict[int, Callable[[], None]] = {}
+    for index, pair in enumerate(pairs):
+        node, other, coarsest, missing = _sides(pair, kept)
+        way = None if missing else _first_way(pair, _content(node, other, kept))
+        with suppress(TraceError, ValueError):
+            tensors = kept.tensors(pair, coarsest)
+            if way is not None and not tensors.knows(way):
+                work = tensors.work(way, tolerance_for(pair.aligned, tolerance, mapping)[0])
+                begun[index] = partial(wait, tensors, way, spread(work))
+    return begun
+
+
+def _sides(pair: Pair, kept: Kept) -> tuple[Node, Node, str, str]:
+    """A pair's nodes, the coarser of the types they were computed in, and why a side's tensor is missing (or empty)."""
+    node, other = (
+        side.structure.by_name[names[-1]]
+        for side, names in zip(kept.sides, (pair.reference, pair.candidate), strict=True)
+    )
+    coarsest = max((n.dtype for n in (node, other) if n.dtype), key=dtypes.epsilon, default="float32")
+    missing = ""
+    for recording, name in zip(kept.sides, (node.name, other.name), strict=True):
+        if _stored(recording, name, kept.of) is None:
+            values = kept.of == "values"
+            why = recording.why_missing(name) if values else recording.why_no_gradient(name)
+            missing = f"{name if values else f'the gradient of {name}'} of '{recording.name}' was not recorded: {why}"
+    return node, other, coarsest, missing
+
+
+def _content(node: Node, other: Node, kept: Kept) -> float | None:
+    reference, candidate = kept.sides
+    return same_content(_summary(reference, node.name, kept.of), _summary(candidate, other.name, kept.of))
+
+
+def _first_way(pair: Pair, content: float | None) -> Way | None:
+    """How a pair's tensors are laid side by side at first; None where nothing makes them comparable."""
+    if pair.axes is not None:
+        return "moved"
+    if pair.arrangement is not None:
+        return "arranged"
+    # The same values in whatever order, as where time steps are folded into the batch?
+    return "sorted" if content == 1.0 else None
+
+
 def _compare(
     pair: Pair,
     reference: Recording,
@@ -282,33 +368,27 @@ def _compare(
     local: Local | None,
 ) -> PairDiff:
     """A pair with its statistics, or with the reason why there are none; the verdict comes later."""
-    node = reference.structure.by_name[pair.reference[-1]]
-    other = candidate.structure.by_name[pair.candidate[-1]]
-    stats, ordered, in_order, obstacle, saved = None, None, None, "", True
-    coarsest = max((n.dtype for n in (node, other) if n.dtype), key=dtypes.epsilon, default="float32")
-    for recording, name in ((reference, node.name), (candidate, other.name)):
-        if _stored(recording, name, of) is None:
-            why = recording.why_missing(name) if of == "values" else recording.why_no_gradient(name)
-            what = name if of == "values" else f"the gradient of {name}"
-            obstacle, saved = f"{what} of '{recording.name}' was not recorded: {why}", False
+    stats, ordered, in_order = None, None, None
+    node, other, coarsest, obstacle = _sides(pair, kept)
+    saved = not obstacle
     if not obstacle and pair.axes is None and pair.arrangement is None:
         obstacle = f"{_shape(node.shape)} against {_shape(other.shape)}: no order of the axes makes these shapes equal"
     a, b = _summary(reference, node.name, of), _summary(candidate, other.name, of)
-    content = same_content(a, b)
+    content = _content(node, other, kept)
     apart = None if saved or a is None or b is None else least_apart(a, b)
     if saved:
         try:
             tensors = kept.tensors(pair, coarsest)
             own, _ = tolerance_for(pair.aligned, tolerance, mapping)
-            if pair.axes is not None:
-                stats = tensors.moved(own)
-                if pair.arrangement is not None and not stats.passes(own.atol, own.rtol):
-                    ordered = tensors.arranged(own)
-            elif pair.arrangement is not None:
-                stats = tensors.arranged(own)
-            elif content == 1.0:
-                # The same values in whatever order, as where time steps are folded into the batch?
-                in_order = tensors.sorted(own)
+            match _first_way(pair, content):
+                case "moved":
+                    stats = tensors.moved(own)
+                    if pair.arrangement is not None and not stats.passes(own.atol, own.rtol):
+                        ordered = tensors.arranged(own)
+                case "arranged":
+                    stats = tensors.arranged(own)
+                case "sorted":
+                    in_order = tensors.sorted(own)
         except (TraceError, ValueError) as error:
             obstacle, saved = str(error), False
     structures = reference.structure, candidate.structure

@@ -15,6 +15,9 @@ from tracer.compare.verdict import Tolerance, Verdict
 from tracer.configuration import Difference
 from tracer.graph import Node
 
+AWAITED = "it is about to be compared"
+"""The obstacle of a pair whose turn has not come in a comparison that is under way."""
+
 
 @dataclass(frozen=True)
 class PairDiff:
@@ -96,6 +99,11 @@ class PairDiff:
     def compared(self) -> bool:
         """Whether values were compared: those recorded, or those of its layer run again."""
         return self.stats is not None or (self.local is not None and self.local.known)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it is still to be compared."""
+        return self.obstacle == AWAITED
 
     def counted(self) -> PairDiff:
         """The same with the statistics said for the pair's own tolerance."""

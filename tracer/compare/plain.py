@@ -9,6 +9,7 @@ from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tracer.alignment.arrange import Rearrangement
 from tracer.alignment.result import Alignment
 from tracer.compare.stats import Stats
 
@@ -35,9 +36,23 @@ def plain_pairs(alignment: Alignment) -> dict[str, Any]:
 
 
 def pairs_from_plain(raw: Any) -> Alignment:
-    """The inverse of :func:`plain_pairs`. Raises TypeError, ValueError or KeyError for anything else."""
+    """The inverse of :func:`plain_pairs`. Raises TypeError, ValueError, KeyError or IndexError for anything else."""
     hints = _hints(Alignment)
-    return Alignment(**{name: _reader(hints[name])(raw[name]) for name in _ABOUT_NODES})
+    found = Alignment(**{name: _reader(hints[name])(raw[name]) for name in _ABOUT_NODES})
+    for pair in found.pairs:
+        _ = str(pair.arrangement)  # of numbers that need not fit together
+    return found
+
+
+def pairs_from_record(raw: Any) -> Alignment:
+    """What :meth:`Alignment.to_json` keeps of an alignment. Raises as :func:`pairs_from_plain`, and AttributeError."""
+    pairs = [{**pair, "what": "", "arrangement": _arranged(pair["arrangement"])} for pair in raw["pairs"]]
+    lonely = {f"unmatched_{side}": raw["unmatched"][side] for side in ("reference", "candidate")}
+    return pairs_from_plain({"pairs": pairs, **lonely, "ambiguous": [], "outputs": []})
+
+
+def _arranged(raw: Any) -> Any:
+    return None if raw is None else _plain(Rearrangement.parse(raw["pattern"], raw["lengths"]))
 
 
 def _plain(value: Any) -> Any:

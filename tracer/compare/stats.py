@@ -17,6 +17,7 @@ from tracer import dtypes
 from tracer.compare.envelope import Envelope, Gathering
 from tracer.compare.spread import Block, Fit, Spread, Where, of_tensor
 from tracer.compare.ulps import Counting, Ulps
+from tracer.store.sources import forget
 
 BLOCK = 1 << 13
 """Elements compared at a time: intermediate results stay in the cache, below the size at which the allocator asks the
@@ -29,6 +30,8 @@ _SAFE = 1e140
 _ROUNDING = 16.0
 """Errors up to so many units of the machine epsilon, relative to a block's greatest value, are taken for rounding: it
 is everywhere and follows no rule, so its place is not looked for."""
+_KEPT = 1 << 22
+"""Elements after which the pages of tensors that lie in files are let go of, so that memory stays flat."""
 _EXACT = 2.0**53
 """Whole numbers up to which a double holds each."""
 
@@ -510,10 +513,16 @@ def _blocks(a: NDArray[Any], b: NDArray[Any]) -> Iterator[tuple[Block, NDArray[A
     inner = math.prod(a.shape[split:])
     step = max(1, BLOCK // inner)
     length = a.shape[split - 1]
+    kept = 0
     for number, lead in enumerate(np.ndindex(*a.shape[: split - 1])):
         ours, theirs = a[lead], b[lead]
         for begin in range(0, length, step):
             part = slice(begin, min(begin + step, length))
             start = (number * length + begin) * inner
             rows = part.stop - begin
+            kept += rows * inner
+            if kept > _KEPT:
+                kept = 0
+                forget(a)
+                forget(b)
             yield Block(start, lead, begin, rows), ours[part].reshape(-1), theirs[part].reshape(-1)

@@ -8,16 +8,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer.alignment import Alignment, Pair
 from tracer.alignment import axes as axes_
+from tracer.alignment.arrange import Rearrangement
 from tracer.compare.judging import Of
 from tracer.compare.local import Local, Measured
-from tracer.compare.plain import from_plain, pairs_from_plain, plain_pairs, to_plain
+from tracer.compare.plain import from_plain, pairs_from_plain, pairs_from_record, plain_pairs, to_plain
 from tracer.compare.stats import Stats, compare, outside
 from tracer.compare.verdict import Tolerance
 from tracer.errors import TraceError
@@ -37,8 +38,45 @@ _STEPS = 32
 """Layers that are looked through for one that says where the channels are."""
 
 _Both = tuple[NDArray[Any], NDArray[Any]]
-_Views = Callable[[bool], _Both]
-"""Both tensors laid side by side, their checksums verified or not."""
+Way = Literal["moved", "arranged", "sorted"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Two tensors to be laid side by side and compared: all that this depends on but the recordings they lie in.
+
+    Attributes:
+        way: the candidate's axes ``moved`` to the reference's; rearranged as ``arrangement`` says, factor by factor, so
+            that nothing is copied; or both ``sorted``, their elements in ascending order.
+        channels, coarsest, rms: as :func:`tracer.compare.stats.compare` takes them.
+    """
+
+    way: Way
+    stored: tuple[Stored, Stored]
+    axes: tuple[int | None, ...] | None
+    arrangement: Rearrangement | None
+    channels: int | None
+    coarsest: str
+    rms: float | None
+    atol: float
+    rtol: float
+
+    def views(self, sides: tuple[Recording, Recording], verify: bool) -> _Both:
+        """Both tensors side by side, their checksums verified or not. Raises TraceError, ValueError."""
+        ours, theirs = (side.read_stored(one, verify=verify) for side, one in zip(sides, self.stored, strict=True))
+        if self.way == "sorted":
+            return np.sort(ours, axis=None), np.sort(theirs, axis=None)
+        if self.way == "arranged":
+            assert self.arrangement is not None
+            return self.arrangement.factored(ours, theirs)
+        assert self.axes is not None
+        return ours, axes_.apply(theirs, self.axes)
+
+    def stats(self, sides: tuple[Recording, Recording]) -> Stats:
+        """The statistics. Raises as :meth:`views`."""
+        return compare(
+            *self.views(sides, True), self.atol, self.rtol, channels=self.channels, coarsest=self.coarsest, rms=self.rms
+        )
 
 
 @dataclass
@@ -49,6 +87,10 @@ class _Entry:
     stats: dict[str, Stats] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, list[tuple[float, float, int]]] = field(default_factory=dict)
+
+
+Spread = Callable[[Work], Callable[[], Stats]]
+"""Begins a piece of work; what it gives waits for the end of it, and raises what the work does."""
 
 
 class Kept:
@@ -113,15 +155,27 @@ class Kept:
         self._changed = True
 
     def last_alignment(self, mapping: object) -> Alignment | None:
-        """How these recordings were paired last under the same mapping, without what is about parameters.
+        """How these recordings were paired last under the same mapping, without what is about parameters; or when the
+        candidate was recorded.
 
         The engine may pair them otherwise by now: good enough to be looked at until it has.
         """
         raw = self._raw.get((_PAIRED, "", "", self._depends(mapping)))
+        reference, candidate = self.sides
+        told = candidate.attributes.get("alignment") if mapping is None else None
         try:
-            return None if raw is None else pairs_from_plain(raw[4])
-        except (KeyError, TypeError, ValueError, AttributeError):
+            if raw is not None:
+                found = pairs_from_plain(raw[4])
+            elif told and candidate.attributes.get("reference") == reference.name:
+                found = pairs_from_record(told)
+            else:
+                return None
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             return None
+        ours = {*found.unmatched_reference, *(name for pair in found.pairs for name in pair.reference)}
+        theirs = {*found.unmatched_candidate, *(name for pair in found.pairs for name in pair.candidate)}
+        there = ours <= reference.structure.by_name.keys() and theirs <= candidate.structure.by_name.keys()
+        return found if there else None
 
     def remember_alignment(self, alignment: Alignment, mapping: object) -> None:
         key = (_PAIRED, "", "", self._depends(mapping))
@@ -173,10 +227,6 @@ class Tensors:
             raise TraceError("not recorded")
         return found[0], found[1]
 
-    def _both(self, verify: bool) -> _Both:
-        (ours, theirs), (a, b) = self._kept.sides, self._stored
-        return ours.read_stored(a, verify=verify), theirs.read_stored(b, verify=verify)
-
     @cached_property
     def _entry(self) -> _Entry:
         arrangement = self._pair.arrangement
@@ -192,11 +242,7 @@ class Tensors:
         axes = self._pair.axes
         assert axes is not None
 
-        def views(verify: bool) -> _Both:
-            ours, theirs = self._both(verify)
-            return ours, axes_.apply(theirs, axes)
-
-        stats = self._of("moved", views, tolerance, self._channels)
+        stats = self._of("moved", tolerance)
         if stats.argmax is None:
             return stats
         place = [0] * len(self._stored[1].shape)
@@ -210,7 +256,7 @@ class Tensors:
         the factors."""
         arrangement = self._pair.arrangement
         assert arrangement is not None
-        stats = self._of("arranged", lambda verify: arrangement.factored(*self._both(verify)), tolerance, None)
+        stats = self._of("arranged", tolerance)
         if stats.where is not None:
             names = tuple(arrangement.letters[i] for axis in arrangement.reference for i in axis)
             stats = replace(stats, where=replace(stats.where, names=names))
@@ -231,33 +277,36 @@ class Tensors:
     def sorted(self, tolerance: Tolerance) -> Stats:
         """Statistics of both tensors' elements in ascending order."""
 
-        def views(verify: bool) -> _Both:
-            ours, theirs = self._both(verify)
-            return np.sort(ours, axis=None), np.sort(theirs, axis=None)
+        return self._of("sorted", tolerance)
 
-        return self._of("sorted", views, tolerance, None)
+    def work(self, way: Way, tolerance: Tolerance) -> Work:
+        """What is to be done for the statistics of ``way``."""
+        rms = self._stored[0].summary.get("rms")
+        return Work(
+            way, self._stored, self._pair.axes, self._pair.arrangement, self._channels if way == "moved" else None,
+            self._coarsest, None if rms is None else float(rms), tolerance.atol, tolerance.rtol,
+        )  # fmt: skip
 
-    def _of(self, way: str, views: _Views, tolerance: Tolerance, channels: int | None) -> Stats:
+    def knows(self, way: Way) -> bool:
+        """Whether the statistics of ``way`` are known already."""
+        return way in self._entry.stats
+
+    def take(self, way: Way, stats: Stats) -> None:
+        """Keep statistics that were made of :meth:`work`."""
+        self._entry.stats[way], self._entry.plain[way] = stats, to_plain(stats)
+        self._kept.note()
+
+    def _of(self, way: Way, tolerance: Tolerance) -> Stats:
         entry, (atol, rtol) = self._entry, (tolerance.atol, tolerance.rtol)
-        stats = entry.stats.get(way)
-        if stats is None:
-            rms = self._stored[0].summary.get("rms")
-            stats = compare(
-                *views(True),
-                atol,
-                rtol,
-                channels=channels,
-                coarsest=self._coarsest,
-                rms=None if rms is None else float(rms),
-            )
-            entry.stats[way], entry.plain[way] = stats, to_plain(stats)
-            self._kept.note()
-        stats = stats.at(atol, rtol)
+        work = self.work(way, tolerance)
+        if not self.knows(way):
+            self.take(way, work.stats(self._kept.sides))
+        stats = entry.stats[way].at(atol, rtol)
         if stats.outside is None:
             counts = entry.counts.setdefault(way, [])
             known = next((count for a, r, count in counts if (a, r) == (atol, rtol)), None)
             if known is None:
-                known = outside(*views(False), atol, rtol)  # verified when the statistics were made
+                known = outside(*work.views(self._kept.sides, False), atol, rtol)  # verified for the statistics
                 entry.counts[way] = [*counts, (atol, rtol, known)][-_COUNTS:]
                 self._kept.note()
             stats = replace(stats, outside=known)

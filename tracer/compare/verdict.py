@@ -96,7 +96,7 @@ def judge(
     if off is not None:
         return (
             Verdict.INHERITED,
-            f"its input {off} is off already; what this layer adds itself is not known without re-execution",
+            f"its input {off} is off already: tracer diff --local says what this layer adds itself",
         )
     if stats.nonfinite:
         return Verdict.DIVERGED, f"{stats.nonfinite} elements are NaN or infinite on one side only"
