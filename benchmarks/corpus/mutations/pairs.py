@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 Apply = Callable[[Any], Any]
+Register = Callable[[Apply], Apply]
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ class DefectSet:
         self.networks[build.__name__] = build
         return build
 
-    def defect(
-        self, name: str, at: str, right: str, vague: str = "", *, latent: bool = False
-    ) -> Callable[[Apply], Apply]:
+    def defect(self, name: str, at: str, right: str, vague: str = "", *, latent: bool = False) -> Register:
         """Registers what a function does to a port."""
 
         def register(apply: Apply) -> Apply:
@@ -89,7 +88,7 @@ class DefectSet:
         """Registers keywords that build a port in Keras wrongly."""
         self._add(self.defects, name, at, right, vague, None, wrong, latent)
 
-    def control(self, name: str) -> Callable[[Apply], Apply]:
+    def control(self, name: str) -> Register:
         """Registers another way to write a correct port."""
 
         def register(apply: Apply) -> Apply:
