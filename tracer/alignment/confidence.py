@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,7 @@ def trust(pairs: Candidates, value: Values, evidence: Evidence, assigned: Assign
     speaks[same[same < len(pairs)]] += 1
     twins = interchangeable(matched, pairs, speaks, a, b)
     chosen = [*zip(rows.tolist(), cols.tolist(), strict=True)]
+    taken = frozenset(cols.tolist())
     share = len(rows) / max(1, min(len(a.nodes), len(b.nodes)))
     columns: dict[str, NDArray[np.float64]] = {
         # Equal tensors need no order to vouch for them.
@@ -84,7 +85,7 @@ def trust(pairs: Candidates, value: Values, evidence: Evidence, assigned: Assign
         "other_tie": (ties > 1).astype(np.float64),
         "other_run": _runs(rows, ties, a),
         "other_close": _rivals(pairs, value, near)[places].astype(np.float64),
-        "other_moved": np.array([float(_moved(matched, i, j, a, b)) for i, j in chosen]),
+        "other_moved": np.array([float(_moved(matched, taken, i, j, a, b)) for i, j in chosen]),
         "other_arithmetic": np.array([float(_unlike(a.nodes[i].kind, b.nodes[j].kind)) for i, j in chosen]),
         "other_twin": np.array([float(i in twins) for i in rows.tolist()]),
         "other_model": np.full(len(rows), max(0.0, 1 - share / ENOUGH)),
@@ -98,9 +99,10 @@ def trust(pairs: Candidates, value: Values, evidence: Evidence, assigned: Assign
     return Trust(places, columns, sources)
 
 
-def _moved(matched: Mapping[int, int], i: int, j: int, a: Features, b: Features) -> bool:
+def _moved(
+    matched: Mapping[int, int], taken: Container[int], i: int, j: int, a: Features, b: Features
+) -> bool:  # fmt: skip
     """Whether one side scales right before what the other scales right behind: the query here, the scores there."""
-    taken = {*matched.values()}
     above = [k for k in a.above[i] if a.nodes[k].kind in SCALING], [k for k in b.above[j] if b.nodes[k].kind in SCALING]
     below = (
         [c for c, _ in a.below[i] if a.nodes[c].kind in SCALING],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -99,6 +99,8 @@ def straightened(
         if i not in stated and a.params[i]:
             alike.setdefault((a.nodes[i].kind, a.dims[i], a.params[i]), []).append(i)
     for found in alike.values():
+        if all(matched[i] < matched[k] for i, k in pairwise(found)):  # none is crossed
+            continue
         for i, k in combinations(found, 2):
             j, m = matched[i], matched[k]
             if m < j and _leads(a, i, k) and _leads(b, m, j):

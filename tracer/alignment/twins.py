@@ -302,7 +302,7 @@ class Evidence:
         """Whether the second side has the first's weights, but for a defect."""
         return self.share >= EQUAL_SHARE
 
-    @property
+    @cached_property
     def scores(self) -> dict[tuple[int, int], float]:
         return {(i, j): score for i, j, score in self.found}
 
