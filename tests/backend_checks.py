@@ -14,9 +14,10 @@ import ml_dtypes  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from backend_models import rand, recorded, stateful, weighted  # noqa: E402
+from backend_models import MODELS, functional, numbers, rand, recorded, stateful, weighted  # noqa: E402
 from keras import layers, ops  # noqa: E402
 
+from tests.exchanging import captured, replayed, same  # noqa: E402
 from tracer.adapter import MemorySink, NotRecorded, Run  # noqa: E402
 from tracer.errors import InputError, ModelError  # noqa: E402
 from tracer_keras import KerasAdapter  # noqa: E402
@@ -149,7 +150,33 @@ def training() -> None:
         np.testing.assert_array_equal(old, np.array(new))
 
 
+def runs_again() -> None:
+    """Every model gives its values again, in float64 as well, and goes on from a tensor that is exchanged."""
+    for make in MODELS:
+        built, inputs = make()
+        weighted(built)
+        before = numbers(built)
+        model = KerasAdapter().wrap(built)
+        values = captured(model, inputs)
+        same(replayed(model, inputs), values)
+        same(replayed(model, inputs, values), values)
+        wide = replayed(model, inputs, double=True)
+        for name, value in values.items():
+            assert wide[name].dtype == (np.float64 if value.dtype == np.float32 else value.dtype), name
+            np.testing.assert_allclose(wide[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+        assert all(np.array_equal(a, b) for a, b in zip(before, numbers(built), strict=True))
+        same(captured(model, inputs), values)
+        if make is functional:
+            kernel, bias = (np.array(w, np.float64) for w in built.get_layer("dense").get_weights())
+            flat = np.full((2, kernel.shape[0]), 1.5, np.float32)
+            found = replayed(model, inputs, {"flat": flat}, double=True)
+            assert np.abs(found["dense/preactivation"] - (flat @ kernel + bias)).max() < 1e-11
+            relu = replayed(model, inputs, {"dense/preactivation": np.eye(2, 6, dtype=np.float32)})["dense"]
+            expected = np.exp(np.eye(2, 6)) / np.exp(np.eye(2, 6)).sum(-1, keepdims=True)
+            assert np.abs(relu - expected).max() < 1e-6
+
+
 def main() -> None:
-    for check in (in_place, in_place_inside_one_node, faults, seen_or_said, types, nothing_stays, training):
+    for check in (in_place, in_place_inside_one_node, faults, seen_or_said, types, nothing_stays, training, runs_again):
         check()
     assert sys.modules["tensorflow"] is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-HEIGHT, WIDTH = 6, 10
+HEIGHT, WIDTH, WORDS = 6, 10, 4
 
 
 def randomise(model: Any) -> Any:
@@ -107,7 +107,7 @@ def keras_sequence() -> Any:
     import keras
     from keras import layers as kl
 
-    x = inputs = keras.Input((7,), dtype="int32")
+    x = inputs = keras.Input((WORDS,), dtype="int32")
     x = kl.Embedding(30, 8, name="table")(x)
     for i in (1, 2, 3):
         x = kl.LSTM(8, return_sequences=True, name=f"lstm{i}")(x)
@@ -161,10 +161,10 @@ def keras_volume() -> Any:
     import keras
     from keras import layers as kl
 
-    x = inputs = keras.Input((4, 6, 8, 3))
+    x = inputs = keras.Input((2, 3, 8, 3))
     x = kl.Conv3D(4, (1, 3, 5), padding="same", name="c3")(x)
     x = kl.Conv3DTranspose(5, 2, strides=2, name="t3")(x)
-    x = kl.Reshape((8 * 12, 16 * 5), name="rows")(x)
+    x = kl.Reshape((4 * 6, 16 * 5), name="rows")(x)
     x = kl.DepthwiseConv1D(3, depth_multiplier=2, padding="same", name="d1")(x)
     x = kl.Conv1D(12, 3, padding="same", name="wn")(x)
     x = kl.SeparableConv1D(8, 3, padding="same", name="s1")(x)

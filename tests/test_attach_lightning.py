@@ -8,27 +8,25 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from tests import torchvision_ops  # noqa: E402
-
-torchvision_ops.register()  # which torchmetrics imports
-lightning = pytest.importorskip("pytorch_lightning")
-
 import tracer  # noqa: E402
-
-
-class Net(lightning.LightningModule):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
-
-    def training_step(self, batch: Any, index: int) -> Any:
-        return self.model(batch[0]).square().mean()
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), 0.1)
+from tests import torchvision_ops  # noqa: E402
 
 
 def test_a_trainers_steps_are_recorded(trace_path: Path, tmp_path: Path) -> None:
+    torchvision_ops.register()  # which torchmetrics imports
+    lightning = pytest.importorskip("pytorch_lightning")  # takes seconds: not for who only collects the tests
+
+    class Net(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            return self.model(batch[0]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
     data = torch.utils.data.TensorDataset(torch.randn(12, 3))
     callback = tracer.LightningCallback("model", to=trace_path, every=2, gradients=True)
     trainer = lightning.Trainer(

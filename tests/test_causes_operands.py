@@ -115,7 +115,7 @@ def test_a_deviation_over_n_with_a_factor_behind_is_the_other(trace_path: Path) 
         lambda x, one: one(level(x, x.std(-1, correction=0, keepdim=True) * (8 / 7) ** 0.5)), ROWS,
         lambda: {"one": nn.Linear(8, 3)},
     )  # fmt: skip
-    assert not told.parting, str(told)
+    assert not told.findings, str(told)
 
 
 def test_what_is_left_out_is_no_term_where_there_is_no_sum(trace_path: Path) -> None:

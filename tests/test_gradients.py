@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from cli import refused, run
 
 import tracer
+from tests.cli import refused, run
 from tracer.compare import Verdict
 from tracer.errors import InputError
 from tracer.graph import Node, Param, Structure

@@ -26,7 +26,7 @@ from tracer_keras import KerasAdapter, era  # noqa: E402
 from tracer_keras.model import KerasModel  # noqa: E402
 
 layers = tf_keras.layers
-IMAGE, SERIES, VECTOR, TOKENS = (6, 6, 4), (5, 4), (4,), (5,)
+IMAGE, SERIES, VECTOR, TOKENS = (6, 6, 4), (3, 4), (4,), (3,)
 
 
 def chain(shape: tuple[int, ...], *parts: Callable[[Any], Any], dtype: str = "float32") -> Callable[[], Any]:
@@ -127,10 +127,10 @@ KINDS: dict[str, Callable[[], Any]] = {
     "simple_rnn": one(SERIES, lambda: layers.SimpleRNN(3)),
     "rnn_cells": one(SERIES, lambda: layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)])),
     "bidirectional": one(SERIES, lambda: layers.Bidirectional(layers.LSTM(3, return_sequences=True))),
-    "bidirectional_sum": one(SERIES, lambda: layers.Bidirectional(layers.GRU(3), merge_mode="sum")),
+    "bidirectional_sum": one(SERIES, lambda: layers.Bidirectional(layers.SimpleRNN(3), merge_mode="sum")),
     "conv_lstm": one((3, 5, 5, 2), lambda: layers.ConvLSTM2D(2, 2, return_sequences=True)),
     "time_distributed": one((3, 5, 5, 2), lambda: layers.TimeDistributed(layers.Conv2D(2, 2))),
-    "embedding": lambda: chain(TOKENS, layers.Embedding(11, 3, mask_zero=True), layers.LSTM(2), dtype="int32")(),
+    "embedding": lambda: chain(TOKENS, layers.Embedding(11, 3, mask_zero=True), layers.SimpleRNN(2), dtype="int32")(),
     "masking": one(SERIES, lambda: layers.Masking(0.0), lambda: layers.GRU(2)),
     "batch_norm": one(IMAGE, lambda: layers.BatchNormalization(momentum=0.9, epsilon=1e-2)),
     "batch_norm_renorm": one(VECTOR, lambda: layers.BatchNormalization(renorm=True)),
@@ -165,9 +165,11 @@ SLOW = frozenset(
     [kind for kind in KINDS if kind.startswith(("gru", "bidirectional", "lstm_", "rnn", "masking", "embedding"))]
 )
 NETWORKS: dict[str, Callable[..., Any]] = {
-    "mobilenet_v2": partial(tf_keras.applications.MobileNetV2, alpha=0.35),
     "mobilenet_v3": partial(tf_keras.applications.MobileNetV3Small, minimalistic=True),
-    "efficientnet": tf_keras.applications.EfficientNetB0,
+    # One block of each stage.
+    "efficientnet": partial(
+        importlib.import_module("tf_keras.src.applications.efficientnet").EfficientNet, 0.5, 0.2, 32
+    ),
 }
 
 

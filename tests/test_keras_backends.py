@@ -24,9 +24,9 @@ torch = pytest.importorskip("torch")
 tf_keras = pytest.importorskip("tf_keras")
 
 import backend_models  # noqa: E402
-from cli import refused  # noqa: E402
-from cli import run as command  # noqa: E402
 
+from tests.cli import refused  # noqa: E402
+from tests.cli import run as command  # noqa: E402
 from tracer_keras import KerasAdapter, backend  # noqa: E402
 
 ROOT = Path(__file__).parent.parent

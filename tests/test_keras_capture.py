@@ -21,7 +21,7 @@ tf_keras = pytest.importorskip("tf_keras")
 from tests.test_keras_adapter import BOTH, blocks, rand, recorded, wrap  # noqa: E402
 from tracer_keras import runner  # noqa: E402
 
-ZOO = ["ecg_pathology_lbbb", "deepepi", "tracto_ae", "vgg16_small"]
+ZOO = ["ecg_pathology_lbbb", "tracto_ae"]
 
 
 @dataclass
@@ -265,12 +265,6 @@ def complete(model: Any, x: Array) -> None:
     assert len(leaves) >= len(operations(model))
     plan = next(iter(loaded._plans.values()))
     assert plan.function is not None
-
-
-def test_every_operation_of_a_functional_model_is_a_node() -> None:
-    for library, name in ((keras, "MobileNetV3Small"), (tf_keras, "MobileNet")):
-        model = getattr(library.applications, name)(weights=None, input_shape=(32, 32, 3), classes=3)
-        complete(model, rand(1, 32, 32, 3))
 
 
 @pytest.mark.parametrize("name", ZOO)

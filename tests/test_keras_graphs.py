@@ -108,7 +108,7 @@ def network(library: Any) -> Any:
     x = layers.Reshape((16, 6), name="rows")(x)
     x = layers.LayerNormalization(name="ln")(x)
     x = layers.Dense(5, name="dense")(x)
-    x = layers.Conv1D(5, 2, name="conv1d")(x)
+    x = layers.Conv1D(5, 2, strides=5, name="conv1d")(x)
     x = layers.LSTM(7, name="lstm")(x)
     model = library.Model(image, layers.Dense(3, activation="softmax", name="probs")(x))
     rng = np.random.default_rng(1)

@@ -29,7 +29,7 @@ class Port(nn.Module):
         self.norm = nn.BatchNorm1d(8, eps=eps)
         self.lstm = nn.LSTM(8, 6)
         self.place = nn.Parameter(torch.linspace(-1, 1, 6))
-        self.fc = nn.Linear(6 * 12, 4)
+        self.fc = nn.Linear(6 * 6, 4)
         self.late, self.order = late, order
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,7 +50,7 @@ def reference() -> Any:
         def call(self, x: Any) -> Any:
             return x + self.place
 
-    i = keras.Input((12, 3))
+    i = keras.Input((6, 3))
     x = layers.ReLU(name="act")(
         layers.BatchNormalization(name="norm")(layers.Conv1D(8, 5, padding="same", name="conv")(i))
     )
@@ -86,7 +86,7 @@ def port(state: dict[str, torch.Tensor], **planted: Any) -> nn.Module:
 
 @pytest.fixture
 def x() -> Any:
-    return np.random.default_rng(3).normal(size=(7, 12, 3)).astype("float32")
+    return np.random.default_rng(3).normal(size=(7, 6, 3)).astype("float32")
 
 
 def diff(ported: Any, net: nn.Module, x: Any, path: Path, ours: int | None, theirs: int | None, **more: Any) -> Diff:

@@ -64,7 +64,7 @@ def outputs(keras: Any, module: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 IMAGES = np.random.default_rng(0).standard_normal((5, models.HEIGHT, models.WIDTH, 3)).astype(np.float32)
-IDS = np.random.default_rng(0).integers(0, 30, (5, 7)).astype(np.int32)
+IDS = np.random.default_rng(0).integers(0, 30, (5, models.WORDS)).astype(np.int32)
 NETWORKS: dict[str, tuple[Callable[[], Any], Callable[[], Any], np.ndarray, Truth]] = {
     "image": (models.keras_image, models.torch_image, IMAGES, models.IMAGE),
     "sequence": (models.keras_sequence, models.torch_sequence, IDS, models.sequence_truth(False)),

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli import refused, run
 
 import tracer
+from tests.cli import refused, run
 from tracer.compare import Verdict
 from tracer.errors import InputError, ModelError
 from tracer.store import Recording

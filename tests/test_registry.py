@@ -71,6 +71,12 @@ def test_an_adapter_of_another_distribution_is_one_of_ours(site: Path, tmp_path:
     assert "adapter toy: ready: a .toy file" in run("info", cwd=tmp_path, PYTHONPATH=path(site)).stdout
 
 
+def test_what_is_installed_while_the_program_runs_is_found(site: Path) -> None:
+    assert "late" not in adapters.names()
+    install(site, "tracer-late", "late = tracer_toynet:ToyAdapter", "tracer_toynet", "")
+    assert "late" in adapters.names()
+
+
 @pytest.mark.parametrize(
     ("extra", "says"), [("", "pip install tracer-more"), ("fast", "pip install 'tracer-more[fast]'")]
 )

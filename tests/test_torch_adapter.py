@@ -137,7 +137,8 @@ def test_functional_operations_are_nodes() -> None:
     assert (nodes["conv1d"].owner, nodes["conv1d"].role, nodes["conv1d"].layout) == ("", "op", "channels_first")
     assert [(p.name, p.trainable) for p in nodes["sub"].params] == [("mean", False)]
     assert nodes["conv1d"].config["strides"] == [2]
-    assert "test_torch_adapter.py:" in str(nodes["conv1d"].source)
+    for name in ("conv1d", "relu"):  # an operation, and a module
+        assert "test_torch_adapter.py:" in str(nodes[name].source)
     np.testing.assert_array_equal(values["pad"][..., 2:-2], values["sub"])
 
 

@@ -52,6 +52,11 @@ async def test_curves_part_where_the_tensors_do(tmp_path: Path) -> None:
         text = shown(app)
         for part in ("▲22", "|Δ|", f"along {screen.names[1]}", "39"):
             assert part in text
+        await press(pilot, "z")
+        assert curve._curve.places.tolist() == list(range(14, 30))
+        assert f"along {screen.names[1]}: 16 of 40" in shown(app)
+        await press(pilot, "Z")
+        assert len(curve._curve.places) == 40
         await press(pilot, "L", "l")
         assert screen.view is not None
         assert screen.view.index == (1, 22, 4) or screen.view.index == (0, 22, 3)

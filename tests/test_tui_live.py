@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import threading
@@ -15,6 +16,7 @@ from textual.pilot import Pilot
 
 from tests.tui_driving import driven, layers, opened, press, record, send, settled, shown, values
 from tracer.compare import Tolerance, Verdict, diff
+from tracer.compare.plain import pairs_from_record
 from tracer.compare.tensors import Kept
 from tracer.graph import Node, Structure
 from tracer.store import RecordingWriter, Trace
@@ -56,7 +58,7 @@ async def seen(app: TracerApp, pilot: Pilot[Any]) -> None:
 def saved(sink: RecordingWriter, name: str, value: np.ndarray) -> None:
     """Hand a tensor over, and wait until it lies in the trace."""
     sink(name, value)
-    while sink._waiting:
+    while sink._small or sink._waiting:
         time.sleep(0.005)
 
 
@@ -189,6 +191,79 @@ def test_looking_again_reads_nothing_while_nothing_changes(tmp_path: Path) -> No
     assert "does not exist" in watch.look().error
 
 
+async def test_rows_stand_before_they_are_compared(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording knows how it was paired when it was made: its rows need no comparison, which may take long."""
+    trace, comparing = Trace.open(made), sys.modules["tracer.compare.comparing"]
+    told = diff(trace.recording("a"), trace.recording("b")).alignment.to_json()
+    shutil.rmtree(made / "comparisons")
+    trace.update("b", {"reference": "a", "alignment": told})
+    go_on, compare = threading.Event(), comparing._compare  # type: ignore[attr-defined]
+
+    def slow(*given: Any) -> Any:
+        go_on.wait(60)
+        return compare(*given)
+
+    monkeypatch.setattr(comparing, "_compare", slow)
+    monkeypatch.setattr("tracer_tui.screens.layers._MANY", 1)
+    app = TracerApp(Session(trace, None, Tolerance(), now=lambda: 2e9))
+    async with driven(app) as pilot:
+        while not any(isinstance(screen, LayersScreen) and screen.diff is not None for screen in app.screen_stack):
+            await pilot.pause(0.02)
+        await pilot.pause()
+        text = shown(app)
+        assert "3 pairs  ✓ 0  ~ 0  ✗ 0" in text
+        assert "comparing 0/3" in text
+        assert "Yet to be compared: x ⇄ x" in text
+        for key in (
+            "j",
+            "enter",
+            "d",
+            "plus",
+            "right_square_bracket",
+            "q",
+            "s",
+            "b",
+            "n",
+            "q",
+            "w",
+            "q",
+            "m",
+            "q",
+            "y",
+            "g",
+        ):
+            send(pilot, key)
+            await pilot.pause(0.1)
+        assert app.screen is layers(app)
+        go_on.set()
+        await settled(pilot)
+        assert "First divergence: two" in shown(app)
+        assert layers(app).settled is layers(app).diff
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        7,
+        {"pairs": 3},
+        {"pairs": [{"reference": ["x"], "candidate": ["gone"], "axes": [0, 1], "confidence": 1.0, "evidence": {},
+                    "other_axes": [], "arrangement": None}], "unmatched": {"reference": {}, "candidate": {}}},
+        {"pairs": [{"reference": ["x"], "candidate": ["x"], "axes": [0, 99], "confidence": 1.0, "evidence": {},
+                    "other_axes": [], "arrangement": {"pattern": "a (b -> c", "lengths": {"a": 1}}}],
+         "unmatched": {"reference": {}, "candidate": {}}},
+        {"pairs": [{"reference": ["x"], "candidate": ["x"], "axes": [0, 99], "confidence": 1.0, "evidence": {},
+                    "other_axes": [], "arrangement": None}], "unmatched": {"reference": {"no": "x"}, "candidate": {}}},
+    ],
+)  # fmt: skip
+async def test_what_a_recording_says_of_its_pairs_need_not_be_true(
+    made: Path, monkeypatch: pytest.MonkeyPatch, told: Any
+) -> None:
+    monkeypatch.setattr("tracer_tui.screens.layers._MANY", 1)
+    Trace.open(made).update("b", {"reference": "a", "alignment": told})
+    async with opened(made) as (app, _):
+        assert "First divergence: two" in shown(app)
+
+
 async def test_a_second_visit_shows_the_pairs_of_the_first_at_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(made):
         pass
@@ -229,6 +304,7 @@ def test_the_pairs_of_the_last_time_are_the_same_or_none(made: Path) -> None:
     assert again.pairs == found.pairs
     assert (again.unmatched_reference, again.outputs) == (found.unmatched_reference, found.outputs)
     assert kept.last_alignment("another mapping") is None
+    assert pairs_from_record(json.loads(json.dumps(found.to_json()))).keys() == found.keys()
     key = next(key for key in kept._raw if key[0] == "paired")
     for damage in (3, {}, {"pairs": 3}, {**kept._raw[key][4], "pairs": [{"reference": 3}]}):
         kept._raw[key][4] = damage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,7 @@ def twins(tmp_path: Path) -> Path:
     return two(tmp_path / "trace.zarr", {"x": x, "one": a, "two": b}, {"x": x, "eins": a + 1, "zwei": b})
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
+@pytest.mark.parametrize(("size", "theme"), zip(SIZES, cycle(["textual-dark", "textual-light"]), strict=False))
 async def test_shows_what_is_paired_and_why(real_trace: Path, size: tuple[int, int], theme: str) -> None:
     async with opened(real_trace, size, theme=theme) as (app, pilot):
         await press(pilot, "m", "j")
@@ -336,10 +336,11 @@ async def test_survives_any_size_and_a_comparison_that_fails(tmp_path: Path) -> 
 
 async def test_weights_and_mapping_at_any_size_in_any_theme(real_trace: Path) -> None:
     async with opened(real_trace, ascii_only=True) as (app, pilot):
+        other = cycle([(200, 60), (40, 10), (35, 30)])
         for keys in (["w"], ["e"], ["escape", "enter"], ["q", "q", "m"], ["tab", "space"], ["ctrl+s"]):
             await press(pilot, *keys)
             app.theme = "textual-light" if app.theme == "textual-dark" else "textual-dark"
-            for size in [(40, 10), (200, 60), (20, 5), (35, 30)]:
+            for size in [next(other), (20, 5)]:
                 await pilot.resize_terminal(*size)
                 await settled(pilot)
                 assert shown(app).isascii(), keys

@@ -91,6 +91,24 @@ async def test_steps_are_shown_as_they_come(tmp_path: Path, size: tuple[int, int
         side.finish()
 
 
+async def test_steps_that_no_daemon_compared_are_compared_here(tmp_path: Path) -> None:
+    trace = Trace.create(tmp_path / "t.zarr")
+    sides = begun(trace, "right"), begun(trace, "wrong")
+    for step in range(4):
+        write(sides[0], step, 0.0)
+        write(sides[1], step, 1e-2 * (step > 1))
+    for side in sides:
+        side.finish()
+    app = TracerApp(Session(trace, None, Tolerance()))
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, StepsScreen)
+        while len(screen.found.steps) < 4:
+            await pilot.pause(0.05)
+        await pilot.pause()
+        assert "4 compared   ✗ from step 2, at first" in shown(app)
+
+
 async def test_every_key_is_harmless_whatever_lies_there(tmp_path: Path) -> None:
     trace = Trace.create(tmp_path / "t.zarr")
     names = tuple(HOSTILE)

@@ -352,3 +352,17 @@ def test_a_terminal_is_copied_to_stopped_in_and_left_in_order(made: Path) -> Non
         assert json.loads(file.read_text())["layer"] == ["two", "two"]
     finally:
         terminal.close()
+
+
+def test_it_ends_where_its_terminal_takes_nothing_any_more(made: Path) -> None:
+    """As at the end of a line that has stalled: what draws waits, and nothing else runs."""
+    terminal = Terminal(made)
+    try:
+        terminal.until(b"First divergence")
+        for _ in range(300):
+            terminal.press(b"jjjkkk")
+            time.sleep(0.01)
+        terminal.process.terminate()
+        assert terminal.process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        terminal.close()

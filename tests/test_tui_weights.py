@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ def weights(app: TracerApp) -> WeightsScreen:
     return found
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
+@pytest.mark.parametrize(("size", "theme"), zip(SIZES, cycle(["textual-dark", "textual-light"]), strict=False))
 async def test_what_differs_is_named_and_why(weighed: Path, size: tuple[int, int], theme: str) -> None:
     async with opened(weighed, size, theme=theme) as (app, pilot):
         await press(pilot, "w")

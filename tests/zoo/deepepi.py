@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pair import Defect, Pair
+from .pair import Defect, Pair, built
 from .weights import before_activation, calibrate, seed_weights, to_torch
 
 LENGTH, CHANNELS, CLASSES = 1024, 1, 2
@@ -83,7 +83,7 @@ def architecture(symmetric: bool = False, eps: float = EPSILON) -> Any:
 
 
 def build_torch(symmetric: bool = False, eps: float = EPSILON) -> Any:
-    return to_torch(build_keras(), architecture(symmetric, eps), before_activation(TRUTH, FUSED))
+    return to_torch(built(build_keras), architecture(symmetric, eps), before_activation(TRUTH, FUSED))
 
 
 PAIRS = [

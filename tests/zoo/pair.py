@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,12 @@ Data = Callable[[tuple[int, ...]], np.ndarray]
 def normal(shape: tuple[int, ...]) -> np.ndarray:
     """Seeded standard normal values, float32."""
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+@cache
+def built(build: Callable[[], Any]) -> Any:
+    """The model of a builder, made once: for those who leave it as it is."""
+    return build()
 
 
 @dataclass(frozen=True)

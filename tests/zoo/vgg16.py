@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from .pair import Defect, Pair
+from .pair import Defect, Pair, built
 from .weights import as_torch, load, seed_weights, weighted_layers
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -38,6 +38,9 @@ def build_keras(size: int) -> Any:
     model = applications.VGG16(weights=None, input_shape=(size, size, 3))
     seed_weights(model, seed=6)
     return model
+
+
+_KERAS = {size: partial(build_keras, size) for size in (64, 224)}
 
 
 def architecture(size: int = 224, softmax: bool = True) -> Any:
@@ -81,7 +84,7 @@ def architecture(size: int = 224, softmax: bool = True) -> Any:
 def build_torch(size: int, softmax: bool = True, reorder: bool = True) -> Any:
     """The port; ``reorder=False`` leaves the rows of `fc1` in Keras's order."""
     arrays = {}
-    for name, layer in weighted_layers(build_keras(size)).items():
+    for name, layer in weighted_layers(built(_KERAS[size])).items():
         for key, value in as_torch(layer).items():
             if reorder and (name, key) == ("fc1", "weight"):
                 side = size >> 5
@@ -93,7 +96,7 @@ def build_torch(size: int, softmax: bool = True, reorder: bool = True) -> Any:
 def _pair(name: str, size: int) -> Pair:
     return Pair(
         name=name,
-        keras=partial(build_keras, size),
+        keras=_KERAS[size],
         torch=partial(build_torch, size),
         input_shape=(2, size, size, 3),
         truth=TRUTH,
