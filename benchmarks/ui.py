@@ -14,6 +14,7 @@ import json
 import os
 import pty
 import select
+import signal
 import statistics
 import struct
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from tracer.alignment import align
 from tracer.graph import Node, Param, Structure
 from tracer.store import RecordingWriter, Trace
 
@@ -68,9 +70,14 @@ def chain(count: int, values: Callable[[int], np.ndarray]) -> tuple[Structure, d
 
 def record(path: Path, name: str, structure: Structure, tensors: Mapping[str, np.ndarray]) -> None:
     attributes = {"framework": "pytorch", "input": "one", "model": {"name": "net"}, "versions": {}}
-    with RecordingWriter(Trace.create(path), name, structure, attributes, {n: n for n in tensors}) as sink:
+    trace = Trace.create(path)
+    before = trace.recordings()
+    with RecordingWriter(trace, name, structure, attributes, {n: n for n in tensors}) as sink:
         for node, values in tensors.items():
             sink(node, values)
+    for reference in before:  # as tracer record does
+        found = align(reference, trace.recording(name))
+        trace.update(name, {"reference": reference.name, "alignment": found.to_json()})
 
 
 def many(path: Path, pairs: int) -> None:
@@ -124,6 +131,7 @@ class Terminal:
         end = time.perf_counter() + timeout
         while text.encode() not in self.seen:
             if time.perf_counter() > end:
+                os.kill(self.pid, signal.SIGTERM)
                 raise TimeoutError(f"'{text}' was not seen")
             self.seen += self.read(1.0)
         return time.perf_counter() - self.began
@@ -169,11 +177,12 @@ def measure(trace: Path, pairs: int, keys: int, folder: Path) -> dict[str, float
     for name in ("first time", "again"):  # the first one reads the tensors, the next finds the statistics
         terminal = Terminal(trace, folder)
         shown, worked = terminal.until("pairing the layers"), terminal.processor()
-        opened = terminal.until(f"{pairs} pairs")
         found[f"start-up to first screen, {name} (s)"] = shown
         found[f"start-up to first screen, {name} (s of processor)"] = worked
-        found[f"open {pairs} pairs, {name} (s)"] = opened - shown
-        found[f"open {pairs} pairs, {name} (s of processor)"] = terminal.processor() - worked
+        for what, text in (("list", f"{pairs} pairs"), ("compare", "First divergence")):
+            done = terminal.until(text)
+            found[f"{what} {pairs} pairs, {name} (s)"] = done - shown
+            found[f"{what} {pairs} pairs, {name} (s of processor)"] = terminal.processor() - worked
         if name == "again":
             terminal.settle(2.0)
             found[f"sort {pairs} pairs (ms)"] = 1e3 * statistics.median(terminal.press("s")[1] for _ in range(6))

@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tracer.alignment.outputs import order
-from tracer.compare.verdict import AGREEING, ASCII_GLYPHS, GLYPHS, Verdict
+from tracer.compare.verdict import ASCII_GLYPHS, GLYPHS, Verdict
 from tracer.compare.weights import facts as weight_facts
 from tracer.compare.weights import quiet
 from tracer.names import display
-from tracer.report import causes, words
+from tracer.report import causes, settings, words
 from tracer.report.words import to_ascii
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         out.append(f"{_waived(diff)}\n")
     if diff.latent:
         out.append(f"settings differ where the values agree:{_settings(diff.latent)}\n")
-    hidden = tuple(p for p in diff.pairs if p.settings and p.verdict not in AGREEING and p is not shown)
+    hidden = settings.hidden(diff, shown)
     if hidden:
         out.append(f"settings differ further on:{_settings(hidden)}\n")
     if diff.of == "values":
@@ -80,10 +80,11 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
             out.append(f"weights differ where the values agree: {'; '.join(differing[:3])}{more}\n")
     blank = diff.untested
     if blank:
-        names = _first([pair.aligned for pair in blank], 3)
+        names = settings.first([pair.aligned for pair in blank], 3)
         out.append(f"NaN or one value throughout, on both sides, so nothing was tested there: {names}\n", "yellow")
     if faint := diff.faint:
-        names, worst = _first([pair.aligned for pair in faint], 3), max(p.stats.rel_l2 for p in faint if p.stats)
+        names = settings.first([pair.aligned for pair in faint], 3)
+        worst = max(p.stats.rel_l2 for p in faint if p.stats)
         said = f"match only because all values are below atol, relative L2 error up to {words.number(worst, 1)}"
         out.append(f"{said}: {names}; a smaller --atol judges them\n", "yellow")
     broken = diff.broken
@@ -99,13 +100,9 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         busy = [name for name in lonely if not recording.structure.by_name[name].idle]
         passing = f"{len(lonely) - len(busy)} that hand on their input" if len(busy) < len(lonely) else ""
         if lonely:
-            parts = [part for part in (_first(busy), passing) if part]
+            parts = [part for part in (settings.first(busy), passing) if part]
             out.append(f"unmatched in {display(recording.name)}: {'; '.join(parts)}\n", "dim")
     return Text(to_ascii(out.plain)) if ascii_only else out
-
-
-def _first(names: list[str], most: int = 5) -> str:
-    return ", ".join(map(display, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _waived(diff: Diff) -> str:
@@ -113,26 +110,14 @@ def _waived(diff: Diff) -> str:
     names: dict[str, list[str]] = {}
     for pair in diff.accepted:
         names.setdefault(pair.accepted.partition(": ")[0] if not pair.note else pair.accepted, []).append(pair.aligned)
-    parts = [f"{display(why)}: {_first(found, 3)}" for why, found in names.items()]
+    parts = [f"{display(why)}: {settings.first(found, 3)}" for why, found in names.items()]
     return "let pass: " + "; ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
 
 
 def _settings(pairs: tuple[PairDiff, ...]) -> str:
-    """Settings that differ, each once with the layers that are set so; what computes otherwise comes first."""
-    found: dict[tuple[bool, str, str], list[str]] = {}
-    for pair in pairs:
-        for setting in pair.settings:
-            found.setdefault((not setting.computes, setting.values, setting.means), []).append(pair.aligned)
-    parts = []
-    for (_, values, means), names in sorted(found.items(), key=lambda item: item[0][0]):
-        where = f"{display(names[0])} {display(values)}"
-        if len(names) > 1:
-            where = f"{display(values)} in {len(names)} layers ({_first(names, 2)})"
-        parts.append(f"{where}: {display(means)}" if means else where)
-    if len(parts) == 1:
-        return f" {parts[0]}"
-    more = [f"and {len(parts) - 4} more"] if len(parts) > 4 else []
-    return "".join(f"\n  {part}" for part in parts[:4] + more)
+    """Settings that differ, in a line or one each."""
+    parts = settings.differing(pairs)
+    return f" {parts[0]}" if len(parts) == 1 else "".join(f"\n  {part}" for part in parts)
 
 
 def _headline(diff: Diff) -> str:

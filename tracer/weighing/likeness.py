@@ -197,7 +197,7 @@ def _ordered(look: Look, order: Array, which: str) -> Likeness:
         return Likeness("reordered", f"its {which} shifted by {-shift:+d}")
     flat = relations.factored(order, look.shapes)
     if flat is not None and which != "outputs" and flat[0] in look.shapes:
-        text = f"its {which} in the order of another flatten: {_times(flat[0])} read as {_order(flat[1])}"
+        text = f"its {which} in the order of another flatten: {_times(flat[0])} permuted by {_order(flat[1])}"
         return Likeness("reordered", text, order=flat[1])
     parts = relations.blocks(order)
     if parts is not None and look.attends and len(parts) == 3:
@@ -207,8 +207,9 @@ def _ordered(look: Look, order: Array, which: str) -> Likeness:
         return Likeness("reordered", f"{len(parts)} equal blocks of its {which} in the order {_order(parts)}",
                         order=parts)  # fmt: skip
     if flat is not None:
-        what = "heads and features of a head the other way round in" if look.attends else f"{_times(flat[0])} read as "
-        what += f" its {which}" if look.attends else f"{_order(flat[1])} along its {which}"
+        what = f"its {which} in another order: as if {_times(flat[0])} of them were permuted by {_order(flat[1])}"
+        if look.attends:
+            what = f"heads and features of a head the other way round in its {which}"
         return Likeness("reordered", what, order=flat[1])
     runs = relations.runs(order)
     if 1 < len(runs) <= 16 and len(runs) < size:

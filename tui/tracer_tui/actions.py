@@ -151,6 +151,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("go_to", ("i",), "Index", "Go to an index: 0,3,12 or channel 3", TENSORS),
     Action("turn", ("a",), "Axes", "Show other axes", TENSORS),
     Action("curves", ("c",), "Curves", "Curves of both sides over each other along an axis, or pictures", TENSORS, 5),
+    Action("closer", ("z",), "Closer", "Look closer at a curve, around the chosen element", TENSORS),
+    Action("farther", ("Z",), "Farther", "See more of the curve again", TENSORS),
     Action("details", ("d",), "Details", "The distribution, or the error at every index of an axis", TENSORS, 6),
     Action("numbers", ("v",), "Values", "Show numbers in place of colours and curves", TENSORS),
     Action("open", ("enter",), "Show element", "Show the slice that holds the chosen element", TENSORS),

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -33,6 +34,8 @@ from tracer_tui.watching import PERIOD, Snapshot, Watch
 
 _LONGEST = 1.0
 """Seconds that a key may hold up the next ones."""
+_PATIENCE = 5.0
+"""Seconds that the interface has to end in order when it is told to."""
 _SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 5}
 
 
@@ -106,12 +109,22 @@ class TracerApp(App[int]):
         self.set_interval(PERIOD, self._tick)
 
     def _end_in_order(self) -> None:
-        """Leave the terminal as it was, and keep the place, where the process is told to end."""
+        """Leave the terminal as it was, and keep the place, where the process is told to end.
+
+        Where the terminal takes nothing any more, as at the end of a line that has stalled, drawing waits for ever, and
+        the loop with it: then leave without.
+        """
         loop = asyncio.get_running_loop()
+
+        def end(number: int, _: object) -> None:
+            loop.call_soon_threadsafe(self.exit, 128 + number)
+            last = threading.Timer(_PATIENCE, os._exit, (128 + number,))
+            last.daemon = True
+            last.start()
+
         for name in ("SIGTERM", "SIGHUP"):
-            with contextlib.suppress(AttributeError, NotImplementedError):  # as on Windows
-                number = getattr(signal, name)
-                loop.add_signal_handler(number, self.exit, 128 + number)
+            with contextlib.suppress(AttributeError):  # as on Windows
+                signal.signal(getattr(signal, name), end)
 
     def _note_theme(self, theme: Theme) -> None:
         self.session.place.theme = theme.name

@@ -6,6 +6,7 @@ in them is ever read as markup or sent to the terminal as a control sequence.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +26,11 @@ _BARS = {"up": " ▁▂▃▄▅▆▇█", "right": " ▏▎▍▌▋▊▉█"
 _ASCII_BARS = {"up": "  ...:::#", "right": "    ...=#"}
 _OWN_ASCII = str.maketrans("┄▲▸▾●○◆■Δ√−✗–", "-^+-*o+#dv-X-") | {ord("±"): "+-"}
 _STEPS = 24
-Keep = Literal["ends", "tail", "head"]
-"""What of a text stays when it is cut."""
+Keep = Literal["ends", "tail", "head", "name"]
+"""What of a text stays when it is cut. Of a name the last step of its path, and all numbers while that can be: they
+tell one block from another."""
+_LEAST = 5
+"""Cells of a step of a path that is cut in its middle."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Look:
     ascii_only: bool = False
     no_color: bool = False
     _ramps: dict[str, list[Color]] = field(default_factory=dict, compare=False)
+
+    @property
+    def plain_curves(self) -> bool:
+        """Whether curves are told apart by letters: dots of two curves are so by their colours alone."""
+        return self.ascii_only or self.no_color
 
     def color(self, name: str) -> Color:
         """A theme colour; one that is no plain colour (``auto 87%``) is the foreground."""
@@ -114,12 +123,29 @@ class Look:
         dots = "~" if self.ascii_only else "…"
         if width <= 1:
             return dots[:width]
+        if keep == "name":
+            return self._shorten_name(shown, width, dots)
         head = {"ends": (width - 1) // 2, "tail": 0, "head": width - 1}[keep]
         left = width - 1 - head
         end = shown
         while end and cell_len(end) > left:
             end = end[max(1, len(end) - left) if len(end) > 2 * left + 2 else 1 :]
         return set_cell_size(shown, head) + dots + end
+
+    def _shorten_name(self, shown: str, width: int, dots: str) -> str:
+        steps = re.split(r"([./])", shown)
+        excess = cell_len(shown) - width
+        for at in range(0, len(steps) - 1, 2):
+            if len(steps[at]) > 2 and not any(map(str.isdecimal, steps[at])):
+                steps[at] = self.shorten(steps[at], max(2, cell_len(steps[at]) - excess), "head")
+                excess = cell_len("".join(steps)) - width
+                if excess <= 0:
+                    return "".join(steps)
+        longest = max(range(len(steps)), key=lambda at: cell_len(steps[at]))
+        if len(steps) > 1 and cell_len(steps[longest]) - excess >= _LEAST:
+            steps[longest] = self.shorten(steps[longest], cell_len(steps[longest]) - excess)
+            return "".join(steps)
+        return self.shorten(shown, width)
 
     def cut(self, text: Text, width: int, keep: Keep = "ends") -> Text:
         """A text of this class, no longer than ``width``."""

@@ -35,7 +35,7 @@ class Row:
     verdict: Verdict
     reason: str
     pending: bool = False
-    """Whether a side has yet to be recorded."""
+    """Whether it has yet to be compared, or a side to be recorded."""
 
     @property
     def idle(self) -> bool:
@@ -131,6 +131,8 @@ def rows_of(diff: Diff) -> list[Row]:
 
 
 def _pending(diff: Diff, pair: PairDiff) -> bool:
+    if pair.awaited:
+        return True
     if pair.saved or pair.stats is not None:
         return False
     sides = ((diff.reference, pair.node.name), (diff.candidate, pair.candidate_node.name))

@@ -128,7 +128,7 @@ def _place(look: Look, where: Where, names: Sequence[str], width: int) -> list[T
         if len(hit) < 2:
             continue
         if where.outside:
-            lines.append(_line(look, name[: _LABEL - 1], tensors.spans(hit)))
+            lines.append(_line(look, name[: _LABEL - 1], f"at {tensors.spans(hit)}"))
         finite = np.nan_to_num(greatest, posinf=float(np.nanmax(greatest[np.isfinite(greatest)], initial=1.0)))
         if finite.max() > 0:
             columns = min(len(finite), max(8, width - _LABEL))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tracer.errors import TracerError
 from tracer.live import judging, place, wire
 from tracer.live.remote import connect
+from tracer.selection import common
 from tracer.store import Recording
 from tracer_tui.session import explain
 
@@ -59,6 +60,7 @@ class Overview:
     Attributes:
         steps: the compared ones, in order; ``verdicts`` and ``firsts`` (aligned names, empty where none parts) theirs.
         layers: in the reference's order.
+        both: the steps that both recordings have, compared or not.
         events: of both recordings, the newest last.
         recorders: what the daemon says of those that are connected, by recording.
         error: why nothing can be read; empty otherwise.
@@ -68,6 +70,7 @@ class Overview:
     verdicts: tuple[str, ...] = ()
     firsts: tuple[str, ...] = ()
     layers: tuple[LayerSteps, ...] = ()
+    both: tuple[int, ...] = ()
     events: tuple[Happened, ...] = ()
     recorders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     error: str = ""
@@ -78,12 +81,14 @@ class Overview:
         return next((at for at, first in enumerate(self.firsts) if first), None)
 
 
-def overview(reference: Recording, candidate: Recording) -> Overview:
-    """Read what is there. Compares nothing, never raises; to be called off the screen's thread."""
+def overview(reference: Recording, candidate: Recording, more: Iterable[Mapping[str, Any]] = ()) -> Overview:
+    """Read what is there; ``more`` are comparisons that could not be kept. Compares nothing, never raises; to be called
+    off the screen's thread."""
     try:
+        both = common(reference, candidate)
         found = {
             one["step"]: one
-            for one in judging.lines(candidate, judging.COMPARED)
+            for one in (*more, *judging.lines(candidate, judging.COMPARED))
             if one.get("reference") == reference.name and isinstance(one.get("step"), int)
         }
         rows = [found[step] for step in sorted(found)]
@@ -102,6 +107,7 @@ def overview(reference: Recording, candidate: Recording) -> Overview:
         tuple(str(row.get("verdict") or row.get("error") or "?") for row in rows),
         tuple(str(row.get("first") or "") for row in rows),
         tuple(_layers(rows, [node.name for node in reference.structure])),
+        tuple(both),
         tuple(sorted(events, key=lambda event: event.time)),
         _recorders(reference),
     )

@@ -18,14 +18,12 @@ from textual.message import Message
 from textual.worker import Worker, get_current_worker
 
 from tracer.compare import Tolerance, Verdict
-from tracer.errors import TracerError
 from tracer.report import words
 from tracer.store import Recording
-from tracer_tui import actions, query
-from tracer_tui.columns import Field, fit
+from tracer_tui import actions, layertable, query
+from tracer_tui.columns import fit
 from tracer_tui.rows import SORTS, Row, ordered, rows_of
 from tracer_tui.screens.comparing import Cancelled
-from tracer_tui.screens.listing import BAR
 from tracer_tui.screens.live import LiveScreen
 from tracer_tui.session import explain
 from tracer_tui.widgets.diagnosis import Diagnosis, copied, source_of
@@ -38,9 +36,12 @@ if TYPE_CHECKING:
     from tracer.compare import Diff, PairDiff
     from tracer.compare.tensors import Kept
     from tracer.weighing.table import WeightTable
+    from tracer_tui.remembering import Place
 
 _ROOMY = 60
 """Columns from which on the title tells the tolerance besides the counts."""
+_WIDE = 100
+"""Columns from which on it tells in full what is under way."""
 _LONG = 16
 """Lines that the diagnosis takes at most where the table leaves them empty."""
 _QUIET = 0.15
@@ -86,6 +87,10 @@ class LayersScreen(LiveScreen[Row]):
         self._kept: Kept | None = None
         self._unchecked = False
         self._painted = threading.Event()
+        self._put: object = None
+        """The row on which the cursor was put, until a person moves it."""
+        self._left: Place | None = None
+        """Where this very comparison was left, as it was when it opened."""
         self._leading: frozenset[str] = frozenset()
         """The first pair of every cause that is known, by its aligned name."""
 
@@ -99,6 +104,9 @@ class LayersScreen(LiveScreen[Row]):
 
     def on_mount(self) -> None:
         super().on_mount()
+        place = self.session.place
+        if place.is_of(self.reference, self.candidate):
+            self._left = replace(place)  # which is written over where the cursor goes
         self.redraw()
         self.call_after_refresh(self._painted.set)
         self._compare()
@@ -121,10 +129,11 @@ class LayersScreen(LiveScreen[Row]):
         kept = self._kept = self._kept or Kept(ours, theirs, "values")
         compared = partial(diff, ours, theirs, session.tolerance, mapping=self.mapping, progress=progress, kept=kept)
         try:
-            if self.diff is None:
+            shown = self.diff is not None
+            if not shown:
                 self._let_draw()
-                self._as_last_time(compared, kept)
-            found = compared()
+                shown = self._as_last_time(compared, kept)
+            found = compared(seen=None if shown else self._let_see)
         except Cancelled:
             return
         except Exception as error:
@@ -142,20 +151,27 @@ class LayersScreen(LiveScreen[Row]):
         except Cancelled:
             return
 
-    def _as_last_time(self, compared: Callable[..., Diff], kept: Kept) -> None:
-        """Show the pairs of the last time meanwhile: pairing the layers of a large model takes seconds."""
+    def _as_last_time(self, compared: Callable[..., Diff], kept: Kept) -> bool:
+        """Show the pairs of the last time meanwhile, if they are known: pairing the layers of a large model takes
+        seconds."""
         alignment = kept.last_alignment(self.mapping)
         if alignment is None or not alignment.pairs:
-            return
+            return False
         try:
-            found = compared(alignment=alignment)
+            found = compared(alignment=alignment, seen=self._let_see)
         except Cancelled:
             raise
         except Exception:  # what was kept does not fit, or the comparison fails: that is found out, and said, next
-            return
-        self._painted.clear()
-        self.post_message(self.Ready(found, checked=False))
-        self._let_draw()
+            return False
+        self._let_see(found)
+        return True
+
+    def _let_see(self, found: Diff) -> None:
+        """Show a comparison that is under way."""
+        if len(found.pairs) > _MANY or not found.pairs[0].awaited:
+            self._painted.clear()
+            self.post_message(self.Ready(found, checked=False))
+            self._let_draw()
 
     def _let_draw(self) -> None:
         """What takes long is not begun before the screen shows what there is."""
@@ -227,12 +243,13 @@ class LayersScreen(LiveScreen[Row]):
             found = found.at(self.session.tolerance)
         self._status = "" if found.pairs else "these recordings have no layer in common"
         before, key = self.diff, self._key()
-        untouched = before is None or (self._unchecked and key == self._names(before.first))
+        untouched = before is None or (self._unchecked and key == self._put)
         self._unchecked = not event.checked
         self._take(found)
         if untouched:
-            key = (self._remembered() if before is None else None) or self._names(found.first)
+            key = self._remembered() or self._names(found.first)
         self._restore(key)
+        self._put = self._key()
         self.call_after_refresh(self._painted.set)
         if event.checked:
             self.done()
@@ -242,17 +259,16 @@ class LayersScreen(LiveScreen[Row]):
         return next((row.key for row in self.everything if pair is not None and row.pair is pair), None)
 
     def _remembered(self) -> tuple[str, str] | None:
-        """Where the user left this very comparison, if that is still there; its filter and sort are taken up."""
-        place = self.session.place
-        if not place.is_of(self.reference, self.candidate):
+        """Where the user left this very comparison, if that is still there; its filter and sort are taken up, once."""
+        if self._left is None:
             return None
-        if place.sort in self.SORTS:
-            self.sort = place.sort
+        if self._left.sort in self.SORTS:
+            self.sort, self._left.sort = self._left.sort, ""
         with contextlib.suppress(query.QueryError):
-            test = query.parse(place.filter, self.STATES)
+            test = query.parse(self._left.filter, self.STATES)
             if any(test(row) for row in self.everything):
-                self.filter = place.filter
-        return place.layer if any(row.key == place.layer for row in self.everything) else None
+                self.filter, self._left.filter = self._left.filter or self.filter, ""
+        return self._left.layer if any(row.key == self._left.layer for row in self.everything) else None
 
     @on(Told)
     def _why(self, event: Told) -> None:
@@ -314,73 +330,15 @@ class LayersScreen(LiveScreen[Row]):
     def _fill(self, cursor: int) -> None:
         self._give_room()
         look, rows = self.look, self.listed
-        bar = self.bars()
-
-        def styled(row: Row) -> str:
-            return "dim" if row.pending else "" if row.verdict is Verdict.MATCH else str(row.verdict)
-
-        def mark(row: Row) -> Text:
-            return look.text("·", "dim") if row.pending else look.mark(row.verdict)
-
-        def name(text: str, row: Row) -> Text:
-            return look.text(text or "—", styled(row) if text else "dim")
-
-        def cell(i: int, text: str) -> Text:
-            return look.text(text, "dim" if rows[i].pair is None else "")
-
-        fields = [
-            Field("", 0, lambda i: mark(rows[i]), width=1),
-            Field("#", 2, lambda i: look.text(_number(rows[i]), "dim"), right=True),
-            Field(self._heading(self.reference), 0, lambda i: name(rows[i].reference, rows[i]), least=20),
-            Field(self._heading(self.candidate), 0, lambda i: name(rows[i].candidate, rows[i]), least=20),
-            Field("op", 3, lambda i: cell(i, rows[i].op), least=10),
-            Field("shape", 5, lambda i: cell(i, rows[i].shape), least=9),
-            Field("axes", 6, lambda i: look.text(rows[i].axes, "dim"), least=8),
-            Field("max|Δ|", 0, lambda i: look.text(_figure(rows[i].error), styled(rows[i])), right=True, width=8),
-            *self._local_fields(rows),
-            Field("", 4, lambda i: look.text(bar(rows[i].error), str(rows[i].verdict)), width=BAR),
-            Field("rel L2", 7, lambda i: cell(i, _figure(rows[i].relative)), right=True, width=8),
-            Field("conf", 8, lambda i: look.text(_confidence(rows[i]), "dim"), right=True, width=4),
-        ]
+        measured = any(row.own is not None for row in self.everything)
+        names = self.reference.name, self.candidate.name
+        fields = layertable.fields(rows, names, look, self.bars(), measured=measured)
         columns, shown = fit(fields, len(rows), self.grid.size.width or self.size.width, look)
         self.grid.empty = look.text(self._status or "no layer fits the filter", "dim")
         self.grid.show(columns, len(rows), lambda i: [field.cell(i) for field in shown], cursor=cursor)
 
-    def _local_fields(self, rows: list[Row]) -> list[Field]:
-        """What each layer adds itself and what rounding explains, where that was measured."""
-        if all(row.own is None for row in self.everything):
-            return []
-        look = self.look
-
-        def own(i: int) -> Text:
-            error, floor = rows[i].own, rows[i].floor
-            over = error is not None and floor is not None and error > floor
-            return look.text(_figure(error, 1), str(Verdict.DIVERGED) if over else "")
-
-        return [
-            Field("own", 1, own, right=True, width=7),
-            Field("floor", 2, lambda i: look.text(_figure(rows[i].floor, 1), "dim"), right=True, width=7),
-        ]
-
-    def _heading(self, recording: Recording) -> Text:
-        return self.look.text(recording.name)
-
     def _show_title(self) -> None:
         look, found = self.look, self.diff
-        title = self.query_one("#title", Lines)
-        ours, theirs = self.reference, self.candidate
-        shapes = ""
-        with contextlib.suppress(TracerError):  # it may have been replaced by a damaged one
-            shapes = ", ".join(words.shape_text(node.shape) for node in ours.structure.inputs)
-        first = look.join(
-            ("tracer", "key"),
-            "  ",
-            (ours.name, "bold"),
-            f" ({ours.model}) ⇄ ",
-            (theirs.name, "bold"),
-            f" ({theirs.model})",
-            (f"   input {ours.input_id} {shapes}", "dim"),
-        )
         tolerance = self.session.tolerance
         second = Text()
         if self.size.width >= _ROOMY:
@@ -389,20 +347,24 @@ class LayersScreen(LiveScreen[Row]):
         if found is None:
             second.append_text(look.text(self._status, "diverged" if self._failed else "bold"))
         else:
-            second.append_text(look.text(f"{len(found.pairs)} pairs"))
-            for verdict in Verdict:
-                count = found.unmatched if verdict is Verdict.UNMATCHED else found.counts[verdict]
-                if verdict is Verdict.NOT_COMPARABLE:
-                    count -= sum(row.pending for row in self.everything)
-                if count or verdict is not Verdict.NOT_COMPARABLE:
-                    second.append("  ").append_text(look.mark(verdict)).append_text(look.text(f" {count}"))
+            second.append_text(layertable.counts(found, self.everything, look))
             if self._leading:
                 second.append_text(look.text(f"   {words.count(len(self._leading), 'cause')}", "bold"))
             second.append_text(look.text(self._mode(), "dim"))
             if self._unchecked:
-                second.append_text(look.text("   paired as last time, pairing again …", "dim"))
+                second.append_text(look.text(f"   {self._under_check()}", "dim"))
         second.append_text(look.text(self.live_text(), "key"))
-        title.show(first, second)
+        self.query_one("#title", Lines).show(layertable.heading(self.reference, self.candidate, look), second)
+
+    def _under_check(self) -> str:
+        """What becomes of a comparison that is shown before it is certain."""
+        if self._failed:
+            return self._status
+        pairs = () if self.diff is None else self.diff.pairs
+        awaited = sum(pair.awaited for pair in pairs)
+        if awaited:
+            return f"comparing {len(pairs) - awaited}/{len(pairs)} …"
+        return "paired as last time, pairing again …" if self.size.width >= _WIDE else "pairing again …"
 
     def _follow(self) -> None:
         row = self.current
@@ -522,15 +484,3 @@ def parse_tolerance(text: str, now: Tolerance) -> Tolerance:
 
 def _tidy(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-def _figure(value: float | None, digits: int = 2) -> str:
-    return "0" if value == 0 else words.number(value, digits)
-
-
-def _number(row: Row) -> str:
-    return "" if row.number is None else str(row.number)
-
-
-def _confidence(row: Row) -> str:
-    return "" if row.pair is None else f"{row.pair.pair.confidence:.2f}"

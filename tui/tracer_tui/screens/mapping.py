@@ -163,9 +163,9 @@ class MappingScreen(ListScreen[Suggestion]):
         ours, theirs = look.text(self.reference.name), look.text(self.candidate.name)
         fields = [
             Field("", 0, lambda i: self._mark(rows[i]), width=1),
-            Field(ours, 0, lambda i: self._members(rows[i], rows[i].reference), least=22, keep="tail"),
+            Field(ours, 0, lambda i: self._members(rows[i], rows[i].reference), least=22, keep="name"),
             Field("", 2, lambda i: look.text("⇄" if self.is_wrong(rows[i]) else "", "dim"), width=1),
-            Field(theirs, 0, lambda i: self._members(rows[i], self._shown(i).candidate), least=22, keep="tail"),
+            Field(theirs, 0, lambda i: self._members(rows[i], self._shown(i).candidate), least=22, keep="name"),
             Field("conf", 1, lambda i: look.text(_confidence(rows[i]), style(i)), right=True, width=4),
             Field("", 3, bar, width=_BAR),
         ]
@@ -187,7 +187,7 @@ class MappingScreen(ListScreen[Suggestion]):
 
         fields = [
             Field("", 0, lambda i: self._node_mark(side, found[i]), width=1),
-            Field("node", 0, lambda i: look.text(found[i].key, style(i)), least=16, keep="tail"),
+            Field("node", 0, lambda i: look.text(found[i].key, style(i)), least=16, keep="name"),
             Field("shape", 1, lambda i: look.text(words.shape_text(found[i].node.shape), "dim"), least=6),
         ]
         self._draw(grid, fields, len(found), grid.cursor, "")
@@ -314,7 +314,9 @@ class MappingScreen(ListScreen[Suggestion]):
                 lines.append(look.text(unmatched[listed.key]))
             others = rivals(look, diff.alignment, listed.key, side, None)
             lines += [others] if others is not None else []
-        panel.show(look.text("why"), Text("\n").join(lines))
+        known = diff is not None and row is not None and row.ends in diff.alignment.reasons.pairs
+        legend = ": + speaks for the pair, − against it (log-odds)" if known else ""
+        panel.show(look.text(f"why{legend}"), Text("\n").join(lines))
 
     def _node_here(self) -> tuple[int, Listed] | None:
         """The node under the cursor of a list beside."""

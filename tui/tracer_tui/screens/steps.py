@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
+from textual.worker import get_current_worker
 
 from tracer.errors import TracerError
+from tracer.live import judging
 from tracer.report import words
 from tracer.store import Recording
 from tracer_tui import actions
@@ -49,6 +52,9 @@ class StepsScreen(TracerScreen):
         self.following = True
         self._step: int | None = None
         self._reading = False
+        self._compared: dict[int, dict[str, Any]] = {}
+        """The steps that were compared here, for want of a daemon."""
+        self._comparing = False
 
     def compose(self) -> ComposeResult:
         yield Lines(id="title")
@@ -70,13 +76,33 @@ class StepsScreen(TracerScreen):
     @work(thread=True, group="steps", exit_on_error=False)
     def _read(self) -> None:
         try:
-            self.post_message(self.Read(overview(self.reference, self.candidate)))
+            more = list(self._compared.values())
+            self.post_message(self.Read(overview(self.reference, self.candidate, more)))
         finally:
             self._reading = False
+
+    @work(thread=True, exclusive=True, group="compare", exit_on_error=False)
+    def _compare(self, steps: Sequence[int]) -> None:
+        """Compare what no daemon compares, from the first step on."""
+        worker, tolerance = get_current_worker(), self.session.tolerance
+        names = self.reference.name, self.candidate.name
+        try:
+            for step in steps:
+                if worker.is_cancelled or self.session.paused:
+                    break
+                root = str(self.session.trace.root)
+                self._compared[step] = judging.compared(root, *names, step, tolerance.atol, tolerance.rtol)
+        finally:
+            self._comparing = False
 
     @on(Read)
     def _taken(self, event: Read) -> None:
         before, self.found = self.found, event.found
+        known = set(self.found.steps)
+        waiting = [step for step in self.found.both if step not in known and step not in self._compared]
+        if waiting and not self.found.recorders and not self._comparing and not self.session.paused:
+            self._comparing = True
+            self._compare(waiting)
         if before != self.found:
             self.redraw()
 
@@ -128,17 +154,19 @@ class StepsScreen(TracerScreen):
 
     def _waiting(self) -> str:
         """Why there are no rows."""
-        both = set(self.reference.steps) & set(self.candidate.steps)
+        both = self.found.both
         if not both:
             return "no step is in both recordings yet"
-        known = f"{len(both)} steps are in both, none compared yet"
-        return f"{known}: {self.key('open')} compares the last, tracer steps says where they part"
+        if self.found.steps:
+            return f"no step could be compared: {self.found.verdicts[-1]}"
+        return f"comparing the {words.count(len(both), 'step')} that are in both …"
 
     def _show_title(self) -> None:
         look, found, at = self.look, self.found, self.at
-        head = look.join(("Live", "key"), "  ", (self.reference.name, "bold"), " ⇄ ", (self.candidate.name, "bold"))
+        kind = "Live" if found.recorders else "Steps"
+        head = look.join((kind, "key"), "  ", (self.reference.name, "bold"), " ⇄ ", (self.candidate.name, "bold"))
         if at is not None:
-            head.append_text(look.join("   step ", (str(found.steps[at]), "bold"), f", {len(found.steps)} compared"))
+            head.append_text(look.join("   step ", (str(found.steps[at]), "bold"), f", {self._progress()} compared"))
         if found.parted is None:
             head.append_text(look.text("   every step agrees" if found.steps else "", "match"))
         else:
@@ -147,6 +175,10 @@ class StepsScreen(TracerScreen):
         modes = ["following"] * self.following + ["paused"] * self.session.paused
         head.append_text(look.text("".join(f"   {mode}" for mode in modes), "key"))
         self.query_one("#title", Lines).show(head, self._daemon_text())
+
+    def _progress(self) -> str:
+        done, both = len(self.found.steps), len(self.found.both)
+        return str(done) if done >= both else f"{done} of {both}"
 
     def _daemon_text(self) -> Text:
         look, out = self.look, Text(no_wrap=True)
@@ -205,7 +237,7 @@ class StepsScreen(TracerScreen):
 
     def action_open(self) -> None:
         """Compare the chosen step, or the last one that both have where none is compared."""
-        both = sorted(set(self.reference.steps) & set(self.candidate.steps))
+        both = self.found.both
         step = self.found.steps[self.at] if self.at is not None else both[-1] if both else None
         if step is None:
             self.say("No step is in both recordings yet", "warning")

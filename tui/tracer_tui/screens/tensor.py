@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Listed)
 
+_ROOMY = 44
+"""Columns from which on the worst elements are told more precisely."""
+_CLOSER = 4
+"""By how much fewer values are drawn when one looks closer at a curve."""
+_CLOSEST = 16
+"""Values that are drawn at least, where there are so many."""
+
 
 class TensorScreen(TracerScreen, Generic[R]):
     """Shows a row of the list below it, and walks that list.
@@ -75,6 +82,8 @@ class TensorScreen(TracerScreen, Generic[R]):
         self._as_curves: bool | None = None
         self._plane_axes: tuple[int | None, int | None] | None = None
         self._detail = 0
+        self._closeness = 0
+        """How often the part of a curve that is drawn was divided by :data:`_CLOSER`."""
 
     @abstractmethod
     def open_tensors(self, row: R) -> Tensors:
@@ -269,7 +278,10 @@ class TensorScreen(TracerScreen, Generic[R]):
         tolerance, bound = None if self._tensors is None else self.tolerance_of(self.row, self._tensors), None
         if tolerance is not None and sides[0] is not None:
             bound = tolerance[0] + tolerance[1] * abs(sides[0])
-        return Curve((sides[0], sides[1]), planes.columns, difference, bound, at, self.names[view.across])
+        whole = Curve((sides[0], sides[1]), planes.columns, difference, bound, at, self.names[view.across])
+        while self._closeness and len(planes.columns) / _CLOSER ** (self._closeness - 1) <= _CLOSEST:
+            self._closeness -= 1  # another tensor, with shorter lines
+        return whole.part(max(_CLOSEST, round(len(planes.columns) / _CLOSER**self._closeness)))
 
     def _reasons(self) -> tuple[str, str, str]:
         """What stands in a picture's place."""
@@ -286,11 +298,12 @@ class TensorScreen(TracerScreen, Generic[R]):
         panel.show(look.text("statistics"), self.facts(max(20, panel.size.width - 3)))
         self.query_one(FramedGrid).entitle(look.text("worst elements"))
         worst = self.where.worst if self.where is not None else []
+        digits = 4 if self.grid.size.width >= _ROOMY else 3
         fields = [
             Field("index", 0, lambda i: look.text(words.index_text(worst[i][0])), least=12),
-            Field(look.text(names[0]), 1, lambda i: look.text(f"{worst[i][1]:+.3g}"), right=True),
-            Field(look.text(names[1]), 2, lambda i: look.text(f"{worst[i][2]:+.3g}"), right=True),
-            Field("Δ", 0, lambda i: look.text(f"{worst[i][2] - worst[i][1]:+.2g}"), right=True),
+            Field(look.text(names[0]), 1, lambda i: look.text(f"{worst[i][1]:.{digits}g}"), right=True),
+            Field(look.text(names[1]), 2, lambda i: look.text(f"{worst[i][2]:.{digits}g}"), right=True),
+            Field("Δ", 0, lambda i: look.text(f"{worst[i][2] - worst[i][1]:+.{digits - 1}g}"), right=True),
         ]
         columns, shown = fit(fields, len(worst), self.grid.size.width or 40, look)
         differs = "no element differs" if self.where is not None and self.where.seen == self.where.size else ""
@@ -335,6 +348,21 @@ class TensorScreen(TracerScreen, Generic[R]):
             down, across = self._plane_axes or (None, None)
             self._look_at(View(view.shape, down, across if across is not None else view.across, view.index))
         self._show_pictures()
+
+    def action_closer(self) -> None:
+        self._come_closer(1)
+
+    def action_farther(self) -> None:
+        self._come_closer(-1)
+
+    def _come_closer(self, by: int) -> None:
+        if not self.query_one(Curves).display:
+            self.say(f"There is no curve: {self.key('curves')} draws one")
+            return
+        before, self._closeness = self._closeness, max(0, self._closeness + by)
+        self._show_pictures()
+        if self._closeness == before:
+            self.say("The whole line is shown" if by < 0 else "This is as close as it gets")
 
     def action_go_to(self) -> None:
         if self.view is not None and self.view.shape:

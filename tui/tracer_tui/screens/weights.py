@@ -37,6 +37,8 @@ from tracer_tui.widgets.pictures import Pictures
 if TYPE_CHECKING:
     from tracer_tui.screens.layers import LayersScreen
 
+_ALIKE = ("as it is", "statistics as they are")
+"""Relations of parameters that both sides lay out alike."""
 _PAUSE = 0.06
 """Seconds that the cursor rests on a row before its values are read."""
 
@@ -186,6 +188,9 @@ class WeightsScreen(ComparingScreen[WeightRow]):
         def name(i: int, text: str) -> Text:
             return look.text(text or "—", styled(i) if text else "dim")
 
+        def relation(i: int) -> str:
+            return "=" if rows[i].row.relation in _ALIKE else rows[i].row.relation
+
         def figure(value: float | None) -> str:
             return "" if value is None else "0" if value == 0 else number(value, 1)
 
@@ -195,8 +200,8 @@ class WeightsScreen(ComparingScreen[WeightRow]):
         ours, theirs = self.reference, self.candidate
         fields = [
             Field("", 0, lambda i: self.mark(rows[i]), width=1),
-            Field(look.text(ours.name), 0, lambda i: name(i, rows[i].reference), least=20),
-            Field(look.text(theirs.name), 0, lambda i: name(i, rows[i].candidate), least=20),
+            Field(look.text(ours.name), 0, lambda i: name(i, rows[i].reference), least=24, keep="name"),
+            Field(look.text(theirs.name), 0, lambda i: name(i, rows[i].candidate), least=24, keep="name"),
             Field(
                 look.text(f"{ours.name} shape", width=12),
                 4,
@@ -209,11 +214,11 @@ class WeightsScreen(ComparingScreen[WeightRow]):
                 lambda i: look.text(words.shapes_of(rows[i].row.candidate)),
                 least=9,
             ),
-            Field("relation", 3, lambda i: look.text(rows[i].row.relation, "dim"), least=9),
+            Field("relation", 3, lambda i: look.text(relation(i), "dim"), least=9),
             Field("max|Δ|", 0, lambda i: look.text(figure(rows[i].error), styled(i)), right=True, width=7),
             Field("", 6, lambda i: look.text(bar(rows[i].error), STYLES[rows[i].status]), width=BAR),
             Field("rel L2", 7, lambda i: look.text(figure(rows[i].relative)), right=True, width=7),
-            Field("note", 2, note, least=26, keep="head"),
+            Field("note", 2, note, least=20, keep="head"),
         ]
         columns, shown = fit(fields, len(rows), self.grid.size.width or self.size.width, look)
         self.grid.empty = look.text(self._status or "no parameter fits the filter", "dim")
@@ -323,11 +328,14 @@ class WeightsScreen(ComparingScreen[WeightRow]):
         if row is not None:
             out.append_text(self.mark(row)).append(" ")
             head = (str(row.status).replace("-", " ").capitalize() + f": {row.sides}", STYLES[row.status])
-            out.append_text(look.join(head, f"   {words.shapes(row.row)}"))
+            out.append_text(look.join(head, f"   {row.row.role} {words.shapes(row.row)}"))
             if row.row.relation:
-                out.append("\n").append_text(look.join(row.row.relation, (f"   {row.row.role}", "dim")))
-            for note in row.notes:
-                out.append("\n").append_text(look.text(note, "bold" if row.wrong else ""))
+                alike = row.row.relation in _ALIKE
+                said = "Laid out alike on both sides" if alike else f"Brought to one layout by: {row.row.relation}"
+                out.append("\n").append_text(look.text(said))
+            for at, note in enumerate(row.notes):
+                still = "Then still: " if not at and row.row.relation and row.row.likeness is not None else ""
+                out.append("\n").append_text(look.text(still + note, "bold" if row.wrong else ""))
             for line in figures(row):
                 out.append("\n").append_text(look.text(line))
             if row.row.pair is not None and row.row.confidence < 0.9:

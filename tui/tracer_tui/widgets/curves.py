@@ -1,7 +1,8 @@
 """Both sides as curves over each other, and their difference below.
 
 Drawn with braille dots: eight points a character, two curves on one canvas. Where both curves run through a character
-it has the colour of the text, so that what has a colour of its own is what parts.
+it has the colour of the text, so that what has a colour of its own is what parts. Without colours, each side has a
+letter and both a star, and an exclamation mark stands below what is outside the tolerance.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Curve:
         bound: what each difference may be; None where that is not known.
         at: the place of the element of interest among the values.
         axis: the name of the axis.
+        whole: how many values the whole line has, where this is a part of it.
     """
 
     sides: tuple[Array | None, Array | None]
@@ -44,6 +46,38 @@ class Curve:
     bound: Array | None
     at: int
     axis: str
+    whole: int | None = None
+
+    def part(self, count: int) -> Curve:
+        """So many values around the element of interest; the whole line where it has no more."""
+        total = len(self.places)
+        if count >= total:
+            return self
+        first = max(0, min(self.at - count // 2, total - count))
+        near = slice(first, first + count)
+
+        def cut(values: Array | None) -> Array | None:
+            return None if values is None else values[near]
+
+        sides = cut(self.sides[0]), cut(self.sides[1])
+        difference, bound = cut(self.difference), cut(self.bound)
+        return Curve(sides, self.places[near], difference, bound, self.at - first, self.axis, total)
+
+    @property
+    def extent(self) -> str:
+        """What the curve runs along, and how much of it is outside the tolerance."""
+        part = "" if self.whole is None else f": {len(self.places)} of {self.whole}"
+        count = int((self.excess > 0).sum())
+        return f"along {self.axis}{part}" + (f", {count} outside the tolerance" if count else "")
+
+    @property
+    def excess(self) -> Array:
+        """By how much each difference is over what it may be; infinite where it is not finite."""
+        if self.difference is None or self.bound is None:
+            return np.zeros(len(self.places))
+        with np.errstate(all="ignore"):
+            found: Array = np.where(np.isfinite(self.difference), np.abs(self.difference) - self.bound, np.inf)
+        return found
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -73,8 +107,9 @@ class Curves(Framed):
         look = cast("TracerApp", self.app).look
         self._curve, self._drawn = curve, None
         self._message = look.text(message, "dim")
-        title = look.join((names[0], "reference"), " and ", (names[1], "candidate"))
-        self.entitle(title, look.text(f"along {curve.axis}") if curve is not None else None)
+        signs = (" (o)", " (x)") if look.plain_curves else ("", "")
+        title = look.join((names[0], "reference"), f"{signs[0]} and ", (names[1], "candidate"), signs[1])
+        self.entitle(title, look.text(curve.extent) if curve is not None else None)
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
@@ -122,13 +157,13 @@ class Curves(Framed):
     def _canvas(self, curve: Curve, columns: int, rows: int, limits: tuple[float, float]) -> list[Text]:
         """The lines of characters with both curves."""
         look = cast("TracerApp", self.app).look
-        across, down = (1, 1) if look.ascii_only else (2, 4)
+        across, down = (1, 1) if look.plain_curves else (2, 4)
         found: list[Array] = []
         spoilt = np.zeros(columns, bool)
         for side in curve.sides:
             drawn = envelope(np.zeros(0) if side is None else side, columns * across)
             points = dots(drawn, rows * down, limits)
-            found.append(points.astype(np.int64) if look.ascii_only else braille(points))
+            found.append(points.astype(np.int64) if look.plain_curves else braille(points))
             spoilt |= drawn.spoilt.reshape(columns, across).any(axis=1)
         ours, theirs = found
         styles = look.styles
@@ -141,9 +176,9 @@ class Curves(Framed):
                 if spoilt[column] and row == rows - 1:
                     line.append("x" if look.ascii_only else "×", styles["key"])
                 elif a and b:
-                    line.append("*" if look.ascii_only else chr(0x2800 + (a | b)), both)
+                    line.append("*" if look.plain_curves else chr(0x2800 + (a | b)), both)
                 elif a or b:
-                    glyph = ("o" if a else "x") if look.ascii_only else chr(0x2800 + (a | b))
+                    glyph = ("o" if a else "x") if look.plain_curves else chr(0x2800 + (a | b))
                     line.append(glyph, styles["reference" if a else "candidate"])
                 else:
                     line.append(" ")
@@ -153,11 +188,7 @@ class Curves(Framed):
     def _bars(self, curve: Curve, difference: Array, columns: int, rows: int) -> tuple[list[Text], float]:
         look = cast("TracerApp", self.app).look
         sizes = peaks(difference, columns)
-        over = np.zeros(columns, bool)
-        if curve.bound is not None:
-            with np.errstate(all="ignore"):
-                excess = np.where(np.isfinite(difference), np.abs(difference) - curve.bound, np.inf)
-            over = _any_positive(excess, columns)
+        over = _any_positive(curve.excess, columns)
         finite = sizes[np.isfinite(sizes)]
         greatest = float(finite.max(initial=0.0))
         share = np.where(np.isfinite(sizes), sizes / greatest if greatest > 0 else 0.0, 1.0)
@@ -167,6 +198,8 @@ class Curves(Framed):
             line = Text(no_wrap=True)
             for column in range(columns):
                 glyph = look.block(int(eighths[column]) - 8 * (rows - 1 - row))
+                if look.plain_curves and over[column] and row == rows - 1:
+                    glyph = "!"
                 line.append(glyph, look.styles["diverged" if over[column] else "match"])
             lines.append(line)
         return lines, greatest

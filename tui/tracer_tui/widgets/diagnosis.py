@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from rich.text import Text
 
 from tracer.compare import Verdict
-from tracer.report import causes, words
+from tracer.report import causes, settings, words
 from tracer_tui.rows import Row
 from tracer_tui.widgets.panel import Panel
 
@@ -27,7 +27,7 @@ def headline(row: Row, diff: Diff) -> str:
     if row.pair is None:
         return "No twin in the candidate" if row.on_reference else "No twin in the reference"
     if row.pending:
-        return "Yet to be recorded"
+        return "Yet to be compared" if row.pair.awaited else "Yet to be recorded"
     if diff.first is row.pair:
         return "First divergence"
     return str(row.verdict).replace("-", " ").capitalize()
@@ -80,6 +80,9 @@ class Diagnosis(Panel):
                     out.append("\n").append_text(look.text(line, name))
                 if looking and row.verdict is Verdict.DIVERGED:
                     out.append("\n").append_text(look.text("Looking for the cause …", "dim"))
+                if diff.first is row.pair:
+                    for further in settings.differing(settings.hidden(diff, row.pair)):
+                        out.append("\n").append_text(look.text(f"Set differently further on: {further}"))
                 paired = f"Axes {row.axes}   confidence {row.pair.pair.confidence:.2f}"
                 out.append("\n").append_text(look.text(paired, "dim"))
                 for fact in words.facts(row.pair):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual import events
 from textual.geometry import Offset, Region, Size
@@ -19,6 +20,8 @@ from tracer_tui.widgets.framed import Framed
 
 Cells = Callable[[int], Sequence[Text]]
 GAP = 2
+_DRAWN = 2000
+"""Rows that are kept as they were drawn."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Grid(ScrollView, can_focus=True):
         self._columns: Sequence[Column] = ()
         self._cells: Cells = lambda _: ()
         self._count = 0
-        self._lines: dict[int, Sequence[Text]] = {}
+        self._drawn: dict[int, Strip] = {}
+        """The rows away from the cursor: where the table scrolls they only stand elsewhere."""
         self._header = int(header)
         self.empty = Text("")
 
@@ -79,7 +83,7 @@ class Grid(ScrollView, can_focus=True):
     def show(self, columns: Sequence[Column], count: int, cells: Cells, *, cursor: int = 0) -> None:
         """Replace everything; ``cells`` gives a row's texts when it is drawn."""
         self._columns, self._count, self._cells = columns, count, cells
-        self._lines.clear()
+        self._drawn.clear()
         self.virtual_size = Size(sum(c.width + GAP for c in columns), count + self._header)
         wanted = max(0, min(cursor, count - 1))
         if wanted == self.cursor:
@@ -98,9 +102,13 @@ class Grid(ScrollView, can_focus=True):
     def validate_cursor(self, value: int) -> int:
         return max(0, min(value, self._count - 1))
 
-    def watch_cursor(self) -> None:
+    def watch_cursor(self, before: int, now: int) -> None:
+        top = self.scroll_offset
         self._reveal()
-        self.refresh()
+        if self.scroll_offset == top:
+            self.refresh(self.row_region(before), self.row_region(now))
+        else:
+            self.refresh()
         if self._count:
             self.post_message(self.Highlighted(self, self.cursor))
 
@@ -123,7 +131,12 @@ class Grid(ScrollView, can_focus=True):
         self._point()
 
     def on_resize(self) -> None:
+        self._drawn.clear()
         self._reveal()
+
+    def notify_style_update(self) -> None:
+        self._drawn.clear()
+        super().notify_style_update()
 
     def move(self, by: int) -> None:
         self.cursor += by
@@ -143,36 +156,33 @@ class Grid(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
-        row_is_reversed = False
         if y < self._header:
             style = self.get_component_rich_style("grid--header")
-            line = self._joined([column.title for column in self._columns], width)
-        else:
-            row = y - self._header + self.scroll_offset.y
-            style = self.rich_style
-            if row >= self._count:
-                if not self._count and y == self._header + 1:
-                    message = Text(" ") + self.empty
-                    message.truncate(width, pad=True)
-                    return Strip(list(message.render(self.app.console)), width).apply_style(style)
-                return Strip([Segment(" " * width, style)], width)
-            if row == self.cursor:
-                style += self.get_component_rich_style("grid--cursor")
-                row_is_reversed = self.app.no_color
-            elif row % 2:
+            return self._strip(self._joined([column.title for column in self._columns], width), style, width)
+        row = y - self._header + self.scroll_offset.y
+        style = self.rich_style
+        if row >= self._count:
+            if not self._count and y == self._header + 1:
+                message = Text(" ") + self.empty
+                message.truncate(width, pad=True)
+                return Strip(list(message.render(self.app.console)), width).apply_style(style)
+            return Strip([Segment(" " * width, style)], width)
+        if row == self.cursor:
+            line = self._joined(self._cells(row), width)
+            if self.app.no_color:  # shades of the cells would leave holes in the reversed line
+                line = Text(line.plain)
+            return self._strip(line, style + self.get_component_rich_style("grid--cursor"), width)
+        if row not in self._drawn:
+            if row % 2:
                 style += self.get_component_rich_style("grid--odd")
-            line = self._joined(self._texts(row), width)
-        if row_is_reversed:  # shades of the cells would leave holes in the reversed line
-            line = Text(line.plain)
+            if len(self._drawn) > _DRAWN:
+                self._drawn.clear()
+            self._drawn[row] = self._strip(self._joined(self._cells(row), width), style, width)
+        return self._drawn[row]
+
+    def _strip(self, line: Text, style: Style, width: int) -> Strip:
         segments = [Segment(s.text, style + s.style if s.style else style) for s in line.render(self.app.console, "")]
         return Strip(segments).adjust_cell_length(width, style)
-
-    def _texts(self, row: int) -> Sequence[Text]:
-        if row not in self._lines:
-            if len(self._lines) > 2000:
-                self._lines.clear()
-            self._lines[row] = self._cells(row)
-        return self._lines[row]
 
     def _joined(self, texts: Sequence[Text], width: int) -> Text:
         out = Text(" ", no_wrap=True, end="")

@@ -53,6 +53,20 @@ def pooled(bars: Sequence[Bar], columns: int) -> list[tuple[Bar, int, int]]:
     return out
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """The bars and what they stand for, cells for each, and the exponents of the lower and upper edge."""
+
+    groups: list[tuple[Bar, int, int]]
+    width: int
+    low: float
+    high: float
+
+
+def _stands_for(group: tuple[Bar, int, int], number: int | None) -> bool:
+    return number is not None and group[1] <= number < group[2]
+
+
 class Profile(Framed):
     """Bars over all pairs, with the tolerance as a dotted line; the cursor's bar is marked below."""
 
@@ -78,22 +92,30 @@ class Profile(Framed):
         self._bars: Sequence[Bar] = ()
         self._atol = 1e-5
         self._at: int | None = None
+        self._laid: tuple[tuple[int, int], _Layout] | None = None
 
     def show(self, bars: Sequence[Bar], atol: float) -> None:
         self._bars, self._atol = bars, atol
+        self._laid = None
         look = cast("TracerApp", self.app).look
         self.entitle(look.text("max|Δ| by pair"), look.text(f"┄ atol {atol:g}"))
         self.refresh()
 
     def point(self, number: int | None) -> None:
-        """Mark the pair of the table's cursor."""
-        self._at = number
-        self.refresh()
+        """Mark the pair of the table's cursor. Where its bar is marked already, nothing is drawn."""
+        before, self._at = self._at, number
+        groups = self._layout().groups
+        if any(_stands_for(group, before) != _stands_for(group, number) for group in groups):
+            self.refresh()
 
-    def _layout(self) -> tuple[list[tuple[Bar, int, int]], int]:
-        room = self.size.width - _LABEL - 1
-        groups = pooled(self._bars, room)
-        return groups, max(1, min(_WIDEST, room // max(1, len(groups))))
+    def _layout(self) -> _Layout:
+        size = self.size.width, self.size.height
+        if self._laid is None or self._laid[0] != size:
+            room = size[0] - _LABEL - 1
+            groups = pooled(self._bars, room)
+            width = max(1, min(_WIDEST, room // max(1, len(groups))))
+            self._laid = size, _Layout(groups, width, *self._scale(size[1] - 1))
+        return self._laid[1]
 
     def _scale(self, rows: int) -> tuple[float, float]:
         """Exponents of the lower and upper edge."""
@@ -106,10 +128,10 @@ class Profile(Framed):
         return low, max(high, low + min(rows, 3))
 
     def on_click(self, event: events.Click) -> None:
-        groups, width = self._layout()
-        place = (event.x - self.gutter.left - _LABEL) // width
-        if 0 <= place < len(groups):
-            self.post_message(self.Picked(groups[place][1]))
+        laid = self._layout()
+        place = (event.x - self.gutter.left - _LABEL) // laid.width
+        if 0 <= place < len(laid.groups):
+            self.post_message(self.Picked(laid.groups[place][1]))
 
     def render_line(self, y: int) -> Strip:
         look = cast("TracerApp", self.app).look
@@ -117,13 +139,13 @@ class Profile(Framed):
         rows = self.size.height - 1
         if not self._bars or rows < 1 or width < _LABEL + 4:
             return Strip.blank(width, base)
-        groups, bar_width = self._layout()
+        laid = self._layout()
+        bar_width, low, high = laid.width, laid.low, laid.high
         cursor = base + self.get_component_rich_style("profile--cursor")
-        low, high = self._scale(rows)
         tolerance = self._row(self._atol, low, high, rows) if self._atol > 0 else None
         segments = [Segment(self._label(y, rows, low, high).ljust(_LABEL), base + look.styles["dim"])]
-        for bar, start, end in groups:
-            here = self._at is not None and start <= self._at < end
+        for group in laid.groups:
+            bar, here = group[0], _stands_for(group, self._at)
             ground = cursor if here else base
             style = ground + look.styles[bar.verdict]
             if y == rows:
@@ -140,7 +162,7 @@ class Profile(Framed):
             if bar_width > 2:
                 dotted = y == tolerance and y < rows
                 segments.append(Segment(look.plain("┄") if dotted else " ", base + look.styles["dim"]))
-        return Strip(segments).adjust_cell_length(width, base)
+        return Strip(Segment.simplify(segments)).adjust_cell_length(width, base)
 
     def _row(self, value: float, low: float, high: float, rows: int) -> int:
         share = (math.log10(value) - low) / (high - low)
