@@ -91,7 +91,7 @@ def small_images() -> tuple[Any, Any, np.ndarray]:
 def text(fused: bool) -> tuple[Any, Any, np.ndarray]:
     from tests import parameter_models as models
 
-    ids = np.random.default_rng(0).integers(0, 30, (5, 7)).astype(np.int32)
+    ids = np.random.default_rng(0).integers(0, 30, (5, models.WORDS)).astype(np.int32)
     return models.keras_sequence(), models.torch_sequence(fused), ids
 
 
