@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from test_causes_smallest import ROWS, Written, filled, named, said, story
+from test_causes_smallest import ROWS, Function, Written, filled, named, said, story
 from torch import nn
 from torch.nn import functional as F
 
@@ -155,3 +156,99 @@ def test_weights_exchanged_between_layers_whose_names_are_those_of_others_too(tr
     told = story(trace_path, reference, candidate, ROWS)
     assert "weights-swapped" in named(told), str(told)
     assert not any(name.startswith("block") for name in named(told)), str(told)
+
+
+def _exponent(y: torch.Tensor, *, squeezed: bool) -> torch.Tensor:
+    return torch.exp(-2 + 1.25 * (torch.tanh(y) + 1) if squeezed else y.clamp(-2, 0.5))
+
+
+def _spread(y: torch.Tensor, eps: float) -> torch.Tensor:
+    return y * torch.sqrt(y.var(1, keepdim=True) + eps)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "name"),
+    [
+        (lambda y: y - y.mean(1, keepdim=True), lambda y: y - y.amax(1, keepdim=True), "pool-kind"),
+        (lambda y: y.flip(1), lambda y: y.roll(4, 1), "channel-order"),
+        (partial(_exponent, squeezed=False), partial(_exponent, squeezed=True), "activation-kind"),
+        (partial(_spread, eps=1e-2), partial(_spread, eps=1e-5), "ln-eps"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_features(trace_path: Path, right: Function, wrong: Function, name: str) -> None:
+    told = said(
+        trace_path, lambda x, one, two, last: last(right(one(x))), lambda x, one, two, last: last(wrong(one(x))),
+        STEPS[:, 0], dense,
+    )  # fmt: skip
+    assert named(told) == {name}, str(told)
+
+
+def test_a_number_that_one_side_adds_is_a_bias_too(trace_path: Path) -> None:
+    told = said(
+        trace_path, lambda x, one, two, last: last(one(x).square() + 1.5),
+        lambda x, one, two, last: last(one(x).square()), ROWS, dense,
+    )  # fmt: skip
+    (finding,) = told.findings
+    assert {*finding.names, *(other.id for other in finding.candidates)} == {"shift", "bias-missing"}, str(told)
+
+
+def test_a_product_that_is_not_transposed_is_no_matter_of_heads(trace_path: Path) -> None:
+    def turned(x: torch.Tensor, one: nn.Module, last: nn.Module, *, back: bool) -> torch.Tensor:
+        y = one(x).unflatten(1, (8, 8))
+        return last((y if back else y.transpose(1, 2)) @ x[:, :, None])
+
+    told = said(
+        trace_path, lambda x, one, last: turned(x, one, last, back=False),
+        lambda x, one, last: turned(x, one, last, back=True), STEPS[:, 0],
+        lambda: {"one": nn.Linear(8, 64), "last": nn.Linear(1, 3)},
+    )  # fmt: skip
+    assert named(told) == {"axis-permutation"}, str(told)
+
+
+def test_no_padding_at_all_is_another_padding(trace_path: Path) -> None:
+    told = said(
+        trace_path, lambda x, one: one(x).mean(2), lambda x, one: one(F.pad(x, (0, 1))).mean(2), STEPS,
+        lambda: {"one": nn.Conv1d(5, 4, 2)},
+    )  # fmt: skip
+    assert named(told) == {"pad-mode"}, str(told)
+
+
+def test_rows_of_zeros_are_those_of_an_id_for_padding(trace_path: Path) -> None:
+    reference, candidate = (filled(nn.Embedding(9, 8)) for _ in range(2))
+    with torch.no_grad():
+        candidate.weight[0] = 0
+    told = story(trace_path, reference, candidate, torch.arange(9)[None])
+    assert named(told) == {"embedding-offset"}, str(told)
+
+
+def test_a_token_at_the_other_end_that_is_taken_from_there_is_no_defect(trace_path: Path) -> None:
+    def read(x: torch.Tensor, behind: bool, layers: list[nn.Module]) -> torch.Tensor:
+        token = x.mean(1, keepdim=True)
+        x = torch.cat([x, token] if behind else [token, x], 1)
+        for layer in layers:
+            x = torch.tanh(layer(x) + x.mean(1, keepdim=True))
+        return x[:, -1 if behind else 0]
+
+    told = said(
+        trace_path, lambda x, **layers: read(x, False, [*layers.values()]),
+        lambda x, **layers: read(x, True, [*layers.values()]), STEPS,
+        lambda: {f"layer{k}": nn.Linear(8, 8) for k in range(6)},
+    )  # fmt: skip
+    assert named(told) == set(), str(told)
+
+
+def test_weights_exchanged_below_layers_that_have_their_own(trace_path: Path) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {name: nn.Linear(8, 8) for name in ("value1", "gain1", "value2", "gain2")}
+
+    def forward(x, value1, gain1, value2, gain2):
+        return value2(F.relu(value1(x))) * gain2(F.relu(gain1(x)))
+
+    reference, candidate = (filled(Written(forward, **layers())) for _ in range(2))
+    its = candidate.layers
+    state = {name: its[name].state_dict() for name in ("value1", "gain1")}
+    swapped = {name: {k: v.clone() for k, v in values.items()} for name, values in state.items()}
+    its["value1"].load_state_dict(swapped["gain1"])
+    its["gain1"].load_state_dict(swapped["value1"])
+    told = story(trace_path, reference, candidate, ROWS)
+    assert named(told) == {"weights-swapped"}, str(told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
@@ -14,6 +14,7 @@ from tracer.causes.differences import BLOCK
 from tracer.causes.edit import Edit
 from tracer.causes.finding import Cause, Finding, plain
 from tracer.causes.moves import of_moves
+from tracer.causes.step import Step
 from tracer.causes.written import addend, multiplier, without_idle
 
 _ARITHMETIC = kinds.ELEMENTWISE | {"add", "sub", "mul", "div", "power", "exponential", "clip"}
@@ -21,12 +22,14 @@ _JOINING = frozenset(["add", "sub", "mul", "div", "average", "maximum", "concat"
 _WHOLE = ("residual", "activation", "block")
 
 
-def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...]:
-    """The causes of a pair, with the operations that one side has alone as one block where there are several."""
+def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause], idle: Sequence[Step] = ()) -> tuple[Cause, ...]:
+    """The causes of a pair, with the operations that one side has alone as one block where there are several; ``idle``
+    are steps of ours that are of no use without those left out."""
     if (by_hand := _by_hand(edits, causes) or _pooled(edits, causes) or _scaled_elsewhere(edits, causes)) is not None:
         return by_hand
     cropped = any(cause.id == "transposed-conv-shift" for cause in causes)
     stepped = any(cause.id == "rnn-last-step" for cause in causes)
+    parted = any(cause.key == "index" for cause in causes)
     joined = any(cause.key == "merge_mode" for cause in causes)
     alone: dict[str, list[Cause]] = {}
     steps: dict[str, list[Edit]] = {}
@@ -39,7 +42,9 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
                 continue  # a number of a place, of which what takes it tells more
             if cropped and edit.detail["steps"][0].kind in ("pad", "slice", "crop"):
                 continue  # the other half of the same crop
-            if stepped and edit.detail["steps"][0].kind in kinds.POOLS | kinds.RECURRENT | {"slice"}:
+            if parted and edit.detail["steps"][0].kind in ("slice", "split"):
+                continue  # the same part, in two cuts
+            if stepped and edit.detail["steps"][0].kind in kinds.POOLS | kinds.RECURRENT | _TAKEN:
                 continue  # what is taken of the steps in place of the last
             if joined and edit.detail["steps"][0].kind in _JOINING:
                 continue  # how the two directions are joined
@@ -51,7 +56,8 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
         found.append(cause)
     found = _sum_moved(found)
     for side, several in alone.items():
-        moves = of_moves(steps[side]) if len(several) > 1 else ""
+        serving = idle if steps[side][0].step else ()
+        moves = of_moves(steps[side], serving) if len(several) + len(serving) > 1 else ""
         if moves:
             nodes = [getattr(cause, side) for cause in several]
             what = f"what only moves values is in the {side} only: {', '.join(nodes)}"
@@ -82,6 +88,10 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ..
     return tuple(found)
 
 
+_TAKEN = frozenset({"slice", "split", "concat", "permute", "reshape", "flatten"})
+"""What is done to steps or states of a sequence before they are read."""
+
+
 def exchanged(case: Case, edits: Sequence[Edit], causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
     """One cause where all that one side computes gives way to all that the other does: that reproduces anything, and
     says no more than that something else is computed.
@@ -93,6 +103,8 @@ def exchanged(case: Case, edits: Sequence[Edit], causes: tuple[Cause, ...]) -> t
         what = "; ".join(dict.fromkeys(cause.what for cause in causes))
         first = next(cause for cause in causes if cause.id == "input-normalisation")
         return (replace(first, what=what),)
+    if (norm := _another_norm(case, edits, causes)) is not None:
+        return norm
     if len(names) < _SIDES or not all(name.startswith(_WHOLE) for name in names) or case.theirs.program is None:
         return causes
     both = [[step.name for step in program.steps if step.kind not in kinds.UNCHANGED]
@@ -109,6 +121,22 @@ def exchanged(case: Case, edits: Sequence[Edit], causes: tuple[Cause, ...]) -> t
     fix = f"{node.source + ': ' if node.source else ''}compute what the reference does: {mine}"
     name = "norm-axis" if _both_normalise(case) else "operation-kind"
     return (replace(node, id=name, what=what, fix=fix, changes=(), block=()),)
+
+
+def _another_norm(case: Case, edits: Sequence[Edit], causes: tuple[Cause, ...]) -> tuple[Cause, ...] | None:
+    """A norm that stands where the other side normalises by arithmetic, which the norm makes idle or takes out."""
+    put = [edit for edit in edits if edit.detail.get("alone") and not edit.step]
+    out = [edit for edit in edits if edit.step and edit.detail.get("alone")]
+    if len(put) != 1 or not out or len(put) + len(out) < len(edits) or not _both_normalise(case):
+        return None
+    norm = put[0].detail["steps"][0]
+    arithmetic = all(step.kind in _ARITHMETIC for edit in out for step in edit.detail["steps"])
+    if norm.kind not in kinds.NORMALISATIONS or not arithmetic:
+        return None
+    words = f"normalises by hand at {out[0].step}", f"by {norm.name} ({norm.kind})"
+    first, second = words[::-1] if case.turned_round else words
+    node = next((cause for cause in causes if cause.candidate), causes[0])
+    return (replace(node, id="norm-axis", what=f"the reference {first}, the candidate {second}", changes=(), block=()),)
 
 
 def _both_normalise(case: Case) -> bool:
@@ -172,6 +200,13 @@ def _by_hand(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...
         return None
     if not all(edit.detail.get("alone") and edit.detail["steps"][0].kind in _ARITHMETIC for edit in rest):
         return None
+    near = {edits[kind].step, edits[kind].twin, *edits[kind].detail.get("reads", ())}
+    for _ in rest:
+        for edit in rest:
+            (step,) = edit.detail["steps"]
+            near |= {step.name, *step.inputs} if near & {step.name, *step.inputs} else set()
+    if any(edit.detail["steps"][0].name not in near for edit in rest):
+        return None  # a mistake of its own elsewhere
     nodes = ", ".join(cause.reference or cause.candidate for k, cause in enumerate(causes) if k != kind)
     side = "reference" if causes[0 if kind else 1].reference else "candidate"
     return (replace(causes[kind], what=f"{causes[kind].what} and more in the {side}: {nodes}"),)
@@ -265,7 +300,12 @@ def said_once(found: Sequence[Finding]) -> Iterator[Finding]:
     """Findings without what one before them has stated of the very same nodes."""
     stated: set[tuple[str, str, str, str]] = set()
     blocks: set[tuple[bool, str]] = set()
+    elsewhere = {
+        name: cause for one in found for cause in one.causes if cause.id == "residual-order"
+        for name in (cause.reference, cause.candidate)
+    }  # fmt: skip
     for one in found:
+        one = replace(one, causes=tuple(_made_elsewhere(cause, elsewhere) for cause in one.causes))
         if one.status not in ("proven", "ambiguous") or not one.causes:
             yield one
             continue
@@ -275,6 +315,12 @@ def said_once(found: Sequence[Finding]) -> Iterator[Finding]:
         blocks.update((bool(cause.reference), name) for cause in kept for name in cause.block)
         stated |= {_key(cause) for cause in kept}
         yield replace(one, causes=kept)
+
+
+def _made_elsewhere(cause: Cause, elsewhere: Mapping[str, Cause]) -> Cause:
+    """A sum that one side has alone as what another finding says of it: that it is made at another place."""
+    alone = cause.id.startswith("residual-") and not (cause.reference and cause.candidate)
+    return elsewhere.get(cause.reference or cause.candidate, cause) if alone else cause
 
 
 def _part_of(cause: Cause, blocks: Container[tuple[bool, str]]) -> bool:

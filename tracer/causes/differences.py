@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -203,14 +203,35 @@ def _missing(case: Case, step: Step, instead: str | None, twins: Names) -> Edit:
         stem, whole = "residual-order", True
     cause = stem if whole else case.lacks(stem)
     what = f"{step.name} ({step.kind}) is in the {case.other} only"
+    passed = _passed_by(case, (step,), instead)
+    if passed:
+        cause, what = "wiring", f"the {case.doer} reads the twin of {instead} where the {case.other} reads {step.name}"
     other = case.ours.recording.structure.by_name.get(instead or "")
     if other is not None and _exchangeable(step.kind, other.kind) and other.parents == step.inputs:
         cause = naming.of_exchange(step, Step(other.name, other.kind, inputs=other.parents), case.ours)
         what = sides(case, "computes", step.kind, other.kind)
+    elif other is not None and step.kind in ("slice", "gather") and _of_same_split(case, other, step):
+        cause = "head-layout" if naming.about_heads(case.ours.recording.structure, step) else "channel-order"
+        what = f"{step.name} takes another part of {step.inputs[0]} than the {case.doer}"
     return Edit(
         cause, what, of_program(lambda program: program.without(step.name, instead)), step.name, seen=True, cost=1.5,
-        detail={"alone": True, **_about(case.ours, step)},
+        detail={"alone": not passed, **_about(case.ours, step)}, same=_bias(cause, case.lacks),
     )  # fmt: skip
+
+
+def _of_same_split(case: Case, part: Node, step: Step) -> bool:
+    """Whether a tensor is a part of what a step takes some of."""
+    whole = case.ours.recording.structure.by_name.get(part.parents[0]) if part.parents else None
+    splits = [node for node in (part, whole) if node is not None and node.kind == "split"]
+    return any(node.parents == step.inputs for node in splits)
+
+
+def _passed_by(case: Case, steps: Sequence[Step], instead: str | None) -> bool:
+    """Whether what is read in place of layers of ours is another tensor, and not what they are made of."""
+    structure = case.ours.recording.structure
+    if instead not in structure.by_name or not any(step.kind in kinds.WEIGHTED for step in steps):
+        return False
+    return instead not in naming.above(structure, steps[-1].name)
 
 
 def _block_missing(case: Case, chain: Sequence[str], instead: str | None) -> Edit:
@@ -221,6 +242,7 @@ def _block_missing(case: Case, chain: Sequence[str], instead: str | None) -> Edi
     steps = [case.program.step(name) for name in chain]
     about = _about(case.ours, *steps)
     cause = "input-normalisation" if about["prepares"] else case.lacks("block")
+    cause = "wiring" if _passed_by(case, steps, instead) else cause
     masked = naming.of_single(steps[-1], case.ours) == ("attention-mask", True)
     if (masked and all(masks.makes_mask(step, case.ours) for step in steps[:-1])) or (
         steps[-1].kind == "mul" and masks.of_comparison(steps[:-1])
@@ -327,8 +349,13 @@ def _extra(case: Case, step: Step, taken: Names, above: dict[str, str]) -> Edit 
     what = f"{step.name} ({step.kind}) is in the {case.doer} only"
     return Edit(
         cause, what, of_program(put), twin=step.name, seen=True, cost=1.5,
-        detail={"alone": True, **_about(case.theirs, step)},
+        detail={"alone": True, **_about(case.theirs, step)}, same=_bias(cause, case.has),
     )  # fmt: skip
+
+
+def _bias(cause: str, stem: Callable[[str], str]) -> tuple[str, ...]:
+    """The other name of a number that one side alone adds."""
+    return (stem("bias"),) if cause == "shift" else ()
 
 
 def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], alone: Sequence[str]) -> Iterator[Edit]:
@@ -347,6 +374,9 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
         return
     names = tuple(name for name in read if name is not None)
     own = {name: _begins(case, name, taken, above) for name in names if not _ours(case, name)}
+    begun = tuple(_only(own[name]) or name if name in own else name for name in names)
+    if own and begun != tuple(mine) and sorted(begun) == sorted(mine):
+        names, own = begun, {}  # what they have alone is put in between, and the order is another one
     if own and all(a_ == b_ or b_ in own.get(a_, ()) for a_, b_ in zip(names, mine, strict=True)):
         return  # what they have alone is put in between
     if own:
@@ -367,13 +397,19 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
         what = f"{b.name} of the {case.doer} reads the twin of {', '.join(other)}, not of {', '.join(mine)}"
     change = of_step(a.name, lambda step: replace(step, inputs=names))
     if not own and (both := namesakes.exchanged(case, a, b, mine, names, {n: t.name for n, t in taken.items()})):
-        what = f"{both} have one another's weights in the {case.doer}, or are given one another's inputs"
+        those, here, there = both
+        what = f"{those} have one another's weights in the {case.doer}, or are given one another's inputs"
         yield Edit(
-            "weights-swapped", what, change, a.name, b.name, "layers", (both, "the other way round"),
-            fix=f"load the weights of {both} the other way round", seen=True, cost=1.5, same=("wiring",),
+            "weights-swapped", what, change, here, there, "layers", (those, "the other way round"),
+            fix=f"load the weights of {those} the other way round", seen=True, cost=1.5, same=("wiring",),
         )  # fmt: skip
         return
     yield Edit(cause, what, change, a.name, b.name, seen=True, cost=1.5)
+
+
+def _only(names: set[str | None]) -> str | None:
+    """The one of some names; None where there are several."""
+    return next(iter(names)) if len(names) == 1 else None
 
 
 def _terms(case: Case, a: Step, b: Step, mine: Sequence[str], read: Sequence[str | None]) -> Iterator[Edit]:
@@ -425,13 +461,15 @@ def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) ->
     """What it is that a step reads other tensors."""
     structure = case.ours.recording.structure
     part = _other_part(structure, mine, its)
+    if (state := _of_states(structure, mine, its)) and (part or state > 1):
+        return "rnn-last-step"
     if part and not naming.about_heads(structure, step):
         return "wiring" if any(map(naming.counts, _known(structure, mine))) else part
     if masks.makes_mask(step, case.ours):
         return "attention-mask"
     if step.kind in _SUMS and len(its) > 1:
         return "residual-order" if _on_one_path(structure, mine, its) else "wiring"
-    if step.kind in ("matmul", "permute", "reshape", "attention") and naming.about_heads(structure, step):
+    if step.kind in ("matmul", "permute", "reshape", "attention", *SCALING) and naming.about_heads(structure, step):
         return "qkv-order" if naming.multiplied(structure, step) else "wiring"
     sums = [structure.by_name[name] for name in (*mine, *its) if name in structure.by_name]
     terms = {parent for node in sums if node.kind == "add" and len(node.parents) > 1 for parent in node.parents}
@@ -440,7 +478,38 @@ def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) ->
         above = [structure.by_name[name] for name in node.parents if behind]
         terms |= {one.name for one in above if one.kind == "add" and len(one.parents) > 1}
     moved = len(its) == 1 and bool(terms & {*mine, *its})
+    if moved and (told := _without_sum(case, step, mine, its)):
+        return told
     return "residual-order" if moved else _around_activation(case, mine, its) or "wiring"
+
+
+def _without_sum(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) -> str:
+    """The cause where a term is read in place of the sum that it is of, or the sum for the term, and the sum is not
+    made behind instead; empty where it is, and where it is about anything else."""
+    ours, theirs = case.ours.recording.structure, case.theirs.recording.structure
+    behind = _sums_behind(theirs, case.theirs.node.name) - _sums_behind(ours, step.name)
+    more = len(_sums(theirs)) - len(_sums(ours))
+    if mine[0] in _sums(ours) and its[0] in ours.by_name[mine[0]].parents and behind <= 0:
+        return case.lacks("residual") if more < 0 else "wiring"
+    if its[0] in _sums(ours) and mine[0] in ours.by_name[its[0]].parents and behind >= 0:
+        return case.has("residual") if more > 0 else "wiring"
+    return ""
+
+
+def _sums(structure: Structure) -> set[str]:
+    return {node.name for node in structure if node.kind in _SUMS and node.alias_of is None and len(node.parents) > 1}
+
+
+def _sums_behind(structure: Structure, name: str) -> int:
+    """The sums among the next few operations behind a node."""
+    found, front = set[str](), {name}
+    for _ in range(_NEXT):
+        front = {child for one in front for child in structure.children.get(one, ())}
+        found |= front
+    return len(found & _sums(structure))
+
+
+_NEXT = 3
 
 
 def _known(structure: Structure, names: Sequence[str]) -> list[Node]:
@@ -467,6 +536,22 @@ def _around_activation(case: Case, mine: Sequence[str], its: Sequence[str]) -> s
         if passed and all(node.kind in kinds.ACTIVATIONS for node in passed):
             return cause("activation")
     return ""
+
+
+def _of_states(structure: Structure, mine: Sequence[str], its: Sequence[str]) -> int:
+    """1 where all that is read are states of recurrent layers; 2 where they are states on one side, and all steps of
+    the same layer on the other; else 0."""
+
+    def layer(name: str) -> str:
+        node = structure.by_name.get(name)
+        return node.parents[0] if node is not None and node.role == "item" and node.parents else name
+
+    names = {*mine, *its}
+    layers = {layer(name) for name in names}
+    if any(name not in structure.by_name or structure.by_name[name].kind not in kinds.RECURRENT for name in layers):
+        return 0
+    states = {name for name in names if layer(name) != name}
+    return 1 if states == names else 2 if states and len(layers) == 1 else 0
 
 
 def _other_part(structure: Structure, mine: Sequence[str], its: Sequence[str]) -> str:

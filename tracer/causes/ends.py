@@ -1,7 +1,8 @@
 """Where a layer ends that the other side writes in several operations: its twin is what the last of them makes.
 
-An alignment without equal values takes the first of them for the layer. Two layers are such: one of somebody's own,
-and a convolution whose result is cropped, as a causal one that is padded on both ends. A layer that is called for
+An alignment without equal values takes the first of them for the layer. Three layers are such: one of somebody's own, a
+convolution whose result is cropped, as a causal one that is padded on both ends, and one that ends with an activation
+of its own. A layer that is called for
 several inputs has no twin in one that is called for all of them at once.
 """
 
@@ -29,14 +30,24 @@ def at_ends(
     those of one call of several with all of them."""
     found = dict(made)
     for name, cut in made.items():
-        if cut.same or pairs[cut.index].verdict in (Verdict.MATCH, Verdict.NOISE) or cut.ways[0].axes is None:
+        if cut.same or pairs[cut.index].verdict in (Verdict.MATCH, Verdict.NOISE):
             continue
         ours, theirs = reference.structure.by_name[cut.reference], candidate.structure.by_name[name]
-        fitting = (replace(cut.ways[0], fits=True), *cut.ways[1:])
-        if _all_calls(ours, theirs, cut.ways[0], reference, candidate):
+        if cut.ways[0].axes is not None and _all_calls(ours, theirs, cut.ways[0], reference, candidate):
             del found[name]
             found = {key: _renamed(one, name, *cut.readers) for key, one in found.items()}
             continue
+        if (end := _activation(candidate, theirs, ours, set(found))) is not None:
+            del found[name]
+            found[end] = replace(cut, candidate=end)
+            found = {key: _renamed(one, name, end) for key, one in found.items()}
+            continue
+        if (end := _activation(reference, ours, theirs, {one.reference for one in found.values()})) is not None:
+            found[name] = replace(cut, reference=end, heal=end)
+            continue
+        if cut.ways[0].axes is None:
+            continue
+        fitting = (replace(cut.ways[0], fits=True), *cut.ways[1:])
         references = {one.reference for one in found.values()}
         if (end := _end(candidate, theirs, ours, cut.ways[0], set(found), turned=False)) is not None:
             read = {found[reader].reference for reader in cut.readers}
@@ -101,6 +112,10 @@ def _end(recording: Recording, node: Node, other: Node, way: Way, known: Set[str
     """
     opaque = other.kind.startswith("other") and not node.kind.startswith("other")
     convolved = node.kind in kinds.CONVOLUTIONS and other.kind in kinds.CONVOLUTIONS and not way.fits
+    if other.config.get("merge_mode") == "ave" and node.kind == "add":
+        following = _following(recording, node.name)
+        halved = len(following) == 1 and recording.structure.by_name[following[0]].kind in ("mul", "div")
+        return following[0] if halved and following[0] not in known else None
     if not (opaque or convolved):
         return None
     end, here = None, node.name
@@ -116,6 +131,20 @@ def _end(recording: Recording, node: Node, other: Node, way: Way, known: Set[str
         if computes and recording.stored(here) is not None and _alike(one, other, way, turned=turned):
             end = here
     return end
+
+
+def _activation(recording: Recording, node: Node, other: Node, known: Set[str]) -> str | None:
+    """The activation that alone reads a layer, where the other side's ends with one of its own; else None."""
+    ends, own = other.config.get("activation"), node.config.get("activation")
+    if ends not in kinds.ACTIVATIONS or own not in (None, "linear") or node.kind != other.kind:
+        return None
+    if other.role == "activation":
+        return None  # what it gives before its activation
+    following = _following(recording, node.name)
+    if node.kind not in kinds.WEIGHTED - kinds.RECURRENT or len(following) != 1 or following[0] in known:
+        return None
+    acts = recording.structure.by_name[following[0]].kind in kinds.ACTIVATIONS
+    return following[0] if acts and recording.stored(following[0]) is not None else None
 
 
 def _alike(one: Node, other: Node, way: Way, *, turned: bool) -> bool:

@@ -14,14 +14,15 @@ from tracer.causes.case import Case, cases
 from tracer.causes.condense import exchanged, in_blocks, merged
 from tracer.causes.differences import differences, may_show
 from tracer.causes.edit import Edit
+from tracer.causes.elsewhere import called_elsewhere, for_another, idle
 from tracer.causes.failing import Failure
 from tracer.causes.finding import Cause, Finding
 from tracer.causes.joint import at_one
-from tracer.causes.probes import depends, matters, one_function, told_apart
+from tracer.causes.probes import alike_when_small, depends, matters, one_function, told_apart
 from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
 from tracer.causes.typed import typed
-from tracer.causes.undone import Make, computed_elsewhere, met, undone
+from tracer.causes.undone import Make, computed_elsewhere, given_alike, met, undone
 from tracer.compare import Diff, PairDiff
 from tracer.compare.verdict import Verdict
 from tracer.errors import ExitCode
@@ -203,7 +204,7 @@ def explain(
                 or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far))
             ):
                 one = known[key] = replace(one, finding=None, undone=True)
-        if one.undone:  # what reads it is computed from above it
+        if one.undone or _padded(pair):  # what reads it is computed from above it
             apart.add(by_index[index].candidate)
         if one.unread:
             unread[pair.aligned] = one.unread
@@ -213,6 +214,8 @@ def explain(
             found.append(one.finding)
 
     cancelled = _cancelled(found, wanted, by_index, made, diff.pairs, make)
+    if given_alike(diff.pairs, diff.reference, diff.candidate):
+        cancelled |= {one.pair for one in found if one.status == "proven" and set(one.names) == {"concat-order"}}
     found = [one for one in found if one.pair not in cancelled]
     known.update({name: replace(known[name], finding=None) for name in cancelled})
 
@@ -257,7 +260,11 @@ def _sort(pair: PairDiff) -> str:
 def _structural(one: Finding) -> bool:
     """Whether other operations are all that was found, or n − 1 for n, which a factor behind may be for: there may be
     two ways to one result."""
-    return one.status != "latent" and all(cause.key in ("", "kind", "operand", "ddof") for cause in one.causes)
+    return one.status != "latent" and all(cause.key in _OPERATIONS for cause in one.causes)
+
+
+_OPERATIONS = ("", "kind", "operand", "ddof", "activation")
+"""Keys of causes that are other operations; an activation may be a setting of the layer that ends with it."""
 
 
 def _moved(one: Finding) -> bool:
@@ -273,11 +280,21 @@ def _doubtful(pair: PairDiff) -> bool:
 
 def _unfounded(one: Finding | None, pair: PairDiff) -> bool:
     """Whether all that is said is that one side does one thing and the other another, at a doubtful pair: what reads
-    it is looked at from above it."""
+    it is looked at from above it. So is what reads a pair of which nothing is known, of other shapes, where both only
+    move values."""
+    if one is not None and one.status == "unknown":
+        moves = {pair.node.kind, pair.candidate_node.kind} <= kinds.LAYOUT_ONLY
+        return moves and pair.stats is None and pair.verdict is not Verdict.DIVERGED
     if one is None or one.status != "proven":
         return False
     sides = {(bool(cause.reference), bool(cause.candidate)) for cause in one.causes}
     return _doubtful(pair) and "weights" not in pair.pair.evidence and sides == {(True, False), (False, True)}
+
+
+def _padded(pair: PairDiff) -> bool:
+    """Whether one tensor is the other side's with the padding that a layer makes itself there, and no twin of it."""
+    both = {pair.node.kind, pair.candidate_node.kind}
+    return pair.stats is None and len(both) > 1 and "pad" in both
 
 
 def _doubted(
@@ -382,10 +399,19 @@ def _seen_elsewhere(one: Finding | None, case: Case) -> Finding | None:
     """A latent finding without settings by which the two sides are one function all the same."""
     if one is None or one.status != "latent":
         return one
+    one = replace(one, causes=tuple(cause for cause in one.causes if not _of_two_forms(case, cause)))
     lasting = tuple(cause for cause in one.causes if cause.key in _LASTING)
-    if len(lasting) == len(one.causes) or not one_function(case):
-        return one
-    return replace(one, causes=lasting) if lasting else None
+    if len(lasting) < len(one.causes) and one_function(case):
+        one = replace(one, causes=lasting)
+    return one if one.causes else None
+
+
+def _of_two_forms(case: Case, cause: Cause) -> bool:
+    """Whether an epsilon stands in another operation on one side, and both do the same to values as small as it."""
+    sizes = [float(value) for value in cause.values if isinstance(value, int | float) and value > 0]
+    if cause.key != "epsilon" or not sizes or any(step.kind == "batchnorm" for step in case.program.steps):
+        return False
+    return all(alike_when_small(case, size) for size in (max(sizes) ** 0.5, max(sizes)))
 
 
 _LASTING = ("momentum", "epsilon", "mode", "dtype")
@@ -425,9 +451,10 @@ def of_outcome(pair: PairDiff, outcome: Outcome) -> Finding | None:
             pair.aligned, "unknown", (), before=outcome.before, after=after, floor=at.bar, notes=notes, how=_how(at),
             seen=fingerprints.of_case(at),
         )  # fmt: skip
-    edits = outcome.best.edits
+    edits = for_another(at, outcome.best.edits)
     causes = tuple(replace(_cause(at, edit), without=left) for edit, left in zip(edits, outcome.without, strict=True))
-    causes = exchanged(at, edits, in_blocks(edits, causes))
+    moved = called_elsewhere(at, edits, causes, _cause)
+    causes = exchanged(at, edits, in_blocks(edits, causes, idle(at, edits))) if moved is causes else moved
     random = told_apart(at, edits, [rival.edits for rival in outcome.rivals], TELLING)
     rivals = list(zip((rival.edits[-1] for rival in outcome.rivals), random.same, strict=True))
     others = tuple(_cause(at, edit) for edit, alike in rivals if not alike)

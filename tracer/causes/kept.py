@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from tracer.causes.explain import SECONDS, Explained, Looked, explain
@@ -19,6 +18,7 @@ from tracer.compare.tensors import VERSION as ENTRIES
 from tracer.compare.verdict import Verdict
 from tracer.errors import InputError, TracerError
 from tracer.names import display
+from tracer.plugins import points
 from tracer.store import comparisons
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WITHIN = 4.0
 """Seconds in all, where causes are only a part of what is shown."""
-VERSION = 4
+VERSION = 5
 """Of what is found: raised whenever the search may come to something else."""
 _CAUSES = "causes"
 """What the entry begins with, where those of statistics say what is compared."""
@@ -130,7 +130,7 @@ def _names(pair: PairDiff) -> tuple[str, ...]:
 def _depends(diff: Diff) -> str:
     """What identifies findings: the recordings, how they are paired, and who looked for causes."""
     facts = [VERSION, depends_on(diff.alignment, diff.reference, diff.candidate)]
-    facts += sorted(f"{point.name} {point.value}" for point in entry_points(group=ENTRY_POINTS))
+    facts += sorted(f"{point.name} {point.value}" for point in points(ENTRY_POINTS))
     for recording in (diff.reference, diff.candidate):
         for stored in recording.activations.values():
             facts.append(recording.fingerprint(stored))

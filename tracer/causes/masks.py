@@ -14,7 +14,7 @@ from tracer.graph import Node, Structure
 
 MASKING = PASSED | kinds.LAYOUT_ONLY | kinds.COMPARISONS | kinds.LOGICAL | kinds.REPEATING | {"tril", "triu"}
 _JOINING = PASSED | {"minimum"}
-_LOW = -1e4
+LOW = -1e4
 """A number that only says of a score that it is masked."""
 
 
@@ -51,7 +51,7 @@ def hides(step: Step, side: Side) -> bool:
     if step.kind not in ("add", "where", "masked_fill") or not masks_scores(step, side):
         return False
     scores = [of_scores([name], structure) for name in step.inputs]
-    low = float(np.min(np.asarray(step.settings.get("operand", 0.0), np.float64), initial=0.0)) <= _LOW
+    low = float(np.min(np.asarray(step.settings.get("operand", 0.0), np.float64), initial=0.0)) <= LOW
     return any(scores) and (step.kind != "add" or low or not all(scores))
 
 

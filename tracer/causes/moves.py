@@ -16,9 +16,10 @@ _RECURRENT = frozenset({"lstm", "gru", "rnn"})
 _MOST = 1 << 20
 
 
-def of_moves(edits: Sequence[Edit]) -> str:
-    """The cause that operations of one side are together; empty where they do more than move values."""
-    steps = [step for edit in edits for step in edit.detail["steps"]]
+def of_moves(edits: Sequence[Edit], idle: Sequence[Step] = ()) -> str:
+    """The cause that operations of one side are together, with those that serve only them; empty where they do more
+    than move values."""
+    steps = [*(step for edit in edits for step in edit.detail["steps"]), *(one for one in idle if one.kind in _MOVING)]
     made = {step.name for step in steps}
     begins = {node.name: node for edit in edits for node in edit.detail["begins"] if node.name not in made}
     if not all(step.kind in _MOVING for step in steps) or len(begins) != 1:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tracer import kinds
+from tracer.causes import naming
 from tracer.causes.case import Case
 from tracer.causes.step import Step
 from tracer.causes.sums import terms_apart
 from tracer.graph import Node, Structure
 
 
-def exchanged(case: Case, a: Step, b: Step, mine: Sequence[str], its: Sequence[str], taken: Mapping[str, str]) -> str:
+def exchanged(
+    case: Case, a: Step, b: Step, mine: Sequence[str], its: Sequence[str], taken: Mapping[str, str]
+) -> tuple[str, str, str] | None:
     """The names of two layers that read what their namesakes read, each with the other's weights: then their weights
-    were exchanged, and what they are given was not. Empty where it is not so.
+    were exchanged, and what they are given was not; with the node of each side that it is said of. None where it is
+    not so.
 
     ``a`` of ours and ``b`` of theirs do the same, and read ``mine`` and what is ``its`` in our names; ``taken``: the
     step of ours by that of theirs that does the same. A step that joins what such layers give is asked of these.
@@ -22,19 +26,37 @@ def exchanged(case: Case, a: Step, b: Step, mine: Sequence[str], its: Sequence[s
     above = {twin: name for name, twin in case.ours.above.items()} | dict(case.theirs.above)
     own, twin = ours.by_name.get(a.name), theirs.by_name.get(b.name)
     if own is None or twin is None:
-        return ""
-    if a.kind in kinds.WEIGHTED and b.weights:
-        return _of_layers(own, twin, ours, theirs, {**above, **taken})
+        return None
+    if a.kind in kinds.WEIGHTED and b.weights and (both := _of_layers(own, twin, ours, theirs, {**above, **taken})):
+        return both, a.name, b.name
     pairs = {tuple(sorted(pair)) for pair in zip(mine, its, strict=True) if pair[0] != pair[1]}
-    if len(pairs) != 1 or any(terms_apart(mine, its)):
-        return ""
+    if len(pairs) != 1:
+        return None
     first, second = (ours.by_name.get(name) for name in next(iter(pairs)))
     crossed = {name: theirs.by_name[other] for other, name in above.items() if other in theirs.by_name}
     if first is None or second is None or first.name not in crossed or second.name not in crossed:
-        return ""
+        return None
     one, other = crossed[first.name], crossed[second.name]
     crosswise = _alike(first, other) and _alike(second, one) and not _alike(first, second)
-    return _said(first, second) if crosswise and {first.kind, second.kind} <= kinds.WEIGHTED else ""
+    if crosswise and {first.kind, second.kind} <= kinds.WEIGHTED and not any(terms_apart(mine, its)):
+        return _said(first, second), a.name, b.name
+    layers = _only_above(ours, first, second), _only_above(theirs, one, other)
+    if len(layers[0]) != _TWO or len(layers[1]) != _TWO or _alike(*layers[0]):
+        return None
+    if not all(map(_alike, layers[0], layers[1][::-1])):
+        return None
+    return _said(*layers[0]), layers[0][0].name, layers[1][1].name
+
+
+_TWO = 2
+
+
+def _only_above(structure: Structure, first: Node, second: Node) -> list[Node]:
+    """The layer with weights that one node is made of and the other is not, of either; fewer or more where each is not
+    made of just one."""
+    sets = [naming.above(structure, node.name) | {node.name} for node in (first, second)]
+    found = [structure.by_name[name] for k in (0, 1) for name in sorted(sets[k] - sets[1 - k])]
+    return [node for node in found if node.kind in kinds.WEIGHTED and node.alias_of is None and node.params]
 
 
 def _of_layers(own: Node, twin: Node, ours: Structure, theirs: Structure, above: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from tracer import kinds, relations
 from tracer.causes import masks
 from tracer.causes.case import Side
 from tracer.causes.scores import FAR, PRODUCTS, SCALING, of_scores
-from tracer.causes.step import Array, Step
+from tracer.causes.step import Step
 from tracer.graph import Node, Structure
 
 SHOWING = frozenset({
@@ -114,6 +114,8 @@ def _padding(kind: str, ours: Any, theirs: Any) -> str:
     before = [[pair[0] for pair in side] for side in (ours, theirs)]
     if kind in kinds.POOLS and before[0] == before[1]:
         return "pool-ceil-mode"
+    if not all(map(any, totals)):
+        return "pad-mode"
     if all(abs(a - b) <= 1 for a, b in zip(*totals, strict=False)):
         return "pad-asymmetry"  # a stride that does not divide: SAME pads one less than a symmetric pad
     return "pad-mode"
@@ -156,10 +158,14 @@ def of_exchange(ours: Step, theirs: Step, side: Side) -> str:
         return "attention-mask"
     if both <= SCALING and len(ours.inputs) == len(theirs.inputs) == 1:
         return of_operand(ours, side, theirs)
-    if both <= kinds.REDUCTIONS | kinds.POOLS and normalises(ours, side):
+    if both <= kinds.REDUCTIONS | kinds.POOLS and normalises(ours, side) and not _of_extremes(ours, theirs):
         return "input-normalisation" if of_input(ours, side) else "norm-axis"
-    if both <= {"slice", "gather"} and any(map(_takes_a_step, (ours, theirs))):
+    if both <= {"slice", "gather", "split"} and any(map(_takes_a_step, (ours, theirs))):
         return "rnn-last-step"
+    if both <= _CHANNELS and _turns_features(ours, side):
+        return "channel-order"
+    if both == {"crop", "slice"}:
+        return "transposed-conv-shift" if any("transpose" in kind for kind in _cut(ours, structure)) else "shift"
     cause = of_kinds(ours.kind, theirs.kind)
     if cause in ("operation-kind", "pool-kind", "activation-kind") and of_input(ours, side):
         return "input-normalisation"
@@ -169,10 +175,37 @@ def of_exchange(ours: Step, theirs: Step, side: Side) -> str:
 _LAID = ("reshape-order", "channel-order", "concat-order")
 
 
+def _of_extremes(ours: Step, theirs: Step) -> bool:
+    """Whether one step takes the largest of some values and the other a mean: that is no matter of axes."""
+    return ("max" in ours.kind) != ("max" in theirs.kind)
+
+
+def _cut(step: Step, structure: Structure) -> list[str]:
+    """The kinds of what a step cuts some values out of, through what cuts others off."""
+    above = [structure.by_name[name] for name in step.inputs if name in structure.by_name]
+    while any(node.kind in ("crop", "slice") for node in above):
+        above = [structure.by_name[name] for node in above for name in node.parents]
+    return [node.kind for node in above]
+
+
+def _turns_features(step: Step, side: Side) -> bool:
+    """Whether a step puts the features of each sample in another order: what it gives has no other axis."""
+    node = side.recording.structure.by_name.get(step.name)
+    shape, axes = step.shape or (), step.settings.get("axes", step.settings.get("axis"))
+    axes = axes if isinstance(axes, tuple | list) else (axes,)
+    features = len(shape) == _SCORES and all(axis in (-1, 1) for axis in axes)
+    return features and node is not None and not counts(node)
+
+
 def _takes_a_step(step: Step) -> bool:
     """Whether a step takes one place along an axis that is not the last of three or more."""
     index = step.settings.get("index", ())
     return any(isinstance(part, int | np.integer) for part in index[: max(len(index), 3) - 1])
+
+
+def picks_one(step: Step) -> bool:
+    """Whether a step takes one place of a sequence."""
+    return step.kind in ("slice", "gather") and _takes_a_step(step)
 
 
 def normalises(step: Step, side: Side) -> bool:
@@ -245,7 +278,7 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
         return "embedding-offset"
     if not adding and any(known[name].kind == "embedding" for name in step.inputs if name in known):
         return "embedding-scale"
-    if masks.on_scores(step, side):
+    if (scaling or adding) and masks.on_scores(step, side) and not _of_maps(step, side):
         return "attention-scale" if scaling else "attention-mask"
     if adding and _steadies(step, side):
         return "ln-eps"
@@ -254,6 +287,12 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
     if adding:
         return "shift"
     return "operation-kind" if any(map(_adds, both)) else "scale"
+
+
+def _of_maps(step: Step, side: Side) -> bool:
+    """Whether a step scales the maps of a convolution, whose softmax is over their places: no query meets a key."""
+    known = side.recording.structure.by_name
+    return step.kind != "add" and any(known[n].kind in kinds.CONVOLUTIONS for n in step.inputs if n in known)
 
 
 def counts(node: Node) -> bool:
@@ -282,12 +321,16 @@ def _one_more(step: Step, side: Side) -> bool:
 
 def _steadies(step: Step, side: Side) -> bool:
     """Whether a step adds a small number to what values are divided by."""
-    operand, known = np.asarray(step.settings.get("operand", 1.0)), side.recording.structure.by_name
+    structure = side.recording.structure
+    operand, known = np.asarray(step.settings.get("operand", 1.0)), structure.by_name
+    following = [known[child] for child in structure.children.get(step.name, ())]
     if operand.size != 1 or not 0 <= float(operand.reshape(())) < _SMALL:
         return False
     above = [known[name] for name in step.inputs if name in known]
     above += [known[name] for node in above if node.kind in kinds.ELEMENTWISE for name in node.parents]
     statistics = [node for node in above if node.kind in kinds.REDUCTIONS | kinds.POOLS]
+    if statistics and any(child.kind in ("sqrt", "rsqrt") for child in following):
+        return True  # under a root, whatever the deviation is then used for
     return any(normalises(Step(node.name, node.kind, inputs=node.parents), side) for node in statistics)
 
 
@@ -330,10 +373,11 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         if cause == "shift" and (step.weights or operand.ndim > 1):  # along more than one axis it is a table
             return ("bias" if operand.ndim < 2 else "block"), False
         return cause, True
-    if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in readers):
+    read = [structure.by_name[name] for name in step.inputs if name in structure.by_name]
+    if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in (*readers, *read)):
         return "rnn-direction", True
     at_ends = _at_input(step, side) or step.name in side.recording.structure.outputs
-    if (kind in _CHANNELS and at_ends) or _reorders_channels(step):
+    if (kind in _CHANNELS and (at_ends or _turns_features(step, side))) or _reorders_channels(step):
         return "channel-order", True
     if kind in ("pixel_shuffle", "pixel_unshuffle"):
         return "depth-to-space-order", True
@@ -520,36 +564,6 @@ def _merges(step: Step, shape: tuple[int, ...] | None) -> bool:
 def _at_input(step: Step, side: Side) -> bool:
     """Whether a step reads the model's input, through nothing that computes."""
     return _of_the_input(step.inputs, side, SCALING | kinds.LAYOUT_ONLY)
-
-
-def of_table(mine: Array, its: Array) -> str:
-    """The cause where a tensor that both models make of nothing, or keep outside their weights, is another one."""
-    told = of_constants(mine, its)
-    if told is not None:
-        return told[0]
-    return "weights-perturbed" if mine.dtype.kind == "f" and mine.size > 1 else "operation-kind"
-
-
-def of_constants(mine: Array, its: Array) -> tuple[str, str] | None:
-    """The cause where a constant holds another one's numbers elsewhere, and what it is beside that one in words."""
-    mine, its = (values.reshape([n for n in values.shape if n != 1] or [1]) for values in (mine, its))
-    by = relations.shifted(mine, its) if mine.ndim else None
-    if by is not None and 2 * abs(by) <= len(mine):
-        return "embedding-offset", f"the other's with its rows shifted by {by:+d}"
-    if mine.size != its.size or not relations.same_values(mine, its):
-        factor = relations.multiple(mine, its)
-        return None if factor is None else ("scale", f"{factor:.6g} times the other's")
-    if relations.transposed(mine, its) is not None:
-        return "axis-permutation", "the other's with its axes exchanged"
-    for axis in range(mine.ndim - 1, -1, -1):
-        order = relations.permutation(mine, its, axis)
-        if order is not None:
-            parts = relations.blocks(order)
-            if axis < mine.ndim - 1:
-                return "embedding-offset", "the other's with its rows in another order"
-            cause = "concat-order" if parts is not None and len(parts) < len(order) else "channel-order"
-            return cause, f"the other's with axis {axis} in another order"
-    return "reshape-order", "the other's numbers in another order"
 
 
 def plain(value: Any) -> Any:

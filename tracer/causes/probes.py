@@ -224,22 +224,44 @@ def depends(case: Case) -> bool:
 def one_function(case: Case) -> bool:
     """Whether the two sides' programs do the same to random input, as far as what they read can be such; False where
     that cannot be computed."""
-    program, tried = case.theirs.program, 0
-    if program is None:
+    if case.theirs.program is None:
         return False
     try:
-        for probe in probes(case):
-            held = {name: _held(case, name, values) for name, values in probe.fed.items()}
-            made = program.run({name: _double(values) for name, values in held.items()})
-            if not np.all(np.isfinite(made)):
-                continue
-            at = on(case, Probe(probe.kind, held), made)
-            if not distance(run(at, ()), at.target) <= DOUBT * case.bar:
-                return False
-            tried += 1
+        found = [told for probe in probes(case) if (told := _agrees_on(case, probe)) is not None]
     except (Unknown, ValueError):
         return False
-    return tried >= _ENOUGH
+    return len(found) >= _ENOUGH and all(found)
+
+
+def alike_when_small(case: Case, size: float) -> bool:
+    """Whether the two sides' programs do the same to random values as small as ``size``, of which an epsilon of that
+    size is no small part; False where that cannot be computed."""
+    if case.theirs.program is None:
+        return False
+    try:
+        first = next(probes(case))
+        return _agrees_on(case, Probe(first.kind, {name: _sized(own, size) for name, own in first.fed.items()})) is True
+    except (Unknown, ValueError):
+        return False
+
+
+def _sized(values: Array, size: float) -> Array:
+    if values.dtype.kind != "f":
+        return values
+    values = np.asarray(values, np.float64)
+    return values * (size / (float(np.abs(values).max(initial=0.0)) or 1.0))
+
+
+def _agrees_on(case: Case, probe: Probe) -> bool | None:
+    """Whether the two programs make the same of a probe; None where what is made is not finite. Raises Unknown and
+    ValueError."""
+    assert case.theirs.program is not None
+    held = {name: _held(case, name, values) for name, values in probe.fed.items()}
+    made = case.theirs.program.run({name: _double(values) for name, values in held.items()})
+    if not np.all(np.isfinite(made)):
+        return None
+    at = on(case, Probe(probe.kind, held), made)
+    return distance(run(at, ()), at.target) <= DOUBT * case.bar
 
 
 def _held(case: Case, name: str, values: Array) -> Array:

@@ -446,7 +446,10 @@ def _holds(trial: Trial, edit: Edit, hidden: Edit) -> bool:
         if plain.weights[role].shape == changed.weights[role].shape
         and not np.array_equal(plain.weights[role], changed.weights[role])
     ]
+    ours = {"identity", *(step.kind for step in trial.program.steps)}
     for step in hidden.change(trial).program.steps:
+        if step.kind == changed.kind and step.kind not in ours:
+            return True
         for role in roles:
             found = step.weights.get(role)
             if step.kind == changed.kind and found is not None and found.shape == changed.weights[role].shape:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tracer import kinds
-from tracer.causes import masks, naming, weighing
+from tracer import kinds, relations
+from tracer.causes import constants, masks, naming, weighing
 from tracer.causes.case import Case
 from tracer.causes.edit import Change, Edit, of_step
 from tracer.causes.scores import SCALING
@@ -129,7 +129,7 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
         what = sides(case, "computes", a.kind, b.kind)
         yield Edit(
             cause, what, _exchanged(a, given), a.name, b.name, "kind", _ordered(case, a.kind, b.kind), seen=True,
-            detail={"single": naming.of_single(a, case.ours)[0]},
+            detail={"single": naming.of_single(a, case.ours)[0], "reads": {*a.inputs, *b.inputs}},
         )  # fmt: skip
         return
     if a.kind in SCALING and len(a.inputs) != len(given.inputs):
@@ -139,6 +139,8 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
             what = f"{a.name} takes a constant on one side, a tensor that is computed on the other"
             if (told := _computed(case, a, b, given)) is not None:
                 cause, what = told[0], f"{what}: {told[1]}"
+            elif cause == "wiring" and _solved_for(case, a, b):
+                cause = "operation-kind"
             yield Edit(cause, what, _exchanged(a, given), a.name, b.name, seen=True, cost=1.5)
         return
     for key in dict.fromkeys((*mine_.settings, *other.settings)):
@@ -160,25 +162,54 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
         cause = cause or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
         if key == "index" and naming.about_heads(case.ours.recording.structure, a):
             cause = "head-layout"
+        same = ("shift",) if cause == "pad-asymmetry" and a.kind == "pad" else ()
         values = _ordered(case, naming.plain(mine), naming.plain(its))
         what = f"{key} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
         constant = key == "operand" or (key == "value" and a.kind not in kinds.ACTIVATIONS)
         if key == "value" and constant:
-            cause = naming.of_table(np.asarray(mine), np.asarray(its))
+            cause = constants.of_table(np.asarray(mine), np.asarray(its))
         if values[0] == values[1] or (constant and min(np.asarray(mine).size, np.asarray(its).size) > 1):
-            told = naming.of_constants(np.asarray(mine), np.asarray(its)) if constant else None
+            told = constants.of_constants(np.asarray(mine), np.asarray(its)) if constant else None
             what = f"{key} of {a.name} is {_apart(mine, its) if told is None else told[1]} in the {case.doer}"
-            cause = told[0] if told is not None and cause in ("shift", "scale") else cause
+            if cause == "attention-mask" and told is not None and told[0] != "scale" and _is_bias(mine):
+                same = (told[0],)
+            if cause in _PLAIN:
+                cause = told[0] if told is not None else _of_other_table(cause, mine, its)
             values = (None, None)
         changed = {key: other.settings[key] if key == "order" else given.settings[key]}
         if "ceil" in {*a.settings, *given.settings} and key == "padding":
             changed["ceil"] = given.settings.get("ceil", 0)
         if key == "mask" and a.kind == "attention":
             changed |= {word: given.settings.get(word) for word in ("given", "given_as", "kept")}
-        yield Edit(cause, what, _set(a.name, changed), a.name, b.name, key, values, seen=True)
+        yield Edit(cause, what, _set(a.name, changed), a.name, b.name, key, values, seen=True, same=same)
     for edit in weighing.differences(case, a, given):
         regrouped = "kernel" in edit.key and not _equal(mine_.settings.get("groups"), other.settings.get("groups"))
         yield replace(edit, cause="groups") if regrouped else edit
+
+
+_PLAIN = ("shift", "scale", "operation-kind")
+"""Causes that an operand of one number is."""
+_NEAR = 0.5
+"""Correlation from which on a table is another one with other numbers here and there."""
+
+
+def _is_bias(values: Any) -> bool:
+    """Whether what is added to scores weighs them, and hides none."""
+    added = np.asarray(values)
+    return added.dtype.kind == "f" and bool(added.min(initial=0.0) > masks.LOW) and len(np.unique(added)) > _TWO
+
+
+_TWO = 2
+"""Numbers of which a mask is made."""
+
+
+def _of_other_table(cause: str, mine: Any, its: Any) -> str:
+    """The cause where a tensor that is added or multiplied has nothing of the other's, or differs a little."""
+    a, b = np.asarray(mine), np.asarray(its)
+    if min(a.size, b.size) < 2 or sum(length > 1 for length in a.shape) < 2:
+        return cause
+    near = a.size == b.size and relations.correlation(a.reshape(-1), b.reshape(-1)) > _NEAR
+    return "weights-perturbed" if near else "operation-kind"
 
 
 def _computed(case: Case, a: Step, b: Step, given: Step) -> tuple[str, str] | None:
@@ -191,8 +222,16 @@ def _computed(case: Case, a: Step, b: Step, given: Step) -> tuple[str, str] | No
         except (TraceError, KeyError):
             continue
         if values.size == constant.size:
-            return naming.of_constants(values, constant) if side is case.ours else naming.of_constants(constant, values)
+            both = (values, constant) if side is case.ours else (constant, values)
+            return constants.of_constants(*both)
     return None
+
+
+def _solved_for(case: Case, a: Step, b: Step) -> bool:
+    """Whether a constant stands for a tensor that its node does read, of which it makes something else."""
+    one, side = (a, case.ours) if "operand" in a.settings else (b, case.theirs)
+    node = side.recording.structure.by_name.get(one.name)
+    return node is not None and len(node.parents) > len(one.inputs)
 
 
 def _written_out(step: Step) -> Step:

@@ -16,7 +16,7 @@ def in_one(program: Program, other: Program) -> Program | None:
     """The program with sums of sums as one of all the terms, where ``other`` sums more than two in one step; None where
     there are none."""
     if not any(step.kind == "add" and len(step.inputs) > _TWO for step in other.steps):
-        return None
+        return _joined_once(program, other)
     steps = {step.name: step for step in program.steps}
     read = Counter(name for step in program.steps for name in step.inputs)
     changed = False
@@ -29,6 +29,25 @@ def in_one(program: Program, other: Program) -> Program | None:
         if len(terms) > len(step.inputs):
             steps[step.name] = replace(step, inputs=tuple(terms))
             changed = True
+    return without_idle(Program(tuple(steps[step.name] for step in program.steps))) if changed else None
+
+
+def _joined_once(program: Program, other: Program) -> Program | None:
+    """The program with tensors that are joined in turn as joined at once, where ``other`` joins more in one step."""
+    most = max((len(step.inputs) for step in other.steps if step.kind == "concat"), default=0)
+    steps = {step.name: step for step in program.steps}
+    read = Counter(name for step in program.steps for name in step.inputs)
+    changed = False
+    for step in program.steps:
+        if step.kind != "concat" or "order" in step.settings or len(step.inputs) >= most:
+            continue
+        parts: list[str] = []
+        for name in step.inputs:
+            inner = steps.get(name)
+            whole = inner is not None and inner.kind == "concat" and read[name] == 1 and inner.settings == step.settings
+            parts += inner.inputs if inner is not None and whole else [name]
+        if len(step.inputs) < len(parts) <= most:
+            steps[step.name], changed = replace(step, inputs=tuple(parts)), True
     return without_idle(Program(tuple(steps[step.name] for step in program.steps))) if changed else None
 
 

@@ -94,6 +94,8 @@ def _computed(step: Cut, both: tuple[Case, Case]) -> tuple[bool, str]:
     case, turned = both
     for one, passed in ((case, step.reference), (turned, step.candidate)):
         try:
+            if not one.read_right:
+                continue
             agrees = one.before <= one.bar
         except Unknown:
             continue
@@ -101,6 +103,15 @@ def _computed(step: Cut, both: tuple[Case, Case]) -> tuple[bool, str]:
             break
         return agrees, case.theirs.node.kind
     raise Unknown(f"what reads {step.candidate} cannot be computed from above it")
+
+
+def given_alike(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -> bool:
+    """Whether all that the two models give agrees: values that stand elsewhere on the way were put back, however far
+    on, as where a token is joined at the other end and taken from there."""
+    given = [{*map(side.resolve, side.structure.outputs)} for side in (reference, candidate)]
+    ends = [pair for pair in pairs if pair.node.name in given[0] and pair.candidate_node.name in given[1]]
+    alike = all(pair.verdict in (Verdict.MATCH, Verdict.NOISE) and not pair.reordered for pair in ends)
+    return alike and bool(ends) and {pair.node.name for pair in ends} == given[0]
 
 
 def computed_elsewhere(case: Case) -> bool:

@@ -21,6 +21,8 @@ from tracer.relations import alike
 
 _STATISTICS = ("running_mean", "running_var")
 _WEAK = ("weights-not-loaded", "weights-perturbed")
+_PADDING = 2
+"""Ids for padding, at most."""
 _PARTS = ("queries", "keys", "values")
 _NEUTRAL = {"gamma": 1.0, "running_var": 1.0}
 
@@ -252,7 +254,8 @@ class _Weighed:
         tests: list[Callable[[], Told | None]] = [self._shape, self._constant, self._statistics]
         if self.mine.shape == self.its.shape and relations.same_values(self.mine, self.its):
             tests += [self._recurrent, self._axes, self._places]
-        tests += [self._rounded, self._multiple, self._added, self._shifted, self._beside, self._elsewhere, self._parts]
+        tests += [self._blank, self._rounded, self._multiple, self._added, self._shifted, self._beside]
+        tests += [self._elsewhere, self._parts]
         for test in tests:
             if (found := test()) is not None:
                 return found
@@ -359,8 +362,9 @@ class _Weighed:
             order = relations.permutation(mine, its, 0)
             return None if order is None else self._outputs(order)
         rows, columns = mine.ndim - 2, mine.ndim - 1
-        if self.ours.kind == "embedding":
-            found = relations.permutation(mine, its, 0)
+        places = self.role == "operand" and self.ours.kind in ("add", "sub")
+        if self.ours.kind == "embedding" or places:  # what is added of more than one axis is a table of places
+            found = relations.permutation(mine, its, rows)
             if found is not None:
                 return self._table(found)
         if (order := relations.permutation(mine, its, rows)) is not None:
@@ -423,7 +427,7 @@ class _Weighed:
         if self._projects() and found is None and parts is None and (which := _within(order)):
             what = f"has heads and features of a head the other way round in its {which}"
             return self.say("head-layout", what, f"permute the outputs of {self.node} from (features, heads)")
-        if self._projects() and (found is not None or parts is not None):
+        if self._projects() and (found is not None or (parts is not None and len(parts) < len(order))):
             shape = found[0] if found is not None else (len(parts or ()),)
             what = f"has heads and features of a head the other way round ({' × '.join(map(str, shape))})"
             return self.say("head-layout", what, f"permute the outputs of {self.node} from (features, heads)")
@@ -491,6 +495,17 @@ class _Weighed:
         if self.role == "gamma" and abs(number) == 1:
             what += ": gains are kept around zero on one side, which adds one as it runs"
         return self.say("weights-perturbed", what, f"load the {self.role} of {self.node} as the reference has it")
+
+    def _blank(self) -> Told | None:
+        """Rows of a table that are zeros on one side alone: those of an id for padding."""
+        if self.ours.kind != "embedding":
+            return None
+        rows = np.flatnonzero(np.any(self.mine != self.its, axis=1))
+        for values, side in ((self.its, self.case.doer), (self.mine, self.case.other)):
+            if 0 < len(rows) <= _PADDING and not np.any(values[rows]):
+                text = ", ".join(map(str, rows))
+                return self.say("embedding-offset", f"has zeros in row {text} in the {side}: an id for padding")
+        return None
 
     def _shifted(self) -> Told | None:
         by = relations.shifted(self.mine, self.its) if self.ours.kind == "embedding" else None

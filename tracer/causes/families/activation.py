@@ -61,6 +61,9 @@ _PARAMETERS: dict[str, tuple[tuple[str, tuple[float, ...]], ...]] = {
     "hard_shrink": (("threshold", (0.5,)),),
     "threshold": (("value", (0.0,)), ("threshold", (0.0,))),
 }
+_POSITIVE = frozenset({"slope", "alpha", "beta"})
+_LEAST = 1e-3
+"""Of such a parameter: with a smaller one the function is none of the kind any more."""
 _PROBABLE = ("softmax", "log_softmax", "sigmoid")
 _NOT_ALONE = frozenset({"prelu", "softmax", "log_softmax", "glu"})
 
@@ -160,6 +163,8 @@ def _parameters(case: Case, step: Step, other: Step | None = None) -> Iterator[E
             continue
         bar = max(2 * found[1], case.bar)
         number = snapped(found[0], close(result, target, bar), starts)
+        if key in _POSITIVE and number < _LEAST:
+            continue  # a straight line, or a constant
         changed = wanted.set(**{key: number})
         if other is None:
             yield from try_settings(case, step, "activation-param", 2.0, {key: number})

@@ -216,11 +216,12 @@ def _causal(case: Case, step: Step, x: Array) -> Iterator[Edit]:
 @suggests("matmul", "dot")
 def products(case: Case, step: Step) -> Iterator[Edit]:
     """A factor of a product transposed, or the other way round."""
+    cause = "head-layout" if naming.about_heads(case.ours.recording.structure, step) else "axis-permutation"
     for key in ("transpose_a", "transpose_b"):
         if key in step.settings or step.settings.get("equation") is None:
             now = bool(step.settings.get(key))
             what = sides(case, f"{key} of {step.name}", now, not now)
-            yield from try_settings(case, step, "head-layout", 2.5, {key: not now}, what)
+            yield from try_settings(case, step, cause, 2.5, {key: not now}, what)
     shape = value(case, step).shape
     if len(shape) > 1 and shape[-1] == shape[-2] and before_softmax(case, step):
         order = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from tracer import kinds, relations
-from tracer.causes import naming
+from tracer.causes import constants, naming
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import (
@@ -81,7 +81,7 @@ def _snapped(found: Array, own: Array) -> Array:
 
 def _told(case: Case, step: Step, own: Array, found: Array) -> tuple[str, str, str] | None:
     """Cause, sentence and fix of another table; None where the two have nothing to do with one another."""
-    told = naming.of_constants(own, _snapped(found, own))
+    told = constants.of_constants(own, _snapped(found, own))
     if told is not None:
         what = f"the constant of {step.name} is in the {case.doer} {told[1]}"
         return told[0], what, "compute the constant as the reference does"

@@ -25,6 +25,7 @@ from tracer.causes.families.common import (
     try_step,
     try_weights,
 )
+from tracer.causes.naming import picks_one
 from tracer.causes.operations.recurrent import GATES
 from tracer.causes.registry import suggests
 from tracer.causes.step import Array, Step, Unknown
@@ -156,7 +157,11 @@ def running(case: Case, step: Step) -> Iterator[Edit]:
         yield from _weights(case, step, "rnn-direction", 3.0, what, turned)
         if own.get("return_sequences", True) and own.get("layers", 1) == 1:
             what = f"the {who} gives the steps of the backward half of {step.name} in the order in which it ran"
-            yield from _settings(case, step, "rnn-direction", 2.0, {"realign": not own.get("realign", True)}, what)
+            last = [other for other in case.program.steps if step.name in other.inputs and picks_one(other)]
+            cause = "rnn-last-step" if last else "rnn-direction"
+            if last:
+                what = f"the {who} takes the last state of both directions where {last[0].name} takes one step of both"
+            yield from _settings(case, step, cause, 2.0, {"realign": not own.get("realign", True)}, what)
     else:
         back = bool(own.get("reverse"))
         words = {False: "forwards", True: "backwards"}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from tracer import kinds, relations
-from tracer.causes import masks, naming
+from tracer.causes import masks, naming, operations
 from tracer.causes.case import Case, Trial, distance
 from tracer.causes.edit import Edit, feed
 from tracer.causes.families.attention import before_softmax, is_mask
@@ -31,6 +31,8 @@ from tracer.causes.families.common import (
     view,
 )
 from tracer.causes.registry import suggests
+from tracer.causes.scores import SCALING
+from tracer.causes.settings import sides
 from tracer.causes.step import Array, Step, Unknown
 from tracer.errors import TraceError
 
@@ -47,7 +49,7 @@ _ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "tanh", "sigmoid", "leaky_relu"
 def summed(case: Case, step: Step) -> Iterator[Edit]:
     """One term alone, in the other order, by another operation, with factors."""
     read = inputs(case, step)
-    scores = step.kind in ("add", "sub") and before_softmax(case, step)
+    scores = step.kind in ("add", "sub") and masks.masks_scores(step, case.ours)
     for k, name in enumerate(step.inputs):
         if len(step.inputs) > 1:
             alone = Step(step.name, "identity", {}, {}, (name,), None)
@@ -227,7 +229,7 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
                 continue
             if not left < HELPS * case.before:
                 continue
-            cause, what = _read(case, step, name, other)
+            cause, what = _in_its_place(case, step, other, tensor) or _read(case, step, name, other)
             hidden = step.kind in ("add", "where", "masked_fill") and before_softmax(case, step) and _hides(tensor, now)
             if hidden or masks.makes_mask(step, case.ours):
                 cause = "attention-mask"
@@ -249,8 +251,30 @@ def joined_within(case: Case, step: Step) -> Iterator[Edit]:
             yield from try_chain(case, step, chain, case.has("residual"), what, 3.5)
 
 
+def _in_its_place(case: Case, step: Step, other: str, tensor: Array) -> tuple[str, str] | None:
+    """What it is called where an activation of ours does nothing to a tensor that an activation of theirs has been at
+    already: that stands in its place."""
+    if step.kind not in kinds.ACTIVATIONS | {"clip"} or len(step.inputs) != 1:
+        return None
+    try:
+        idle = relations.alike(operations.run(step, [tensor]), tensor)
+    except Unknown:
+        return None
+    structure, names = case.theirs.recording.structure, [other]
+    for _ in range(_BEFORE):
+        found = [structure.by_name[name] for name in names if name in structure.by_name]
+        theirs = next((node for node in found if node.kind in kinds.ACTIVATIONS), None)
+        if idle and theirs is not None:
+            return "activation-kind", sides(case, "computes", step.kind, theirs.kind)
+        names = [parent for node in found if node.kind in SCALING for parent in node.parents]
+    return None
+
+
+_BEFORE = 4
+"""Operations between an activation and what is read of it."""
+
+
 def _fits(step: Step, tensor: Array, place: int, at: object) -> bool:
-    from tracer.causes import operations
     from tracer.causes.families.common import View
 
     assert isinstance(at, View)
@@ -307,12 +331,15 @@ def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
     structure = case.theirs.recording.structure
     twin_of = case.ours.above[name]
     what = f"the {case.doer} gives {step.name} {other} to read, not {twin_of}"
-    above = naming.above(structure, twin_of)
+    above, further = naming.above(structure, twin_of), naming.above(structure, other)
+    late, early = (above | {twin_of}, further | {other}) if other in above else (further | {other}, above | {twin_of})
+    between = {structure.by_name[one].kind for one in late - early}
+    if (other in above or twin_of in further) and between <= kinds.ARRANGING:
+        merges = step.kind in ("flatten", "reshape") or between & {"flatten", "reshape"}
+        return "reshape-order" if merges else "axis-permutation", f"{what}: only the places of values are others"
     if other in above:
         return case.lacks("block"), f"{what}: it leaves out what lies between"
-    further = naming.above(structure, other)
     if twin_of in further:
-        between = {structure.by_name[one].kind for one in (further | {other}) - above - {twin_of}}
         if between == {"dropout"}:
             return "dropout-mode", f"{what}: numbers are left out, as in training"
         stem = "activation" if len(between) == 1 and between <= kinds.ACTIVATIONS else "block"

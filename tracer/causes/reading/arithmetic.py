@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -256,6 +257,18 @@ def _solved(node: Read, equation: str | None) -> Iterator[Step]:
         value = _least(node, known, other, out, lengths)
         if value is not None:
             yield inferring.step_of(node, equation=equation, operand=value, side=side, inferred=True)
+
+
+def by_matrix(node: Read) -> Iterator[Step]:
+    """A product of a matrix that is no recorded tensor with what is read, solved for."""
+    if len(node.node.parents) != 1 or node.rank < 3 or len(node.shape) != node.rank:
+        return
+    own = _LETTERS[: node.rank]
+    equation = f"z{own[-2]},{own}->{own[:-2]}z{own[-1]}"
+    for step in _solved(node, equation):
+        found = replace(step, kind="matmul")
+        if inferring.reproduces(node, found, terms=_terms(node)):
+            yield found
 
 
 def _least(node: Read, known: str, other: str, out: str, lengths: dict[str, int]) -> Array | None:

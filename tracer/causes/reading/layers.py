@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tracer.causes.reading import Read, custom, inferring, reader
+from tracer.causes.reading import Read, arithmetic, custom, inferring, reader
 from tracer.causes.reading.deducing import Option, borrowed, deduce
 from tracer.causes.reading.masking import masks_given, steps_that_count
 from tracer.causes.step import Array, Step, Unknown, numbers
@@ -57,7 +57,18 @@ def _activation(read: Read) -> Settings:
 
 
 @reader("dense")
-def _dense(read: Read) -> tuple[Settings, Weights]:
+def _dense(read: Read) -> tuple[Settings, Weights] | Step:
+    """With a weight, or by a matrix that is computed of constants, as the neighbours of a graph are."""
+    try:
+        return _by_weight(read)
+    except Unknown:
+        found = next(arithmetic.by_matrix(read), None) if read.node.role == "op" else None
+        if found is None:
+            raise
+        return found
+
+
+def _by_weight(read: Read) -> tuple[Settings, Weights]:
     kernel, bias = _kernel_and_bias(read)
     told = _activation(read)
     if kernel is None:
@@ -340,7 +351,8 @@ def _over_all(read: Read) -> Settings:
         axes = tuple(sorted(axis % len(source) for axis in ([given] if isinstance(given, int) else given)))
     else:
         rank = next((int(word[0]) for word in ("1d", "2d", "3d") if word in read.node.label.lower()), 0)
-        rank = rank or len(source) - 2
+        # A layer called for each step has an axis more before those that it goes over.
+        rank = rank or len(source) - (len(made) if not adaptive and len(made) < len(source) else 2)
         channels = _channels(read, rank)
         start = len(source) - rank - (channels == -1)
         axes = tuple(range(start, start + rank))
