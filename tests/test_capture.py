@@ -13,6 +13,7 @@ import pytest
 import tracer
 from tests.live_driving import daemon, program, status, until
 from tracer.cli.main import run
+from tracer.store import Trace
 
 
 def test_capture_is_switched_from_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +84,7 @@ def test_a_server_is_traced_without_restart(tmp_path: Path, capsys: pytest.Captu
             assert (first["on"], first["step"]) == (False, 0)
             assert run(["daemon", "status"]) == 0
             assert f"● server (process {server.pid}): no step yet" in capsys.readouterr().out
-            assert not (tmp_path / "t.zarr" / "recordings").exists()
+            assert not Trace.open(tmp_path / "t.zarr").recordings()
             assert run(["daemon", "capture", "on", "--layers", "0", "--recording", "serv*"]) == 0
             assert "told server" in capsys.readouterr().err
             on = until(lambda: (found := ask())["on"] and found)

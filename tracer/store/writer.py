@@ -109,12 +109,7 @@ class RecordingWriter:
         self._folder = trace.root / "recordings" / self._key
         only = self._storage.only
         self._planned = {node.name for node in structure.stored() if only is None or node.name in only}
-        self._attributes = {
-            **attributes,
-            "name": name,
-            "created": time.time(),
-            "planned": len(self._planned),
-        }
+        self._attributes = {**attributes, "name": name, "created": time.time(), "planned": len(self._planned)}
         self._structure = zarr3.as_json(structure.to_json())
         self._keys = dict(keys)
         self._saved: dict[_Kind, dict[str, Row]] = {"value": {}, "gradient": {}}
@@ -247,11 +242,12 @@ class RecordingWriter:
 
     def _sum_up_later(self, row: Row, at: int | None, values: NDArray[Any], *, quick: bool) -> None:
         assert at is not None, "an empty array"
-        self._unsummed.append(Unsummed(row, at, values.dtype, values.size, quick))
-        self._unsummed_bytes += values.nbytes
-        if self._unsummed_bytes >= _LATER:  # while the page cache still has them
-            self._queue.put(partial(self._sum_up, self._unsummed))
-            self._unsummed, self._unsummed_bytes = [], 0
+        with self._taking:
+            self._unsummed.append(Unsummed(row, at, values.dtype, values.size, quick))
+            self._unsummed_bytes += values.nbytes
+            if self._unsummed_bytes >= _LATER:  # while the page cache still has them
+                self._queue.put(partial(self._sum_up, self._unsummed))
+                self._unsummed, self._unsummed_bytes = [], 0
 
     def _sum_up(self, rows: Sequence[Unsummed]) -> None:
         """Compute the numbers of tensors from what was written of them. Raises OSError."""
@@ -498,7 +494,7 @@ class RecordingWriter:
         with self._stack:
             if self._fault is not None:  # of a larger tensor, perhaps: these may still fit
                 with contextlib.suppress(OSError):
-                    self._store_all(waiting)
+                    self._store_all([item for item in waiting if item[1] not in self._saved[item[0]]])
             self._close_unfinished()
             self._sum_up_the_rest()
             values = self._saved["value"]
