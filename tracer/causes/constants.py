@@ -7,6 +7,9 @@ import numpy as np
 from tracer import relations
 from tracer.causes.step import Array
 
+_MOST_ROWS = 512
+"""Rows of a table that are each held against all of another."""
+
 
 def of_table(mine: Array, its: Array) -> str:
     """The cause where a tensor that both models make of nothing, or keep outside their weights, is another one."""
@@ -42,7 +45,7 @@ def of_constants(mine: Array, its: Array) -> tuple[str, str] | None:
 
 def _rows_elsewhere(mine: Array, its: Array) -> bool:
     """Whether most rows of a table are rows of the other, which stand elsewhere there."""
-    if mine.ndim < 2 or its.shape != mine.shape or mine.dtype.kind != "f":
+    if mine.ndim < 2 or its.shape != mine.shape or mine.dtype.kind != "f" or len(mine) > _MOST_ROWS:
         return False
     found = [[relations.alike(row, other) for other in mine] for row in its if np.ptp(row)]
     kept = sum(row == other for row, other in zip(found, np.eye(len(mine), dtype=bool).tolist(), strict=False))
