@@ -260,7 +260,9 @@ class Attached:
     def __call__(self, name: str, value: Array | NotRecorded, owned: bool = False) -> None:
         if self.capture.statistics_only and isinstance(value, np.ndarray):
             # Here, where it is still in the processor's cache: a copy for another thread costs as much as they do.
-            self._outlet.give(self._destination.statistics, name, value.shape, value.dtype.name, summarize(value))
+            self._outlet.give(
+                self._destination.statistics, name, value.shape, value.dtype.name, summarize(value, quick=True)
+            )
         else:
             self._give("value", "", name, value, owned)
 
