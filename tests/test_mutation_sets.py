@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +12,10 @@ import pytest
 
 from tests.defect_sets import check_network, check_whole
 
-pytestmark = pytest.mark.skipif(not all(map(find_spec, ("torch", "keras", "tensorflow"))), reason="needs both sides")
+pytestmark = [
+    pytest.mark.skipif(not all(map(find_spec, ("torch", "keras", "tensorflow"))), reason="needs both sides"),
+    pytest.mark.usefixtures("one_thread"),
+]
 NETWORKS = {
     "third": ("photo", "heart", "tagger", "encoder"),
     "fourth": ("vit", "listen", "table", "speak"),
@@ -26,17 +28,6 @@ IN_KERAS = {"speak": 4, "paint": 4}
 CORRECT = 2e-6
 SHOWN = {"third": 2e-5, "fourth": 1e-4, "fifth": 1e-4, "sixth": 2e-5}
 """Shares of the largest value: what rounding makes of a correct port at most, and a defect at least."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are computed faster by one thread than handed to several."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _set(name: str) -> Any:

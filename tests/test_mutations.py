@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -14,6 +13,8 @@ from torch.nn import functional as F
 
 from benchmarks.corpus.mutations import KINDS, Mutation, Subject, differ, observe
 from tracer.graph import Structure
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Residual(nn.Module):
@@ -174,15 +175,6 @@ def unexplained(
         if not (meant or lost or any(read in changed for read in (*node.parents, node.alias_of))):
             found.append(node.name)
     return found
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are computed faster by one thread than handed to several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", ["vision", "language"])

@@ -207,15 +207,14 @@ class Recorder:
                 role, more = "item", {"kind": "item", "label": "output", "parents": (first,)}
             else:
                 suffix, more = "", {"parents": parents, "reads": reads, "source": frame.source}
-                if self.describe:
-                    more |= self._described(
-                        type(module).__name__,
-                        lambda: {
-                            "kind": self._kind(frame), "label": type(module).__name__,
-                            "config": layers.config(module) | layers.own_mode(module, self.root),
-                            "layout": layers.layout(module),
-                        },
-                    )  # fmt: skip
+                more |= self._described(
+                    type(module).__name__,
+                    lambda: {
+                        "kind": self._kind(frame), "label": type(module).__name__,
+                        "config": layers.config(module) | layers.own_mode(module, self.root),
+                        "layout": layers.layout(module),
+                    },
+                )  # fmt: skip
             base = frame.path or type(module).__name__.lower()
             scope = self.stack[-1].path if self.stack else ""
             index = self._new(tensor, base, frame.path, frame.call, role, suffix, alias=alias, leaf=frame.leaf,

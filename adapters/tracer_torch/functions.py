@@ -136,6 +136,10 @@ _IN_PLACE = frozenset(
 )
 _UNSAID = frozenset({"out", "inplace", "_stacklevel"})
 _REDUCED = {"mean": "mean", "amax": "amax", "max": "amax"}
+_SHORTENING = frozenset({"embedding", "embedding_bag"})
+"""Operations that may write to their table of rows."""
+_COUNTING = frozenset({"batch_norm", "instance_norm"})
+"""Operations that may write to running statistics."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -148,7 +152,7 @@ def _writes(function: Callable[..., Any]) -> bool:
 @functools.lru_cache(maxsize=4096)
 def may_write(function: Callable[..., Any]) -> bool:
     """Whether calls of it write to tensors without being asked for (``out``)."""
-    return _writes(function) or name_of(function) in ("embedding", "embedding_bag", "batch_norm", "instance_norm")
+    return _writes(function) or name_of(function) in _SHORTENING | _COUNTING
 
 
 def written(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
@@ -158,11 +162,11 @@ def written(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         found += args[:1] or kwargs.values()
     if "out" in kwargs:
         found.append(kwargs["out"])
-    if name_of(function) in ("embedding", "embedding_bag"):
+    if name_of(function) in _SHORTENING:
         longest = args[3] if len(args) > 3 else kwargs.get("max_norm")
         if longest is not None:  # rows are made shorter where they lie
             found.append(args[1] if len(args) > 1 else kwargs.get("weight"))
-    elif name_of(function) in ("batch_norm", "instance_norm"):
+    elif name_of(function) in _COUNTING:
         found += [*args[1:3], kwargs.get("running_mean"), kwargs.get("running_var")]
     for value in found:
         yield from (tensor for _, tensor in walk(value))

@@ -99,9 +99,8 @@ class Looker:
             self._running = None
             try:
                 task.done(future.result())
-            except BrokenProcessPool:  # it was killed, or a trace broke it
-                log.error("the process that compares died: a new one is started")
-                self._pool = _pool()
+            except BrokenProcessPool:
+                self._renew()
             except Exception as error:
                 log.error("looking at a step failed: %s", error)
         first, second = (self._steps, self._pairs) if self._pair_was_last else (self._pairs, self._steps)
@@ -114,11 +113,15 @@ class Looker:
         try:
             future = self._pool.submit(task.function, *task.arguments)
         except BrokenProcessPool:
-            log.error("the process that compares died: a new one is started")
-            self._pool = _pool()
+            self._renew()
             future = self._pool.submit(task.function, *task.arguments)
         self._running = task, future
         future.add_done_callback(lambda _: self._wake())
+
+    def _renew(self) -> None:
+        """Start another process: the one there was was killed, or a trace broke it."""
+        log.error("the process that compares died: a new one is started")
+        self._pool = _pool()
 
     def close(self) -> None:
         """End the process; what waits is not looked at."""

@@ -79,11 +79,7 @@ def _rewritten(pack: Pack, compress: bool) -> int:
         raise
     finally:
         os.close(descriptor)
-    folder = os.open(pack.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    zarr3.sync(pack.path.parent)
     return size
 
 
@@ -112,32 +108,27 @@ class _Writer:
 
     def __init__(self, descriptor: int) -> None:
         self._file = descriptor
-        self._at = 0
-        self._entries: list[zips.Entry] = []
+        self._layout = zips.Layout()
 
     def array(self, place: str, chunks: Iterator[tuple[str, bytes | memoryview]], metadata: Mapping[str, Any]) -> None:
         for key, raw in chunks:
-            name, crc = f"{place}/{key}".encode(), zips.crc32(raw)
-            self._entry(zips.Entry(name, crc, len(raw), self._at), zips.aligned(name, len(raw), self._at, crc), raw)
+            entry, head = self._layout.data(f"{place}/{key}".encode(), len(raw), zips.crc32(raw))
+            self._layout.entries.append(entry)
+            self._put(head, raw)
         self.text(Text.of(place, zarr3.as_json(metadata).encode()))
 
     def text(self, text: Text) -> None:
-        self._entry(zips.Entry(text.name, text.crc, text.size, self._at), text.whole)
+        self._put(self._layout.whole(text.name, text.size, text.crc, text.whole))
 
     def end(self) -> int:
         """Write the directory; the size of the file."""
-        records = b"".join(zips.record(one.name, one.crc, one.size, one.at) for one in self._entries)
-        self._put(records, zips.ending(self._at, len(records), len(self._entries)))
-        return self._at
-
-    def _entry(self, entry: zips.Entry, *pieces: bytes | memoryview) -> None:
-        self._entries.append(entry)
-        self._put(*pieces)
+        directory = self._layout.end()
+        self._put(directory)
+        return self._layout.at + len(directory)
 
     def _put(self, *pieces: bytes | memoryview) -> None:
         for piece in pieces:
             zarr3.write_all(self._file, memoryview(piece))
-            self._at += len(piece)
 
 
 __all__ = ["Sizes", "files", "rewrite"]

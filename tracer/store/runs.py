@@ -30,8 +30,7 @@ class RunWriter:
         self.path = path
         path.unlink(missing_ok=True)  # of a writer that was killed
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self._at = 0
-        self._entries: list[zips.Entry] = []
+        self._layout = zips.Layout()
         self._places: set[str] = set()
         self._starts: dict[int, int] = {}
 
@@ -48,15 +47,16 @@ class RunWriter:
         self, arrays: Sequence[tuple[str, NDArray[Any], Mapping[str, Any] | str, Sequence[str]]]
     ) -> list[int | None]:
         """:meth:`put` of several, those that are small with few writes; none of them where that raises."""
-        before, known, new = self._at, len(self._entries), [place for place, *_ in arrays]
+        layout = self._layout
+        before, known, new = layout.at, len(layout.entries), [place for place, *_ in arrays]
         found: list[int | None] = []
         pieces: list[bytes | memoryview] = []
         for place, values, attributes, dimensions in arrays:
             raw, at = zarr3.bytes_of(values, dtypes.stored_as(values.dtype)), None
             if raw:
-                at = self._at
+                at = layout.at
                 entry, head = self._chunk(place, values.ndim, len(raw), zips.crc32(raw))
-                self._entries.append(entry)
+                layout.entries.append(entry)
                 pieces += [head, raw]
             pieces.append(self._array(place, values.shape, values.dtype, attributes, dimensions))
             found.append(at)
@@ -66,9 +66,9 @@ class RunWriter:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, before)
                 os.lseek(self._file, before, os.SEEK_SET)
-            self._at = before
+            layout.at = before
             self._places.difference_update(new)
-            del self._entries[known:]
+            del layout.entries[known:]
             raise
         return found
 
@@ -97,9 +97,7 @@ class RunWriter:
         """End the file, with ``attributes`` at its root."""
         root = Text.of("", zarr3.group_text(attributes))
         pieces = [self._described(text) for text in (*groups(self._places).values(), root)]
-        records = [zips.record(entry.name, entry.crc, entry.size, entry.at) for entry in self._entries]
-        length = sum(map(len, records))
-        self._write([*pieces, *records, zips.ending(self._at, length, len(records))])
+        self._write([*pieces, self._layout.end()])
         self.close()
 
     def close(self) -> None:
@@ -110,11 +108,8 @@ class RunWriter:
 
     def _chunk(self, place: str, rank: int, size: int, crc: int) -> tuple[zips.Entry, bytes]:
         """The entry of an array's data, which follow, and what stands before them."""
-        name = f"{place}/{zarr3.chunk_name(rank)}".encode()
-        head = zips.aligned(name, size, self._at, crc)
-        entry = zips.Entry(name, crc, size, self._at)
-        self._starts[self._at] = self._at + len(head)
-        self._at += len(head) + size
+        entry, head = self._layout.data(f"{place}/{zarr3.chunk_name(rank)}".encode(), size, crc)
+        self._starts[entry.at] = entry.at + len(head)
         return entry, head
 
     def _array(
@@ -131,9 +126,7 @@ class RunWriter:
 
     def _described(self, text: Text) -> bytes:
         """What is written next of a ``zarr.json``."""
-        self._entries.append(zips.Entry(text.name, text.crc, text.size, self._at))
-        self._at += len(text.whole)
-        return text.whole
+        return self._layout.whole(text.name, text.size, text.crc, text.whole)
 
     def _write(self, pieces: Iterable[bytes | memoryview]) -> None:
         small = bytearray()
@@ -167,9 +160,9 @@ class GrowingArray:
         if size:
             self._entry, head = writer._chunk(place, len(self.shape), size, 0)
             writer._write([head])
-            start = writer._at - size
+            start = writer._layout.at - size
             os.posix_fallocate(writer._file, start, size)
-            os.lseek(writer._file, writer._at, os.SEEK_SET)
+            os.lseek(writer._file, writer._layout.at, os.SEEK_SET)
             self._map = np.memmap(writer.path, self._on_disk.newbyteorder("<"), "r+", start, self.shape)
 
     def append(self, values: NDArray[Any]) -> None:
@@ -195,7 +188,7 @@ class GrowingArray:
         entry = self._entry
         crc = zips.crc32(mapped.reshape(-1).view(np.uint8).data)
         os.pwrite(writer._file, zips.CRC.pack(crc), entry.at + zips.LOCAL_CRC)
-        writer._entries.append(zips.Entry(entry.name, crc, entry.size, entry.at))
+        writer._layout.entries.append(zips.Entry(entry.name, crc, entry.size, entry.at))
         writer._write([writer._array(self.place, self.shape, self.dtype, attributes, dimensions)])
         return self.shape, entry.at
 

@@ -42,16 +42,14 @@ class Summary:
         """Take a piece of any shape."""
         flat = values.reshape(-1)
         self._size += int(flat.size)
-        # The extremes of a narrow block are found faster than those of the widened one, where numpy has loops for it.
-        narrow = flat.dtype.kind == "f" and flat.dtype.itemsize >= 4
         if self._quick and flat.dtype == np.float32 and flat.dtype.isnative:
             whole = flat.size - flat.size % _SHORT
             pieces = [flat[start : min(start + _QUICK, whole)] for start in range(0, whole, _QUICK)]
             left = [piece for piece in pieces if not self._add_quickly(piece)]
             for piece in (*left, flat[whole:]):
-                self._add(piece, narrow)
+                self._add(piece)
         else:
-            self._add(flat, narrow)
+            self._add(flat)
 
     def _add_quickly(self, block: NDArray[np.float32]) -> bool:
         """Take a block of whole short pieces, if its numbers are of a size that single precision can sum."""
@@ -68,7 +66,9 @@ class Summary:
         self._cubes += float(np.vecdot(squares, rows).sum(dtype=np.float64))
         return True
 
-    def _add(self, flat: NDArray[Any], narrow: bool) -> None:
+    def _add(self, flat: NDArray[Any]) -> None:
+        # The extremes of a narrow block are found faster than those of the widened one, where numpy has loops for it.
+        narrow = flat.dtype.kind == "f" and flat.dtype.itemsize >= 4
         room, other = np.empty((2, min(BLOCK, flat.size)))
         for start in range(0, flat.size, BLOCK):
             block = flat[start : start + BLOCK]

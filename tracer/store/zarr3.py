@@ -133,6 +133,15 @@ def group_text(attributes: Mapping[str, Any], more: Mapping[str, str] | None = N
     return f'{{"zarr_format":3,"node_type":"group","attributes":{own}}}'.encode()
 
 
+def sync(folder: Path) -> None:
+    """Have what was renamed in a folder outlast a power cut. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_metadata(folder: Path, text: bytes) -> None:
     """Replace ``folder/zarr.json`` in one step: a reader sees the old one or the new one."""
     temporary = folder / f"{TEMPORARY}-{uuid.uuid4().hex}"  # threads and containers may share a group

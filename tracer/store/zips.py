@@ -96,6 +96,37 @@ HEAD = 1 << 12
 """Bytes that are looked at for what stands before an entry's data, but for names that are longer."""
 
 
+class Layout:
+    """Where the entries of a stored zip lie that is written from beginning to end.
+
+    Attributes:
+        at: where the next one begins in the file.
+        entries: those that the directory will list.
+    """
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.entries: list[Entry] = []
+
+    def data(self, name: bytes, size: int, crc: int) -> tuple[Entry, bytes]:
+        """An aligned entry whose data follow, not listed yet, and what stands before them."""
+        head = aligned(name, size, self.at, crc)
+        entry = Entry(name, crc, size, self.at)
+        self.at += len(head) + size
+        return entry, head
+
+    def whole(self, name: bytes, size: int, crc: int, whole: bytes) -> bytes:
+        """List an entry that is given with its header, which is what is to be written."""
+        self.entries.append(Entry(name, crc, size, self.at))
+        self.at += len(whole)
+        return whole
+
+    def end(self) -> bytes:
+        """The directory."""
+        records = b"".join(record(entry.name, entry.crc, entry.size, entry.at) for entry in self.entries)
+        return records + ending(self.at, len(records), len(self.entries))
+
+
 def entry_at(window: memoryview, at: int, shown: str, begin: int = 0, length: int | None = None) -> tuple[Entry, int]:
     """The entry that begins at ``at``, and where its data does.
 

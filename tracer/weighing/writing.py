@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tracer.errors import InputError, TraceError
 from tracer.names import display
+from tracer.store import zarr3
 
 
 def check(path: Path, force: bool) -> None:
@@ -47,7 +48,7 @@ def publish(made: Path, path: Path, force: bool) -> None:
                 os.fsync(out.fileno())
         _put(temporary, path, force)
         temporary = None
-        _sync(path.parent)
+        zarr3.sync(path.parent)
     except FileExistsError:
         raise InputError(f"{display(str(path))} exists already: --force replaces it") from None
     except OSError as error:
@@ -72,11 +73,3 @@ def _put(temporary: str, path: Path, force: bool) -> None:
         os.replace(temporary, path)
         return
     os.unlink(temporary)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
