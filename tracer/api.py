@@ -47,6 +47,7 @@ def record(
     exclude: str | Sequence[str] = (),
     statistics_only: bool = False,
     precision: str | None = None,
+    durable: bool = False,
 ) -> Recording:
     """Record one run of a live model (a ``torch.nn.Module``, a Keras model …).
 
@@ -70,6 +71,7 @@ def record(
         layers, exclude: record only some nodes: one or several globs over names, paths, or ``op:conv*``.
         statistics_only: keep statistics of each activation instead of its values.
         precision: ``float32``, ``float16`` or ``bfloat16``: round activations before they are stored.
+        durable: wait until the recording is on the disk, so that it outlasts a power cut.
 
     Raises:
         InputError: the input or an option does not fit, or the name is taken.
@@ -79,7 +81,7 @@ def record(
     return record_object(
         model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force, reference=reference,
         samples=samples, batch=batch, mode=mode, loss=loss, layers=_patterns(layers), exclude=_patterns(exclude),
-        statistics_only=statistics_only, precision=precision,
+        statistics_only=statistics_only, precision=precision, durable=durable,
     )  # fmt: skip
 
 
@@ -99,6 +101,7 @@ def attach(
     when_full: Literal["wait", "skip"] = "wait",
     memory: int = DEFAULT_MEMORY,
     reference: str | None = None,
+    durable: bool = False,
 ) -> Attached:
     """Record a live model whenever its own program calls it: each call is a step, ``trace.recording("pt@100")``.
 
@@ -122,6 +125,7 @@ def attach(
             out, and counts it.
         memory: bytes that may wait.
         reference: the recording to align to; by default the trace's first.
+        durable: each step outlasts a power cut once it is written (of a daemon: ``tracer daemon start --durable``).
 
     Raises InputError where an argument does not fit, the name is taken, or no daemon runs; ReplayError where models of
     this kind cannot be watched.
@@ -131,7 +135,7 @@ def attach(
     return live.attach(
         model, to=to, name=name, on=on, every=every, mode=mode, layers=_patterns(layers), exclude=_patterns(exclude),
         gradients=gradients, weights=weights, statistics_only=statistics_only, when_full=when_full, memory=memory,
-        reference=reference,
+        reference=reference, durable=durable,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import zipfile
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from tracer import dtypes
 from tracer.adapter import InputSpec, LoadedModel
 from tracer.batches import Batches, sample_count
-from tracer.errors import InputError, MisfitError, OptionError
+from tracer.errors import InputError, MisfitError, OptionError, RefusedError, TraceError
 from tracer.graph import Layout, Structure
 from tracer.names import display
 from tracer.store import Trace
@@ -27,6 +28,8 @@ Array = NDArray[Any]
 LAYOUTS = ("auto", "same", "NHWC->NCHW", "NCHW->NHWC")
 """Values of ``--layout``; the two moves hold for any number of spatial axes (NWC, NDHWC)."""
 _LARGEST = 8 << 30
+_UNPACKED, _RATIO = 256 << 20, 100
+"""Bytes that an archive may unpack to however small it is, and how many times its own that it may."""
 _ALL = 1 << 62
 """A batch size that no input reaches."""
 _OWN_INPUT = "; this is the trace's own input: another model wants another --trace, or --input-shape"
@@ -68,21 +71,28 @@ def identity_of(inputs: Mapping[str, Array]) -> str:
 def read_file(path: Path) -> dict[str, Array]:
     """Arrays of an ``.npy`` (name ``""``) or ``.npz`` file; never unpickles.
 
-    Raises InputError for anything else, for object arrays and for declared sizes over 8 GiB.
+    Raises InputError for anything else, for object arrays and for declared sizes over 8 GiB, RefusedError for archives
+    that would unpack to a hundred times their size.
     """
     shown = display(str(path))
     try:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
                 members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
-                if sum(m.file_size for m in members) > _LARGEST:
+                size, own = sum(m.file_size for m in members), path.stat().st_size
+                if size > _LARGEST:
                     raise InputError(f"{shown} unpacks to more than {_LARGEST >> 30} GiB")
+                if size > max(_UNPACKED, _RATIO * own):
+                    raise RefusedError(f"{shown} is a zip bomb: {own} bytes would unpack to {size}")
                 out = {}
                 for member in members:
                     with archive.open(member) as file:
                         out[member.filename[:-4]] = npy_format.read_array(file, allow_pickle=False)
         elif path.suffix == ".npy":
-            out = {"": np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            if mapped.nbytes > _LARGEST:
+                raise InputError(f"{shown} holds more than {_LARGEST >> 30} GiB")
+            out = {"": np.array(mapped)}
         else:
             raise InputError(f"--input takes .npy, .npz or seed:N, not {shown}")
     except InputError:
@@ -326,9 +336,12 @@ def prepare(
         saved = cut
     if origin != "reused":
         known = identity_of(saved)
+        stored = {}
         if trace.has_inputs(known):  # the same values again, for the other model
+            with contextlib.suppress(TraceError):  # damaged: these take its place
+                stored = trace.inputs(known)
+        if stored:
             input_id, origin = known, "reused"
-            stored = trace.inputs(known)
             saved = {name: values for name, (values, _) in stored.items()}
             layouts = {name: own.get("layout") for name, (_, own) in stored.items()}
         elif len(saved) == len(specs):

@@ -27,6 +27,7 @@ class Options:
         weights: whether parameters are saved.
         force: replace a recording of this name.
         memory: bytes of copies that may wait for the disk.
+        durable: as of :class:`tracer.store.Trace`.
         reference: the recording to align to; by default the trace's oldest complete one.
     """
 
@@ -37,6 +38,7 @@ class Options:
     weights: bool = True
     force: bool = False
     memory: int = DEFAULT_MEMORY
+    durable: bool = False
     reference: str | None = None
     samples: int | None = None
     batch: int | None = None

@@ -61,7 +61,9 @@ ShapeOption = Annotated[
 SandboxOption = Annotated[bool, typer.Option("--sandbox/--no-sandbox", help="Confine the worker where the kernel can.")]
 MemoryOption = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option("--memory-limit", help="Gigabytes the worker may take (default: 90 % of what is free).", min=0.1),
+    typer.Option(
+        "--memory-limit", help="Gigabytes the worker may take (90 % of what is free; less to load a file).", min=0.1
+    ),
 ]
 PythonOption = Annotated[
     Optional[str],  # noqa: UP045
@@ -140,6 +142,9 @@ def record(
     force: Annotated[bool, typer.Option("--force", help="Replace a recording of this name.")] = False,
     save_weights: Annotated[bool, typer.Option("--save-weights/--no-save-weights", help="Weights too.")] = True,
     memory: Annotated[int, typer.Option("--memory", help="Megabytes of copies that may wait for the disk.")] = 256,
+    durable: Annotated[
+        bool, typer.Option("--durable", help="Wait for the disk: what was recorded outlasts a power cut.")
+    ] = False,
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
     sandbox: SandboxOption = True,
@@ -158,7 +163,7 @@ def record(
         name=adapter if name is None else name, input=recording.absolute(input), input_shape=tuple(input_shape or ()),
         layout=layout, weights=save_weights, force=force, memory=memory << 20, reference=reference, samples=samples,
         batch=batch, mode=mode, loss=recording.absolute_loss(grad), layers=tuple(layers or ()),
-        exclude=tuple(exclude or ()), statistics_only=stats_only, precision=precision,
+        exclude=tuple(exclude or ()), statistics_only=stats_only, precision=precision, durable=durable,
     )  # fmt: skip
     return recording.record(loading, options, trace=trace, as_json=json)
 

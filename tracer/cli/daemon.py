@@ -36,8 +36,9 @@ _STOP = 30.0
 
 
 def start(
-    trace: Path, *, foreground: bool, port: int | None, last: int, every: int, budget: float, atol: float, rtol: float
-) -> int:
+    trace: Path, *, foreground: bool, port: int | None, last: int, every: int, budget: float, atol: float, rtol: float,
+    durable: bool = False,
+) -> int:  # fmt: skip
     """Start the daemon, and return once it listens."""
     if (found := place.running()) is not None:
         raise InputError(f"a daemon is running already (process {found}): tracer daemon status, tracer daemon stop")
@@ -46,6 +47,7 @@ def start(
     how = Settings(
         trace.absolute(), port, secrets.token_urlsafe(24) if port is not None else "", Tolerance(atol, rtol),
         _configured(Rules, "rules", {}), retention, _configured(Telling, "events", {}),
+        durable,
     )  # fmt: skip
     Trace.create(trace)  # said now where it cannot be written, and there for who looks before the first step
     place.folder(make=True)

@@ -46,13 +46,17 @@ def start(
     ] = 0.0,
     atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
     rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    durable: Annotated[
+        bool, typer.Option("--durable", help="Wait for the disk at each step: it outlasts a power cut.")
+    ] = False,
 ) -> int:
     """Start the daemon of this user."""
     from tracer.cli import daemon
 
     return daemon.start(
-        trace, foreground=foreground, port=port, last=keep_last, every=keep_every, budget=budget, atol=atol, rtol=rtol
-    )
+        trace, foreground=foreground, port=port, last=keep_last, every=keep_every, budget=budget, atol=atol, rtol=rtol,
+        durable=durable,
+    )  # fmt: skip
 
 
 @group.command()

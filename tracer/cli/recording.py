@@ -21,9 +21,12 @@ from tracer.names import display
 from tracer.options import Options
 from tracer.recording import check_name, check_run
 from tracer.report.words import bytes_text, shape_text
-from tracer.store import Trace
+from tracer.store import Trace, zarr3
 from tracer.worker import protocol, supervise
 from tracer.worker.results import parse_record
+
+_NAMED = 5
+"""How many of the tensors that could not be stored are named."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,10 @@ class _Narration:
 
 
 def record(loading: Loading, options: Options, *, trace: Path, as_json: bool) -> int:
-    """Record a model file. Raises TracerError in one line; the trace's other recordings are never touched."""
+    """Record a model file: PARTIAL where some of its tensors could not be stored.
+
+    Raises TracerError in one line; the trace's other recordings are never touched.
+    """
     from tracer.inputs import LAYOUTS
 
     if options.layout not in LAYOUTS:
@@ -162,12 +168,16 @@ def record(loading: Loading, options: Options, *, trace: Path, as_json: bool) ->
     label = f"{loading.adapter} {_subject(loading)}"
     answer = loading.run("record", label, asdict(options), trace=str(trace.absolute()), read=readable)
     result = parse_record(answer).model_dump()
+    if options.durable:
+        with contextlib.suppress(PermissionError):  # a folder that may not be read cannot be synced
+            zarr3.sync(trace.absolute().parent)
+    code = ExitCode.PARTIAL if result["skipped"] else ExitCode.OK
     if as_json:
         settings.out().print(json.dumps(result))
-        return ExitCode.OK
+        return code
     _say(loading, result, trace)
     _next(loading, result, trace)
-    return ExitCode.OK
+    return code
 
 
 def named(names: str | None) -> tuple[str, ...]:
@@ -204,8 +214,11 @@ def _say(loading: Loading, result: dict[str, Any], trace: Path) -> None:
     settings.out().print(Text(line))
     if result["pairs"] is not None:
         settings.out().print(Text(f"aligned to '{display(result['reference'])}': {result['pairs']} pairs"))
-    for name, reason in list(result["skipped"].items())[:5]:
+    skipped = list(result["skipped"].items())
+    for name, reason in skipped[:_NAMED]:
         settings.say(f"note: {display(name)} not recorded: {display(reason)}")
+    if len(skipped) > _NAMED:
+        settings.say(f"note: {len(skipped) - _NAMED} more were not recorded: tracer runs --json names them")
     for note in result["notes"][result["model_notes"] :]:  # those about loading were shown while it loaded
         settings.say(f"note: {display(note)}")
 

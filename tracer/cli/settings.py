@@ -63,7 +63,7 @@ def hint(text: str) -> None:
     if sys.stderr.isatty():
         from rich.text import Text
 
-        err().print(Text(f"next: {text}", style="dim"))
+        err().print(Text(display(f"next: {text}"), style="dim"))
 
 
 @contextmanager
@@ -106,11 +106,11 @@ def check_free(path: Path, force: bool) -> None:
 
 
 def write_text(path: Path, content: str, force: bool) -> None:
-    """Write a file that the user named, whole or not at all. Raises InputError."""
-    check_free(path, force)
-    try:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(content, "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {display(str(path))}: {error.strerror}") from error
+    """Write a file that the user named, whole or not at all.
+
+    Raises InputError where it may not be written, TraceError where the disk fails.
+    """
+    from tracer.weighing import writing
+
+    writing.check(path, force)
+    writing.publish_text(content, path, force)

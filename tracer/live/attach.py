@@ -16,8 +16,10 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tracer import adapter as adapters
+from tracer import text
 from tracer.adapter import Array, LoadedModel, Mode, NotRecorded
 from tracer.errors import InputError
+from tracer.forked import ends_with_process
 from tracer.graph import Param, Structure
 from tracer.live import place, wire
 from tracer.live.destination import Destination, Local, Opening
@@ -113,6 +115,10 @@ class Attached:
         self._detach: Callable[[], None] = lambda: None
         self._parameters: tuple[tuple[str, str], ...] = ()
         atexit.register(self.detach)  # a program that just ends: its last step, too
+        ends_with_process(self)
+
+    def forked(self) -> None:
+        self._deciding = threading.Lock()
 
     def follow(self, model: LoadedModel) -> None:
         if self.gradients or self.weights:
@@ -156,7 +162,7 @@ class Attached:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._end(None if error is None else str(error) or type(error).__name__)
+        self._end(None if error is None else text.text_of(error) or type(error).__name__)
 
     def _end(self, fault: str | None) -> None:
         atexit.unregister(self.detach)
@@ -292,10 +298,14 @@ class Attached:
                 )  # fmt: skip
 
     def _give(self, part: Any, owner: str, name: str, value: Array | NotRecorded, owned: bool) -> None:
+        if not isinstance(value, NotRecorded):
+            try:
+                copied = value if owned else self._buffers.copy(value)
+            except MemoryError as error:  # an expanded tensor is larger than its memory
+                value = NotRecorded(text.described(error, 120))
         if isinstance(value, NotRecorded):
             self._outlet.give(self._destination.skip, part, f"{owner}:{name}" if owner else name, value.reason)
             return
-        copied = value if owned else self._buffers.copy(value)
         self._outlet.give(self._destination.put, part, owner, name, copied, size=copied.nbytes)
 
 
@@ -315,6 +325,7 @@ def attach(
     when_full: WhenFull = "wait",
     memory: int = DEFAULT_MEMORY,
     reference: str | None = None,
+    durable: bool = False,
 ) -> Attached:
     """See :func:`tracer.attach`."""
     entry, adapter = adapters.for_object(model)
@@ -322,7 +333,7 @@ def attach(
     loaded = adapter.wrap(model)
     rank = loaded.rank()
     stem = (name or entry) + ("" if rank is None else f".rank{rank}")
-    destination, taken = _destination(to, stem, numbered=name is None, reference=reference)
+    destination, taken = _destination(to, stem, numbered=name is None, reference=reference, durable=durable)
 
     def opening(structure: Structure, parameters: tuple[tuple[str, str], ...]) -> Opening:
         said = described(loaded, model, attached.capture, structure) | ({"loss": LOSS} if gradients else {})
@@ -336,12 +347,14 @@ def attach(
 
 
 def _destination(
-    to: str | os.PathLike[str] | None, name: str, *, numbered: bool, reference: str | None
+    to: str | os.PathLike[str] | None, name: str, *, numbered: bool, reference: str | None, durable: bool
 ) -> tuple[Destination, str]:
     """Where the steps go, and the recording's name there as far as that is known. Raises InputError."""
     if to == DAEMON or (to is None and place.running() is not None):
+        if durable:
+            raise InputError("durable is for the daemon to say, which writes: tracer daemon start --durable")
         return Remote(name=name, numbered=numbered), name
-    trace = Trace.at(to or DEFAULT_TRACE)
+    trace = Trace.at(to or DEFAULT_TRACE, durable=durable)
     if reference is not None:
         trace.recording(reference)  # said now, not when the model first runs
     if trace.has(name):

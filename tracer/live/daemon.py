@@ -29,11 +29,14 @@ from tracer.live.session import Session
 from tracer.live.telling import Teller, Telling
 from tracer.names import display
 from tracer.store import Trace
+from tracer.text import described
 from tracer.wanted import wanted
 
 log = logging.getLogger("tracer.daemon")
 _ARENAS, _MAPPED, _TRIMMED = -8, -3, -1
 """``M_ARENA_MAX``, ``M_MMAP_THRESHOLD`` and ``M_TRIM_THRESHOLD`` of mallopt(3)."""
+_MOST = 512
+"""Clients at a time: a recorder costs a thread."""
 _TURN = 500
 """Milliseconds after which the daemon looks around, where nothing comes."""
 _LAST_LOOKS = 5.0
@@ -47,6 +50,7 @@ class Settings:
     Attributes:
         trace: where steps go for which a recorder names no other place.
         tcp: the port on the loopback interface, with ``token``; None for the Unix socket alone.
+        durable: whether each step is on the disk before it is told, so that it outlasts a power cut.
         tolerance: what pairs are judged by.
     """
 
@@ -57,6 +61,7 @@ class Settings:
     rules: Rules = field(default_factory=Rules)
     retention: Retention = field(default_factory=Retention)
     telling: Telling = field(default_factory=Telling)
+    durable: bool = False
 
 
 @dataclass
@@ -179,14 +184,14 @@ class Daemon:
                     raise wire.WireError(f"a message of {len(frames) - 1} frames")
                 payload = frames[2].buffer if len(frames) == 3 else memoryview(b"")
                 self._take(peer, wire.decoded(frames[1]), payload)
-            except (TracerError, OSError, ValueError) as error:  # a trace that cannot be used, a path that is none
-                self._refuse(peer, str(error))
+            except Exception as error:  # whatever it is, it costs its sender the connection, and nobody else anything
+                self._refuse(peer, str(error) if isinstance(error, TracerError) else described(error))
 
     def _refuse(self, peer: bytes, why: str) -> None:
         log.warning("refused: %s", display(why, 300))
         session = self._sessions.pop(peer, None)
         self._others.pop(peer, None)
-        self._tell(peer, wire.Fault(why=why, last=True))
+        self._tell(peer, wire.fault(why))
         if session is not None:
             threading.Thread(target=session.end, args=(why,), daemon=True).start()
 
@@ -220,11 +225,15 @@ class Daemon:
             raise wire.WireError(f"it speaks protocol {hello.protocol}, this daemon {wire.PROTOCOL}: use one version")
         if peer in self._sessions or peer in self._others:
             raise wire.WireError("a second greeting")
+        if len(self._sessions) + len(self._others) >= _MOST:
+            raise wire.WireError(f"{_MOST} clients are there already")
         if hello.trace is not None and peer[0]:
             raise wire.WireError("who comes over TCP records into the daemon's own trace")
         trace = Path(hello.trace) if hello.trace else self.settings.trace
         if hello.role == "recorder":
-            self._sessions[peer] = Session(hello, trace, partial(self._tell, peer), self._committed)
+            self._sessions[peer] = Session(
+                hello, trace, partial(self._tell, peer), self._committed, durable=self.settings.durable
+            )
             self._looker.ready()
             log.info("recorder of process %s on %s", hello.pid, display(hello.host, 60))
         else:
@@ -400,7 +409,7 @@ class Daemon:
                 try:
                     wanted(session.structure, {}, asked.layers or (), asked.exclude or ())
                 except InputError as error:
-                    return wire.Fault(why=f"'{display(name)}': {error}")
+                    return wire.fault(f"'{display(name)}': {error}", last=False)
             found[peer] = name
         for peer in found:
             self._tell(peer, asked)

@@ -64,9 +64,11 @@ class Session:
         trace: Path,
         answer: Answer,
         committed: Callable[[Session, int, float], None],
+        *,
+        durable: bool = False,
     ) -> None:
         self.hello = hello
-        self.trace = Trace.at(trace)
+        self.trace = Trace.at(trace, durable=durable)
         self.name: str | None = None
         self.figures = Figures()
         self.structure: Structure | None = None
@@ -136,7 +138,7 @@ class Session:
                 self._handle(message, payload)
             except Exception as error:
                 said = str(error) if isinstance(error, TracerError) else described(error)
-                self._answer(wire.Fault(why=said, last=True))
+                self._answer(wire.fault(said))
                 self._finish(said)
                 self.fault = said
                 self.over = True
@@ -235,7 +237,8 @@ class Session:
     def _finish(self, why: str | None, *, whole: bool = False) -> None:
         writer, self.writer = self.writer, None
         if writer is not None:
-            with suppress(TraceError):  # a full disk: it reads as interrupted
+            # A full disk: it reads as interrupted, which who closes it is told.
+            with suppress(*() if whole else (TraceError,)):
                 if whole or why is None:
                     writer.finish(why)
                 else:

@@ -154,11 +154,13 @@ class PackWriter:
     themselves: a tensor is at most one write here, and what describes them all is one at the end. Steps are mostly like
     those before them: what was worked out for the pack ``like`` is taken over where it fits.
 
-    Raises OSError where the disk fails; what was written is then to be given up with :meth:`abort`.
+    With ``durable`` a pack outlasts a power cut once it is committed. Raises OSError where the disk fails; what was
+    written is then to be given up with :meth:`abort`.
     """
 
-    def __init__(self, path: Path, like: PackWriter | None = None) -> None:
+    def __init__(self, path: Path, like: PackWriter | None = None, *, durable: bool = False) -> None:
         self.path = path
+        self._durable = durable
         self._temporary = f"{path.parent}/{zarr3.TEMPORARY}-{uuid.uuid4().hex}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file: int | None = os.open(self._temporary, flags, 0o644)
@@ -210,9 +212,13 @@ class PackWriter:
             self._add(part)
         self._flush()
         assert self._file is not None
+        if self._durable:
+            os.fsync(self._file)
+        os.replace(self._temporary, self.path)
         os.close(self._file)
         self._file = None
-        os.replace(self._temporary, self.path)
+        if self._durable:
+            zarr3.sync(self.path.parent)
         return start + len(records) + len(end)
 
     def abort(self) -> None:

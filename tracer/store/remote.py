@@ -29,7 +29,7 @@ from tracer.names import display
 from tracer.store import sources, zarr3
 from tracer.store.packs import SUFFIX
 from tracer.store.recordings import unwritable
-from tracer.store.trace import Trace
+from tracer.store.trace import Trace, is_locked, lock
 
 SCHEMES = ("s3", "gs", "az", "abfs")
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,2}}(.+?)/*")
@@ -262,6 +262,8 @@ def push(trace: Trace, url: str, *, force: bool = False, progress: Progress | No
     there = bucket.objects()
     if there and not force:
         raise InputError(f"something lies at {display(url)} already: --force replaces it")
+    if any(one.key == zarr3.METADATA for one in there):  # half of each is no trace
+        bucket.delete([zarr3.METADATA])
     paths = sorted(_paths(trace.root), key=lambda path: (_late(trace.root, path), path))
     for done, path in enumerate(paths):
         if progress is not None:
@@ -301,13 +303,18 @@ def pull(url: str, path: Path, *, progress: Progress | None = None) -> int:
     if not any(one.key == zarr3.METADATA for one in objects):
         raise InputError(f"no trace at {display(url)}")
     temporary = path.with_name(f"{zarr3.TEMPORARY}-{uuid.uuid4().hex}")
+    for left in path.absolute().parent.glob(f"{zarr3.TEMPORARY}-*"):  # of one that was killed
+        if left.is_dir() and not left.is_symlink() and not is_locked(left):
+            shutil.rmtree(left, ignore_errors=True)
     try:
-        for done, one in enumerate(objects):
-            if progress is not None:
-                progress(done, len(objects))
-            bucket.download(one.key, temporary / one.key)
-        Trace.open(temporary)
-        temporary.rename(path)
+        temporary.mkdir(parents=True)
+        with lock(temporary):
+            for done, one in enumerate(objects):
+                if progress is not None:
+                    progress(done, len(objects))
+                bucket.download(one.key, temporary / one.key)
+            Trace.open(temporary)
+            temporary.rename(path)
     except OSError as error:
         if isinstance(error, TraceError):
             raise

@@ -19,7 +19,7 @@ from tracer.graph import Structure
 from tracer.store import places, zarr3
 from tracer.store.packs import PackWriter, Slot, pack_name
 from tracer.store.recordings import STEPS, unwritable
-from tracer.store.trace import Trace, lock
+from tracer.store.trace import Trace, lock, sweep
 
 if TYPE_CHECKING:
     from typing import Self
@@ -100,10 +100,14 @@ class SeriesWriter:
             if not self._resume or not before.get("steps"):
                 raise InputError(f"recording '{names.display(self.name)}' exists already: give another name")
             self._attributes["created"] = before.get("created", self._attributes["created"])
+        else:
+            sweep(self._folder)  # steps of one that was deleted half-way are not ours
         self._steps.mkdir(exist_ok=True)
         for left in self._steps.glob(f"{zarr3.TEMPORARY}-*"):  # of a writer that was killed
             left.unlink()
         self._describe("recording")
+        if self.trace.durable:
+            zarr3.sync(self._folder.parent)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.finish(None if error is None else str(error) or type(error).__name__)
@@ -135,7 +139,7 @@ class SeriesWriter:
         """What comes now belongs to this step; one that was not committed is given up. Raises TraceError."""
         self.abort()
         with self._disk():
-            self._pack = PackWriter(self._steps / pack_name(step), self._before)
+            self._pack = PackWriter(self._steps / pack_name(step), self._before, durable=self.trace.durable)
         if len(self._lines) > 64 + 2 * sum(map(len, self._index.values())):  # names that do not come again
             self._lines.clear()
         self._step, self._skipped = step, {}
@@ -202,7 +206,8 @@ class SeriesWriter:
             self._pack = None
 
     def _describe(self, state: str, **more: Any) -> None:
-        zarr3.make_group(self._folder, {**self._attributes, "state": state, **more})
+        attributes = {**self._attributes, "state": state, **more}
+        zarr3.make_group(self._folder, attributes, durable=self.trace.durable)
 
     @contextlib.contextmanager
     def _disk(self) -> Any:

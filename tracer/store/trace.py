@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,15 @@ _ALL_PARTS = (*PARTS, COMPARISONS)
 
 
 class Trace:
-    """A trace on disk. Cheap to open; recordings are read when asked for."""
+    """A trace on disk. Cheap to open; recordings are read when asked for.
 
-    def __init__(self, root: Path) -> None:
+    Attributes:
+        durable: whether what is said to be written outlasts a power cut, not only the end of the process.
+    """
+
+    def __init__(self, root: Path, *, durable: bool = False) -> None:
         self.root = root
+        self.durable = durable
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -76,7 +82,7 @@ class Trace:
         return cls(root)
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> Self:
+    def at(cls, path: str | os.PathLike[str], *, durable: bool = False) -> Self:
         """The trace at ``path``, which need not exist yet; nothing is written before :meth:`make`.
 
         Raises InputError when something else is there.
@@ -89,17 +95,25 @@ class Trace:
                     f"{names.display(url)} cannot be recorded into: record here, then tracer push TRACE URL"
                 )
         root = Path(path)
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            return cls.open(root)
-        return cls(root)
+        if root.exists() and not (root.is_dir() and _empty(root)):
+            cls.open(root)
+        return cls(root, durable=durable)
 
     def make(self) -> None:
         """Create what is missing of an empty trace. Raises InputError when that cannot be done."""
+        folders = [self.root, *(self.root / part for part in PARTS)]
         try:
-            if not (self.root / zarr3.METADATA).exists():
-                zarr3.make_group(self.root, {"format": FORMAT, "version": VERSION})
-            for part in PARTS:
-                zarr3.make_group(self.root / part)
+            for folder in folders:
+                is_root = folder == self.root  # without what it says nothing else can be read
+                attributes = {"format": FORMAT, "version": VERSION} if is_root else {}
+                if not (folder / zarr3.METADATA).exists():
+                    zarr3.make_group(folder, attributes, durable=self.durable or is_root)
+            if self.durable:  # who made it may not have cared
+                for folder in folders:
+                    zarr3.sync(folder / zarr3.METADATA)
+                    zarr3.sync(folder)
+                with contextlib.suppress(PermissionError):  # a sandboxed worker's supervisor does it
+                    zarr3.sync(self.root.absolute().parent)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
             raise (TraceError if full else InputError)(unwritable(self.root, error)) from error
@@ -114,8 +128,10 @@ class Trace:
     def recordings(self) -> list[Recording]:
         """All recordings, oldest first."""
         folder = self.root / "recordings"
-        entries = _subfolders(folder) if folder.is_dir() else []
-        found = [self._load(entry) for entry in entries if (entry / zarr3.METADATA).exists()]
+        found = []
+        for entry in _subfolders(folder) if folder.is_dir() else []:
+            with contextlib.suppress(FileNotFoundError):  # none yet, or none any more
+                found.append(self._load(entry))
         return sorted(found, key=lambda r: (r.created, r.name))
 
     def recording(self, name: str) -> Recording:
@@ -123,14 +139,13 @@ class Trace:
 
         Raises InputError, with the names and steps there are, when there is none.
         """
-        folder = self.root / "recordings" / names.encode(name)
-        if not (folder / zarr3.METADATA).exists():
-            of, _, step = name.rpartition(AT)
-            if step.isascii() and step.isdigit() and len(step) <= 18 and self.has(of):
-                return self.recording(of).at(int(step))
-            have = ", ".join(names.display(r.name) for r in self.recordings()) or "none yet"
-            raise InputError(f"no recording '{names.display(name)}' in {sources.shown(self.root)} (have: {have})")
-        return self._load(folder)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return self._load(self.root / "recordings" / names.encode(name))
+        of, _, step = name.rpartition(AT)
+        if step.isascii() and step.isdigit() and len(step) <= 18 and self.has(of):
+            return self.recording(of).at(int(step))
+        have = ", ".join(names.display(r.name) for r in self.recordings()) or "none yet"
+        raise InputError(f"no recording '{names.display(name)}' in {sources.shown(self.root)} (have: {have})")
 
     def has(self, name: str) -> bool:
         return (self.root / "recordings" / names.encode(name) / zarr3.METADATA).exists()
@@ -140,26 +155,28 @@ class Trace:
         return (self.root / "recordings" / names.encode(name) / STEPS / pack_name(step)).exists()
 
     def _load(self, folder: Path) -> Recording:
+        """Raises FileNotFoundError and NotADirectoryError where there is none."""
         try:
-            name = names.decode(folder.name) or folder.name
+            known = names.decode(folder.name)
         except ValueError:
-            name = folder.name
+            known = None
+        name = folder.name if known is None else known
         try:
             attributes = zarr3.read_metadata(folder)["attributes"]
+            if attributes.get("state") == "recording" and not is_locked(folder):
+                # The writer may have finished between our read and our look at the lock.
+                attributes = zarr3.read_metadata(folder)["attributes"]
+                if attributes.get("state") == "recording":
+                    attributes = {**attributes, **_Salvage(folder).look(), "state": "interrupted"}
+        except (FileNotFoundError, NotADirectoryError):
+            raise
         except (TraceError, OSError) as error:  # the others can still be read
             return Recording(name, folder, self.root, {"error": str(error)}, "damaged")
-        if name == folder.name and isinstance(attributes.get("name"), str):  # a long name's key does not give it back
+        if known is None and isinstance(attributes.get("name"), str):  # a long name's key does not give it back
             name = attributes["name"]
         state = attributes.get("state")
-        if state not in ("recording", "complete", "failed"):
+        if state not in ("recording", "complete", "failed", "interrupted"):
             return Recording(name, folder, self.root, {**attributes, "error": "its state is unknown"}, "damaged")
-        if state == "recording" and not is_locked(folder):
-            # The writer may have finished between our read and our look at the lock.
-            attributes = zarr3.read_metadata(folder)["attributes"]
-            state = str(attributes.get("state", "?"))
-            if state == "recording":
-                state = "interrupted"
-                attributes = {**attributes, **_Salvage(folder).look()}
         return Recording(name, folder, self.root, attributes, state)
 
     def so_far(self, recording: Recording) -> Recording:
@@ -187,8 +204,8 @@ class Trace:
         """
         folder = self.root / "inputs" / names.encode(input_id)
         try:
-            order = zarr3.read_metadata(folder)["attributes"]["names"]
-        except (FileNotFoundError, KeyError) as error:
+            order = [*zarr3.read_metadata(folder)["attributes"]["names"]]
+        except (FileNotFoundError, KeyError, TypeError) as error:
             raise TraceError(f"damaged: input {names.display(input_id)} is missing") from error
         found = {}
         for name in order:
@@ -199,23 +216,36 @@ class Trace:
     def save_inputs(
         self, input_id: str, inputs: Mapping[str, NDArray[Any]], attributes: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        """Save an input once; one that is there already is left alone. Raises OSError."""
+        """Save an input once; one that is there already, and not damaged, is left alone. Raises OSError."""
         folder = self.root / "inputs" / names.encode(input_id)
-        if self.has_inputs(input_id):
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for index, (name, values) in enumerate(inputs.items()):
-            dimensions = [f"input_{names.encode(input_id)}_{index}_axis{axis}" for axis in range(values.ndim)]
-            own = {"name": name, **attributes.get(name, {})}
-            zarr3.write_array(folder / names.encode(name), values, own, dimensions)
-        zarr3.make_group(folder, {"names": list(inputs)})
+        try:
+            self.inputs(input_id)
+        except TraceError:
+            folder.mkdir(parents=True, exist_ok=True)
+            for index, (name, values) in enumerate(inputs.items()):
+                dimensions = [f"input_{names.encode(input_id)}_{index}_axis{axis}" for axis in range(values.ndim)]
+                own = {"name": name, **attributes.get(name, {})}
+                zarr3.write_array(folder / names.encode(name), values, own, dimensions)
+            if self.durable:
+                zarr3.settle(folder)
+            zarr3.make_group(folder, {"names": list(inputs)}, durable=self.durable)
+        else:
+            if self.durable:  # who saved it may not have cared
+                zarr3.settle(folder)
 
     def delete(self, name: str) -> None:
-        """Remove a recording and everything stored for it alone. Raises TraceError when it is being written."""
+        """Remove a recording and everything stored for it alone. Raises TraceError when it is being written or the disk
+        fails."""
         recording = self.recording(name)
         with lock(recording.folder):
-            # What says that it is there goes first: what is left over if we are killed is nobody's.
-            (recording.folder / zarr3.METADATA).unlink()
+            try:
+                # What says that it is there goes first: what is left over if we are killed is nobody's.
+                (recording.folder / zarr3.METADATA).unlink()
+                if self.durable:
+                    zarr3.sync(recording.folder)
+            except OSError as error:
+                what = f"cannot delete recording '{names.display(name)}'"
+                raise TraceError(f"{what}: {error.strerror or error}") from error
             shutil.rmtree(recording.folder, ignore_errors=True)
         self._forget(name)
 
@@ -235,7 +265,7 @@ class Trace:
         recording = self.recording(name)
         with lock(recording.folder):
             try:
-                zarr3.make_group(recording.folder, {**recording.attributes, **attributes})
+                zarr3.make_group(recording.folder, {**recording.attributes, **attributes}, durable=self.durable)
             except OSError as error:
                 what = f"cannot rewrite recording '{names.display(name)}'"
                 raise TraceError(f"{what}: {error.strerror or error}") from error
@@ -254,7 +284,9 @@ class Trace:
             try:
                 shutil.rmtree(target, ignore_errors=True)  # left over by a process that was killed
                 os.rename(recording.folder, target)
-                zarr3.make_group(target, {**recording.attributes, "name": new})
+                if self.durable:
+                    zarr3.sync(target.parent)
+                zarr3.make_group(target, {**recording.attributes, "name": new}, durable=self.durable)
             except OSError as error:
                 what = f"cannot rename recording '{names.display(old)}'"
                 raise TraceError(f"{what}: {error.strerror or error}") from error
@@ -291,35 +323,76 @@ class _Salvage:
         return {index: list(entries) for index, entries in self._found.items()}
 
 
+def _empty(folder: Path) -> bool:
+    """Whether nothing is in a folder but what a process left that was killed."""
+    return all(entry.name.startswith(zarr3.TEMPORARY) for entry in folder.iterdir())
+
+
 def _subfolders(folder: Path) -> list[Path]:
     return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
 
 
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
+_TRIES = 0.001, 0.01, 0.1
+"""Seconds between looks at a lock that is taken: who only asks for it, as :func:`is_locked`, has it for a moment."""
+
+
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a recording's folder. Raises TraceError when another process writes it.
+    """Hold the lock of a recording's folder. Raises TraceError when another process writes it, OSError.
 
     The folder itself is locked, so no extra file lies in the Zarr hierarchy, and a killed writer leaves no lock.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                shown = names.display(names.decode(folder.name) or folder.name)
-                raise TraceError(f"recording '{shown}' is being written by another process") from error
-            raise
+        for pause in (*_TRIES, None):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+                if pause is None:
+                    shown = names.display(names.decode(folder.name) or folder.name)
+                    raise TraceError(f"recording '{shown}' is being written by another process") from error
+                time.sleep(pause)
         yield
     finally:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """:func:`lock` of a folder in which a recording begins. Raises InputError where one is there, as that and as
+    :func:`sweep` does."""
+    with lock(folder):
+        if (folder / zarr3.METADATA).exists():
+            shown = names.display(names.decode(folder.name) or folder.name)
+            raise InputError(f"recording '{shown}' exists already: --force replaces it, --name keeps both")
+        sweep(folder)
+        yield
+
+
+def sweep(folder: Path) -> None:
+    """Empty a folder that holds no recording any more: one was deleted, or never said to be there. Raises OSError."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry)
+        else:
+            os.unlink(entry)
+
+
 def is_locked(folder: Path) -> bool:
+    """Whether a recording is being written; several may ask at once."""
     try:
-        with lock(folder):
-            return False
-    except TraceError:
-        return True
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _TAKEN
+    else:
+        return False
+    finally:
+        os.close(descriptor)

@@ -133,37 +133,60 @@ def group_text(attributes: Mapping[str, Any], more: Mapping[str, str] | None = N
     return f'{{"zarr_format":3,"node_type":"group","attributes":{own}}}'.encode()
 
 
-def sync(folder: Path) -> None:
-    """Have what was renamed in a folder outlast a power cut. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, outlast a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def write_metadata(folder: Path, text: bytes) -> None:
-    """Replace ``folder/zarr.json`` in one step: a reader sees the old one or the new one."""
-    temporary = folder / f"{TEMPORARY}-{uuid.uuid4().hex}"  # threads and containers may share a group
+def settle(folder: Path) -> None:
+    """:func:`sync` of a folder, all that is in it, and its own name. Raises OSError."""
+    for inside, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync(Path(inside, name))
+        sync(Path(inside))
+    sync(folder.absolute().parent)
+
+
+def write_metadata(folder: Path, text: bytes, *, durable: bool = False) -> None:
+    """Replace ``folder/zarr.json`` in one step: a reader sees the old one or the new one; ``durable`` after a power cut
+    too."""
+    _replace(folder / METADATA, [memoryview(text)], durable)
+
+
+def _replace(path: Path, pieces: Sequence[memoryview], durable: bool) -> None:
+    temporary = path.with_name(f"{TEMPORARY}-{uuid.uuid4().hex}")  # threads and containers may share a group
     try:
-        with open(temporary, "wb") as file:
-            file.write(text)
-        os.replace(temporary, folder / METADATA)
+        with open(temporary, "wb", buffering=0) as file:
+            for piece in pieces:
+                write_all(file.fileno(), piece)
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if durable:
+        sync(path.parent)
 
 
 def make_group(
-    folder: Path, attributes: Mapping[str, Any] | None = None, more: Mapping[str, str] | None = None
+    folder: Path,
+    attributes: Mapping[str, Any] | None = None,
+    more: Mapping[str, str] | None = None,
+    *,
+    durable: bool = False,
 ) -> None:
     """Create a group with its parents' folders; an existing one is left as it is where no attributes are given.
 
-    ``more`` are attributes whose values are given as JSON.
+    ``more`` are attributes whose values are given as JSON; ``durable`` as of :func:`write_metadata`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if attributes is not None or not (folder / METADATA).exists():
-        write_metadata(folder, group_text(attributes or {}, more))
+        write_metadata(folder, group_text(attributes or {}, more), durable=durable)
 
 
 def chunk_name(rank: int) -> str:
@@ -173,31 +196,25 @@ def chunk_name(rank: int) -> str:
 def write_array(folder: Path, values: NDArray[Any], attributes: Mapping[str, Any], dimensions: Sequence[str]) -> None:
     """Write ``values`` as an array: chunk first, metadata last, so that an array that is listed is whole.
 
-    Raises OSError; a half-written folder is removed again.
+    Another process may be writing the same. Raises OSError.
     """
     raw = bytes_of(values, dtypes.stored_as(values.dtype))
     text = described(values.shape, values.dtype, attributes, dimensions)
     folder.mkdir(parents=True, exist_ok=True)
-    chunk = folder / chunk_name(values.ndim)
-    try:
-        if raw:
-            with open(chunk, "wb", buffering=0) as file:
-                write_all(file.fileno(), raw)
-                write_all(file.fileno(), memoryview(_CRC.pack(checksum(raw))))
-        write_metadata(folder, text)
-    except BaseException:
-        (folder / METADATA).unlink(missing_ok=True)
-        chunk.unlink(missing_ok=True)
-        raise
+    if raw:
+        _replace(folder / chunk_name(values.ndim), [raw, memoryview(_CRC.pack(checksum(raw)))], durable=False)
+    write_metadata(folder, text)
 
 
-def write_all(descriptor: int, data: memoryview) -> None:
-    """Write all of ``data``. Raises OSError."""
+def write_all(descriptor: int, data: memoryview, at: int | None = None) -> None:
+    """Write all of ``data``, at a place of the file where one is given. Raises OSError."""
     while data:
-        written = os.write(descriptor, data[:_AT_ONCE])
+        piece = data[:_AT_ONCE]
+        written = os.write(descriptor, piece) if at is None else os.pwrite(descriptor, piece, at)
         if written == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         data = data[written:]
+        at = None if at is None else at + written
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from tracer.errors import InputError, TraceError
 from tracer.names import display
@@ -32,20 +35,33 @@ def publish(made: Path, path: Path, force: bool) -> None:
 
     Raises InputError where a file is in the way, TraceError where the disk fails; nothing is left behind then.
     """
-    path = path.absolute()
-    temporary: str | None = None
-    try:
+
+    def fill(out: BinaryIO) -> None:
         # A worker made it: what it may be a link to is not ours to copy.
         source = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(source, "rb") as given:
             if not stat.S_ISREG(os.fstat(source).st_mode):
                 raise OSError(errno.EINVAL, "no regular file")
-            name = str(path.with_name(f".tracer-{secrets.token_hex(8)}"))
-            with open(name, "xb") as out:
-                temporary = name
-                shutil.copyfileobj(given, out, 1 << 20)
-                out.flush()
-                os.fsync(out.fileno())
+            shutil.copyfileobj(given, out, 1 << 20)
+
+    _publish(fill, path, force)
+
+
+def publish_text(text: str, path: Path, force: bool) -> None:
+    """:func:`publish` of a file that holds ``text``."""
+    _publish(lambda out: out.write(text.encode()), path, force)
+
+
+def _publish(fill: Callable[[BinaryIO], object], path: Path, force: bool) -> None:
+    path = path.absolute()
+    temporary: str | None = None
+    try:
+        name = str(path.with_name(f".tracer-{secrets.token_hex(8)}"))
+        with open(name, "xb") as out:
+            temporary = name
+            fill(out)
+            out.flush()
+            os.fsync(out.fileno())
         _put(temporary, path, force)
         temporary = None
         zarr3.sync(path.parent)
@@ -55,7 +71,8 @@ def publish(made: Path, path: Path, force: bool) -> None:
         raise TraceError(f"cannot write {display(str(path))}: {error.strerror}") from error
     finally:
         if temporary is not None:
-            os.unlink(temporary)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
 
 
 def _put(temporary: str, path: Path, force: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,7 +93,4 @@ def write(file: Path, text: str, force: bool) -> None:
     if file.suffix.lower() in _OTHER:
         raise InputError(f"a mapping is written as YAML, and {display(str(file))} would be read as something else")
     writing.check(file, force)
-    with tempfile.TemporaryDirectory(prefix="tracer-") as folder:
-        made = Path(folder) / "mapping.yaml"
-        made.write_text(text, "utf-8")
-        writing.publish(made, file, force)
+    writing.publish_text(text, file, force)
