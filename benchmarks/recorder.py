@@ -183,12 +183,15 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
 
 
-def measured(name: str, repeat: int, folder: str, skip: tuple[str, ...]) -> dict[str, Any]:
+def measured(name: str, repeat: int, folder: str, skip: tuple[str, ...], kernels: bool) -> dict[str, Any]:
     """One case, in this process."""
     import tracer
+    from tracer import compiled
     from tracer.adapter import Run, get
     from tracer.store import RecordingWriter, Trace
 
+    if kernels:
+        compiled.load("tracer.store.kernels")
     build, shape = CASES[name]
     keras = name.startswith("keras")
     model = build()
@@ -258,6 +261,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--skip", nargs="*", default=[], choices=WAYS)
+    parser.add_argument("--kernels", action="store_true", help="loaded beforehand, not only where they pay at once")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--folder", type=Path, help="where to write: on the disk that is meant")
     asked = parser.parse_args()
@@ -271,7 +275,7 @@ def main() -> None:
         if asked.words and not any(word in name for word in asked.words):
             continue
         with tempfile.TemporaryDirectory(dir=asked.folder) as folder, context.Pool(1) as pool:
-            rows.append(pool.apply(measured, (name, asked.repeat, folder, tuple(asked.skip))))
+            rows.append(pool.apply(measured, (name, asked.repeat, folder, tuple(asked.skip), asked.kernels)))
         print(line(rows[-1]), flush=True)
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1))

@@ -320,6 +320,7 @@ def test_a_run_that_was_cut_off_anywhere_reads_up_to_there(tmp_path: Path) -> No
     ends = []
     for place, array in values.items():
         writer.put(place, array, {"node": place}, [f"{place}{axis}" for axis in range(array.ndim)])
+        writer.settle()
         ends.append((tmp_path / "p.zip").stat().st_size)
     writer.close()
     raw = (tmp_path / "p.zip").read_bytes()

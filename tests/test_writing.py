@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.test_store import as_zarr, chain, write
-from tracer.store import RecordingWriter, Trace
+from tracer.store import RecordingWriter, Trace, streaming, summing
 from tracer.store.runs import RunWriter
-from tracer.store.summary import summaries, summarize
+from tracer.store.summary import Summary, summaries, summarize
 
 LARGE = np.random.default_rng(1).normal(size=(3, 40, 300)).astype("f4")
 NUMBERS = ("min", "max", "mean", "rms", "cube")
@@ -68,14 +69,53 @@ def test_quick_numbers_count_what_is_not_finite() -> None:
     assert (quick["nan"], quick["inf"], quick["mean"]) == (1, 1, 1.0)
 
 
-def test_what_was_written_is_read_in_pieces(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path / "p.zip")
+@pytest.mark.parametrize("memory", [1 << 14, 1 << 20])
+def test_what_was_written_is_read_in_pieces_from_memory_and_file(tmp_path: Path, memory: int) -> None:
+    writer = RunWriter(tmp_path / "p.zip", memory)
     starts = writer.put_all([("a", np.arange(5, dtype="i2"), "{}", ["x"]), ("b", LARGE, "{}", ["x", "y", "z"])])
     assert starts[1] is not None
-    pieces = [piece.copy() for piece in writer.read(starts[1], LARGE.dtype, LARGE.size, np.empty(4099, "u1"))]
+    start, found = writer.start(starts[1]), bytearray()
+    for piece in writer.pieces(start, start + LARGE.nbytes, np.empty(4096, "u1")):
+        found += piece.tobytes()
     writer.close()
-    assert {len(piece) for piece in pieces[:-1]} == {1024}
-    np.testing.assert_array_equal(np.concatenate(pieces), LARGE.reshape(-1))
+    assert bytes(found) == LARGE.tobytes()
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 30])
+def test_a_stream_writes_what_it_is_given_whatever_the_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: int
+) -> None:
+    """Pieces of all sizes through four pages of memory; shown, skipped and looked at in between."""
+    monkeypatch.setattr(streaming, "_CACHED", cached)
+    rng = np.random.default_rng(3)
+    path, left = tmp_path / "s", []
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    stream = streaming.Stream(path, file, 1 << 14, left.append)
+    expected, own = bytearray(), 0
+    for turn in range(400):
+        piece = rng.bytes(int(rng.choice([1, 100, 4096, 5000, 20_000])))
+        stream.append(piece)
+        expected += piece
+        if turn % 50 == 7:
+            stream.push()
+        if turn % 90 == 8:
+            gap = int(rng.integers(1, 9000))
+            stream.skip(gap)
+            os.pwrite(file, b"x" * gap, len(expected))
+            expected += b"x" * gap
+            own = len(expected)
+        if turn % 20 == 3:
+            stream.flush()
+            first = int(rng.integers(own, len(expected)))
+            seen = b"".join(piece.tobytes() for piece in stream.pieces(first, len(expected), np.empty(999, "u1")))
+            assert seen == expected[first:]
+    stream.flush()
+    assert stream.good == stream.end == len(expected)
+    stream.close()
+    os.close(file)
+    assert path.read_bytes() == expected
+    assert left == sorted(left)
+    assert left[-1] <= len(expected)
 
 
 def test_large_and_small_tensors_of_one_recording(trace_path: Path) -> None:
@@ -113,3 +153,63 @@ def test_the_numbers_of_a_recording_without_an_end_are_computed(trace_path: Path
     assert recording.state == "interrupted"
     assert recording.summaries["a"]["rms"] == pytest.approx(math.sqrt(float((LARGE.astype("f8") ** 2).mean())))
     assert recording.summaries["b"]["mean"] == 1
+
+
+@pytest.mark.parametrize("kind", ["plain", "small", "with NaN", "with Inf", "huge", "negative NaN", "constant"])
+def test_compiled_kernels_find_what_numpy_finds(kind: str) -> None:
+    kernels = pytest.importorskip("tracer.store.kernels")
+    values = np.random.default_rng(5).normal(-0.2, 1, 300_001).astype("f4")
+    values[::3] = 0
+    values[::7] = -0.0
+    values *= {"small": 1e-30, "huge": 1e30}.get(kind, 1)
+    values[77_777:77_779] = {"with NaN": np.nan, "with Inf": -np.inf, "negative NaN": -np.float32(np.nan)}.get(kind, 1)
+    if kind == "constant":
+        values[:] = -2.5
+    copied, summary = np.empty_like(values), Summary(quick=True)
+    for start in (0, 100_000, 262_144):
+        stop = {0: 100_000, 100_000: 262_144}.get(start, values.size)
+        summary.copy(values[start:stop], copied[start:stop], kernels)
+    assert copied.tobytes() == values.tobytes()
+    exact, found = summarize(values), summary.result()
+    assert found.keys() == exact.keys()
+    for key, value in exact.items():
+        scale = 1e-6 * abs(exact["rms"]) ** (3 if key == "cube" else 1) if key in NUMBERS else 0
+        assert found[key] == pytest.approx(value, rel=1e-6, abs=scale)
+
+
+def test_numbers_of_a_recording_come_from_compiled_kernels(trace_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = pytest.importorskip("tracer.store.kernels")
+    monkeypatch.setattr(summing, "kernels", lambda elements: kernels)
+    values = {
+        "a": LARGE,
+        "b": LARGE.astype("f8"),
+        "c": LARGE.transpose(2, 0, 1),
+        "d": np.where(LARGE > 2, np.nan, LARGE),
+    }
+    write(Trace.create(trace_path), "tf", values)
+    recording = Trace.open(trace_path).recording("tf")
+    for name, array in values.items():
+        np.testing.assert_array_equal(recording.read(name), array)
+        exact = summarize(array)
+        assert {k: pytest.approx(v, rel=1e-6) for k, v in exact.items()} == dict(recording.summaries[name])
+
+
+def test_a_forked_child_neither_writes_nor_ends_the_recording(trace_path: Path) -> None:
+    """It may come to the end of the block that records, by an exception: the file is its parent's."""
+    with RecordingWriter(Trace.create(trace_path), "tf", chain("a", "b", "c"), {}, {}) as writer:
+        writer("a", LARGE)
+        child = os.fork()
+        if child == 0:
+            try:
+                for _ in range(3):
+                    writer("b", np.zeros_like(LARGE))
+                writer.__exit__(None, None, None)
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        writer("b", LARGE + 1)
+        writer("c", np.ones((2, 3), "f4"))
+    recording = Trace.open(trace_path).recording("tf")
+    assert recording.state == "complete"
+    for name, values in {"a": LARGE, "b": LARGE + 1, "c": np.ones((2, 3), "f4")}.items():
+        np.testing.assert_array_equal(recording.read(name), values)

@@ -12,7 +12,7 @@ from tracer.errors import InputError, ReplayError
 from tracer.graph import Node, Structure
 from tracer.names import display
 from tracer.store import Recording
-from tracer.store.writer import Joined
+from tracer.store.storage import Joined
 
 
 def sample_count(inputs: Mapping[str, Array]) -> int:

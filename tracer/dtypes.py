@@ -32,7 +32,17 @@ _NATIVE = frozenset(
         "complex128",
     ]
 )
-_EXTENDED = frozenset(["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"])
+_EXTENDED = frozenset(
+    [
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "float8_e4m3fnuz",
+        "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+        "float8_e4m3b11fnuz",
+    ]
+)
 
 
 @lru_cache(maxsize=64)

@@ -34,6 +34,8 @@ _ROLES, _LAYOUTS = frozenset(get_args(Role)), frozenset((None, *get_args(Layout)
 
 
 _LONGEST = 1 << 53
+MOST_DIMENSIONS = 64
+"""As numpy; frameworks have tensors of more, which cannot be stored."""
 
 
 def text(value: Any) -> str:
@@ -54,8 +56,8 @@ def _finite(value: Any) -> Any:
 
 def lengths(value: Any) -> tuple[int, ...]:
     """``value`` if it is a list of dimensions. Raises TypeError or ValueError."""
-    if not isinstance(value, list | tuple) or len(value) > 64:
-        raise TypeError("a shape is a list of at most 64 dimensions")
+    if not isinstance(value, list | tuple) or len(value) > MOST_DIMENSIONS:
+        raise TypeError(f"a shape is a list of at most {MOST_DIMENSIONS} dimensions")
     for length in value:
         if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length < _LONGEST:
             raise ValueError("a dimension is a whole number")
@@ -126,10 +128,12 @@ class Node:
         return self.kind == "identity" or (self.kind == "dropout" and rate == 0)
 
     def to_json(self) -> dict[str, Any]:
-        """The node as JSON values; fields at their default are left out."""
+        """The node as JSON values; fields at their default, and a shape of too many dimensions, are left out."""
         out: dict[str, Any] = {}
         for name in _FIELDS:
             value = getattr(self, name)
+            if name == "shape" and value is not None and len(value) > MOST_DIMENSIONS:
+                continue
             if value is None or (not value and name not in _ALWAYS):
                 continue
             if name == "params":

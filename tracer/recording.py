@@ -24,7 +24,7 @@ from tracer.options import Options
 from tracer.rerun import loading
 from tracer.store import Recording, RecordingWriter, Trace
 from tracer.store.entries import listed
-from tracer.store.writer import Storage
+from tracer.store.storage import Storage
 from tracer.wanted import wanted
 from tracer.worker.protocol import PREPARING, RECORDING
 
@@ -72,7 +72,7 @@ def run_record(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job.options.items()}
     options = Options(**given)
     assert job.trace is not None
-    trace = Trace.at(job.trace)
+    trace = Trace.at(job.trace, durable=options.durable)
     check_name(trace, options)
     adapter = adapters.get(job.adapter)
     check_run(adapter, job.adapter, options)
@@ -425,8 +425,8 @@ def record_object(
     if name is not None and not isinstance(name, str):
         raise InputError(f"a recording's name is text, not {type(name).__name__}")
     entry, adapter = adapters.for_object(model)
-    opened = Trace.at(trace)
     chosen = Options(name or entry, **options)
+    opened = Trace.at(trace, durable=chosen.durable)
     if name is None and opened.has(chosen.name) and not chosen.force:
         chosen = replace(chosen, name=free(opened, entry))
     check_run(adapter, entry, chosen)

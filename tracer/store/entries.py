@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tracer.store import zarr3
 
 
@@ -22,17 +20,6 @@ class Row:
     def __str__(self) -> str:
         rest = "".join(f",{zarr3.as_json(value)}" for value in self.rest)
         return f"{zarr3.as_json(self.start)[:-1]},{self.summary}{rest}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Unsummed:
-    """An array whose summary is still to come; :attr:`at` says where it lies in the file."""
-
-    row: Row
-    at: int
-    dtype: np.dtype[Any]
-    size: int
-    quick: bool
 
 
 def listed(keys: Mapping[tuple[str, str], tuple[str, str]]) -> list[list[str]]:

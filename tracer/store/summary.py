@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,12 @@ _TAME = 1e-9, 1e11
 """Between these lies the largest magnitude of a block whose cubes single precision can hold, and their sums."""
 
 
+class Kernels(Protocol):
+    """:mod:`tracer.store.kernels`, where it is loaded."""
+
+    def copy(self, x: NDArray[np.float32], y: NDArray[np.float32], found: NDArray[np.float64], /) -> None: ...
+
+
 class Summary:
     """Gathers the numbers of a tensor that comes in pieces, in whatever order.
 
@@ -36,6 +42,23 @@ class Summary:
         self._low, self._high = np.inf, -np.inf
         self._total = self._squares = self._cubes = 0.0
         self._size = self._nans = self._infs = self._zeros = self._finite = 0
+        self._found = np.zeros(6)
+
+    def copy(self, values: NDArray[np.float32], into: NDArray[np.float32], kernels: Kernels) -> None:
+        """Take a piece, of one axis, while it is copied: in the time of the copy."""
+        kernels.copy(values, into, self._found)
+        low, high, zeros, total, squares, cubes = self._found.tolist()
+        least, greatest = _unordered(low), _unordered(high)
+        if not (math.isfinite(least + greatest) and _TAME[0] < max(abs(least), abs(greatest)) < _TAME[1]):
+            self.add(into)
+            return
+        self._low, self._high = min(self._low, least), max(self._high, greatest)
+        self._size += values.size
+        self._finite += values.size
+        self._zeros += int(zeros)
+        self._total += total
+        self._squares += squares
+        self._cubes += cubes
 
     @np.errstate(over="ignore", invalid="ignore")
     def add(self, values: NDArray[Any]) -> None:
@@ -113,6 +136,12 @@ def _result(
         }  # fmt: skip
         out |= {name: value for name, value in moments.items() if math.isfinite(value)}
     return out
+
+
+def _unordered(order: float) -> float:
+    """The number whose bits, as :mod:`tracer.store.kernels` orders them, are this whole number."""
+    bits = int(order)
+    return float(np.int32(bits ^ (bits >> 31 & 0x7FFFFFFF)).view(np.float32))
 
 
 def _dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:

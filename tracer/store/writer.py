@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer import dtypes, names
+from tracer import dtypes, forked, names
 from tracer.adapter import NotRecorded
-from tracer.errors import InputError, TraceError
+from tracer.errors import TraceError
 from tracer.graph import Param, Structure
 from tracer.store import places, zarr3
 from tracer.store.buffers import Buffers
-from tracer.store.entries import Row, Unsummed, listed
+from tracer.store.entries import Row, listed
 from tracer.store.recordings import VALUES, inside, unwritable
 from tracer.store.runs import GrowingArray, RunWriter
+from tracer.store.storage import Joined, Storage
+from tracer.store.streaming import Copy
 from tracer.store.summary import Summary, summaries, summarize
-from tracer.store.trace import Trace, lock
+from tracer.store.summing import Sums
+from tracer.store.trace import Trace, claimed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -41,41 +44,6 @@ the interpreter from the model, whose every operation then waits for it."""
 _TOGETHER = 4 << 20
 _LONGEST = 0.5
 """Bytes and seconds that they wait for at most."""
-_LATER = 1 << 30
-"""Bytes of large tensors whose numbers may wait for the model's end."""
-_PIECE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Joined:
-    """How the tensors that a node gives in several batches become one.
-
-    Attributes:
-        axis: the axis that grows with the batch; None where the tensor does not depend on it: the first is kept.
-        shape: of the whole.
-    """
-
-    axis: int | None
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Storage:
-    """What is kept of the tensors.
-
-    Attributes:
-        only: names of the stored nodes that are wanted; None for all of them.
-        statistics_only: keep the numbers of :mod:`tracer.store.summary` instead of the values.
-        precision: a floating type; tensors of wider floating types are rounded to it before they are written.
-        batches: how many runs of the model make up the recording.
-        joined: how their tensors are put together, by node.
-    """
-
-    only: frozenset[str] | None = None
-    statistics_only: bool = False
-    precision: str | None = None
-    batches: int = 1
-    joined: Mapping[str, Joined] = field(default_factory=dict)
 
 
 class RecordingWriter:
@@ -132,23 +100,23 @@ class RecordingWriter:
         self._room = threading.Condition()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._as_it_is = self._storage.precision is None and not self._storage.statistics_only
-        self._unsummed: list[Unsummed] = []
-        self._unsummed_bytes = 0
+        self._sums = Sums(self._buffers, structure, self._planned if self._as_it_is else ())
         self._taking = threading.Lock()
         self._small: list[_Item] = []
         self._small_bytes = 0
         self._small_since = 0.0
         self._stack = contextlib.ExitStack()
+        self._child = False
+
+    def forked(self) -> None:
+        """The file is the parent's to write, and so is the end of the recording."""
+        self._child = True
 
     def __enter__(self) -> Self:
-        if (self._folder / zarr3.METADATA).exists():
-            raise InputError(
-                f"recording '{names.display(self.name)}' exists already: --force replaces it, --name keeps both"
-            )
         try:
             inside(self.trace.root, f"recordings/{self._key}").mkdir(parents=True, exist_ok=True)
-            self._stack.enter_context(lock(self._folder))
-            self._pack = RunWriter(self._folder / VALUES)
+            self._stack.enter_context(claimed(self._folder))
+            self._pack = RunWriter(self._folder / VALUES, self._memory, self._sums.compute)
             self._write_attributes(state="recording")
         except OSError as error:
             self._stack.close()
@@ -157,6 +125,7 @@ class RecordingWriter:
             raise TraceError(unwritable(self.trace.root, error)) from error
         self._thread = threading.Thread(target=self._work, name="tracer-writer", daemon=True)
         self._thread.start()
+        forked.ends_with_process(self)
         return self
 
     # -- taking tensors ----------------------------------------------------------------------------------------
@@ -178,6 +147,8 @@ class RecordingWriter:
         self._take("gradient", name, value, owned)
 
     def _take(self, kind: _Kind, name: str, value: NDArray[Any] | NotRecorded, owned: bool) -> None:
+        if self._child:
+            return
         skipped = self.skipped if kind == "value" else self.skipped_gradients
         if kind == "value":
             self._taken += 1
@@ -222,41 +193,24 @@ class RecordingWriter:
             self._queue.put(partial(self._drain, small, size))
 
     def _write_now(self, kind: _Kind, name: str, values: NDArray[Any]) -> None:
-        """Write a large tensor as it is: one copy into the page cache costs no more than one into memory of ours.
-
-        Its numbers are computed later, from there: while the model runs they would take the processor from it.
-        """
+        """Write a large tensor as it is."""
         if self._fault is not None:
             return
         try:
             whole = values if values.flags.c_contiguous else self._buffers.copy(values)
             place, dtype = self._place(kind, name), dtypes.name_of(values.dtype)
-            at = self._write([(place, whole, self._own(kind, name, dtype))])[0]
+            found = self._sums.while_copied(whole)
+            at = self._write([(place, whole, self._own(kind, name, dtype))], None if found is None else found[1])[0]
+            assert at is not None, "an empty array"
         except OSError as error:
             self._fault = error
         except Exception as error:
             self._skip(kind, name, error)
         else:
-            row = self._saved[kind][name] = Row([name, place, values.shape, dtype], "{}", [at])
-            self._sum_up_later(row, at, values, quick=True)
-
-    def _sum_up_later(self, row: Row, at: int | None, values: NDArray[Any], *, quick: bool) -> None:
-        assert at is not None, "an empty array"
-        with self._taking:
-            self._unsummed.append(Unsummed(row, at, values.dtype, values.size, quick))
-            self._unsummed_bytes += values.nbytes
-            if self._unsummed_bytes >= _LATER:  # while the page cache still has them
-                self._queue.put(partial(self._sum_up, self._unsummed))
-                self._unsummed, self._unsummed_bytes = [], 0
-
-    def _sum_up(self, rows: Sequence[Unsummed]) -> None:
-        """Compute the numbers of tensors from what was written of them. Raises OSError."""
-        room = self._buffers.array(_PIECE)
-        for wanted in rows:
-            summary = Summary(quick=wanted.quick)
-            for piece in self._open.read(wanted.at, wanted.dtype, wanted.size, room):
-                summary.add(piece)
-            wanted.row.summary = zarr3.as_json(summary.result())
+            numbers = "{}" if found is None else zarr3.as_json(found[0].result())
+            row = self._saved[kind][name] = Row([name, place, values.shape, dtype], numbers, [at])
+            if found is None:
+                self._sums.later(row, self._open.start(at), values, quick=True)
 
     def _reserve(self, size: int) -> bool:
         """Wait until so many bytes may wait to be written; False where none are written any more."""
@@ -281,7 +235,7 @@ class RecordingWriter:
     def weight_gradient(self, owner: str, name: str, value: NDArray[Any] | NotRecorded, *, owned: bool = False) -> None:
         """Write the gradient with respect to a parameter, as the parameter itself is. Never raises."""
         label = f"{owner}:{name}"
-        if self._storage.only is not None and (owner, name) not in self._weight_keys:
+        if self._child or (self._storage.only is not None and (owner, name) not in self._weight_keys):
             return
         if isinstance(value, NotRecorded):
             self.skipped_gradients[label] = value.reason
@@ -309,18 +263,19 @@ class RecordingWriter:
             if value.nbytes < _SMALL:
                 row.summary = zarr3.as_json(summarize(value))
             else:
-                self._sum_up_later(row, at, value, quick=False)
+                assert at is not None, "an empty array"
+                self._sums.later(row, self._open.start(at), value, quick=False)
 
     # -- writing -----------------------------------------------------------------------------------------------
 
     def _place(self, kind: _Kind, node: str) -> str:
         return places.activation(node, self._keys, places.GRADIENTS if kind == "gradient" else "")
 
-    def _write(self, arrays: Sequence[tuple[str, NDArray[Any], str]]) -> list[int | None]:
+    def _write(self, arrays: Sequence[tuple[str, NDArray[Any], str]], copy: Copy | None = None) -> list[int | None]:
         """Write arrays at their places, each with the JSON of its attributes: where they begin in the file."""
         whole = [(place, values, own, places.dimensions(place, values.ndim)) for place, values, own in arrays]
         with self._writing:
-            return self._open.put_all(whole)
+            return self._open.put_all(whole, copy)
 
     @property
     def _open(self) -> RunWriter:
@@ -338,7 +293,13 @@ class RecordingWriter:
             try:
                 task = self._queue.get(timeout=_LONGEST)
             except queue.Empty:  # the model takes its time: what it gave so far is to be seen
-                task = self._drain_small
+                task = self._show
+
+    def _show(self) -> None:
+        """Have all that was taken so far written. Raises OSError."""
+        self._drain_small()
+        with self._writing:
+            self._open.push()
 
     def _drain_small(self) -> None:
         with self._taking, self._room:
@@ -428,7 +389,8 @@ class RecordingWriter:
         summary = growing.summary.result()
         dtype, encoded = dtypes.name_of(growing.dtype), zarr3.as_json(summary)
         if growing.array is None:
-            self._saved["value"][name] = Row([name, growing.joined.shape, dtype], encoded)
+            if self._storage.statistics_only:  # else there was no room for it
+                self._saved["value"][name] = Row([name, growing.joined.shape, dtype], encoded)
             return
         place, stored = growing.array.place, dtypes.name_of(growing.array.dtype)
         dimensions = places.dimensions(place, len(growing.joined.shape))
@@ -481,21 +443,27 @@ class RecordingWriter:
 
     def _write_attributes(self, index: Mapping[str, str] | None = None, **more: Any) -> None:
         encoded = {"structure": self._structure, **(index or {})}
-        zarr3.make_group(self._folder, {**self._attributes, **more}, encoded)
+        zarr3.make_group(self._folder, {**self._attributes, **more}, encoded, durable=self.trace.durable)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._child:
+            return
         with self._taking:
             waiting = list(self._small)
             self._pass_on()
         self._queue.put(None)
         self._thread.join()
         with self._stack:
+            self._settle()
             if self._fault is not None:  # of a larger tensor, perhaps: these may still fit
                 with contextlib.suppress(OSError):
-                    self._store_all([item for item in waiting if item[1] not in self._saved[item[0]]])
+                    known = self._storage.joined
+                    self._store_all([i for i in waiting if i[1] not in self._saved[i[0]] and i[1] not in known])
+                self._settle()
             self._close_unfinished()
+            self._settle()
             self._sum_up_the_rest()
             values = self._saved["value"]
             missing = sorted(self._planned - values.keys() - self.skipped.keys())
@@ -509,6 +477,8 @@ class RecordingWriter:
             self._attributes["seconds"] = time.time() - self._attributes["created"]
             try:
                 self._close_pack()
+                if self.trace.durable:
+                    zarr3.settle(self._folder)
                 rare = {
                     "skipped_gradients": self.skipped_gradients,
                     "kept_wide": self._wide,
@@ -530,6 +500,20 @@ class RecordingWriter:
         if error is None and missing:
             raise TraceError(f"recording '{names.display(self.name)}' is incomplete: {reason}")
 
+    def _settle(self) -> None:
+        """Wait for the disk; what did not come to it was not saved."""
+        try:
+            self._open.settle()
+        except OSError as fault:
+            self._fault = self._fault or fault
+            end = self._open.recover()
+            for rows in self._saved.values():
+                for name in [name for name, row in rows.items() if row.rest and (row.rest[0] or 0) >= end]:
+                    del rows[name]
+            for index, weights in self._weights.items():
+                self._weights[index] = [row for row in weights if (row.rest[0] or 0) < end]
+            self._sums.forget(end)
+
     def _close_unfinished(self) -> None:
         """What came in the batches before the model raised stays readable."""
         while self._growing:
@@ -541,7 +525,7 @@ class RecordingWriter:
 
     def _sum_up_the_rest(self) -> None:
         try:
-            self._sum_up(self._unsummed)
+            self._sums.compute(self._open, sys.maxsize)
         except OSError as fault:
             self._fault = self._fault or fault
 

@@ -9,7 +9,7 @@ import contextlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -120,6 +120,16 @@ class Layout:
         self.entries.append(Entry(name, crc, size, self.at))
         self.at += len(whole)
         return whole
+
+    def ended(self) -> Iterator[tuple[Entry, int]]:
+        """Each entry, and where it ends in the file."""
+        entries = sorted(self.entries, key=lambda entry: entry.at)
+        return zip(entries, [*(entry.at for entry in entries[1:]), self.at], strict=False)
+
+    def cut(self, at: int) -> None:
+        """Go on from there again."""
+        self.at = at
+        self.entries = [entry for entry in self.entries if entry.at < at]
 
     def end(self) -> bytes:
         """The directory."""

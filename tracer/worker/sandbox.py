@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from tracer import compiled
 from tracer.errors import TracerError
 from tracer.worker import landlock, seccomp
 from tracer.worker.protocol import Job
@@ -72,19 +73,24 @@ def own_code(job: Job) -> bool:
     return bool(job.request.get("arch") or job.request.get("imports") or ":" in str(job.options.get("loss")))
 
 
-def readable(job: Job) -> list[Path]:
-    """What the worker may read: system, environment, the model's files, and the user's code if named."""
-    places = [*_SYSTEM, *_environment(), *job.read]
+def model_files(job: Job) -> Iterator[str]:
+    """What the model is loaded from, the files that an adapter finds beside it excepted."""
     for key in ("path", "weights"):
         value = job.request.get(key)
         if value:
-            places += _of_file(str(value))
+            yield from _of_file(str(value))
+
+
+def readable(job: Job) -> list[Path]:
+    """What the worker may read: system, environment, the model's files, and the user's code if named."""
+    places = [*_SYSTEM, *_environment(), *job.read, *model_files(job)]
+    if compiled.available() and (kept := compiled.folder()) is not None:
+        places.append(str(kept))
     if own_code(job):
         places.append(os.getcwd())
         called = (str(what or "").rpartition(":")[0] for what in (job.request.get("arch"), job.options.get("loss")))
-        for source in (*called, *job.request.get("imports", ())):
-            if source.endswith(".py"):
-                places.append(os.path.dirname(os.path.realpath(source)))
+        sources = (source for source in (*called, *job.request.get("imports", ())) if source.endswith(".py"))
+        places += [os.path.dirname(os.path.realpath(source)) for source in sources]
     return [Path(place) for place in dict.fromkeys(places)]
 
 
