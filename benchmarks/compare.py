@@ -2,10 +2,10 @@
 
     python -m benchmarks.compare [--trace TRACE REFERENCE CANDIDATE] [--json FILE]
 
-Then, of tensors that differ by rounding: the share of one thread's read bandwidth, as they are and with axes moved, and
-what it costs from a trace in units of what it costs in memory. With a trace of your own: CPU seconds of a first
-comparison of two recordings, of a second one that takes what was kept, and of one with another tolerance, all without
-the alignment.
+Then, with the compiled kernels: the share of one thread's read bandwidth, of a layer that caches hold and of one that
+they do not, as they are and with axes moved, and what it costs from a trace in units of what it costs in memory. With a
+trace of your own: CPU seconds of a first comparison of two recordings, of a second one that takes what was kept, and of
+one with another tolerance, all without the alignment.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from unittest import mock
 import numpy as np
 
 from tracer.alignment import align
-from tracer.compare import Tolerance, diff
+from tracer.compare import Tolerance, compiled, diff
 from tracer.compare.stats import compare
 from tracer.graph import Node, Structure
 from tracer.store import RecordingWriter, Trace
 from tracer.store.packing import rewrite
 
+LARGE = (8, 256, 256, 64)
+"""134 MB a side: more than caches hold."""
 SHAPES = [(8, 56, 56, 64), (8, 64, 56, 56), (4, 197, 768), (600_000,), (2, 5, 8)]
 
 
@@ -66,16 +68,35 @@ def in_memory() -> None:
 
 
 def figures() -> dict[str, float]:
-    """What the goals are about: shares of the speed at which both tensors are read, and the trace against memory."""
-    shape = SHAPES[0]
-    found: dict[str, float] = {}
-    chosen = {name: (a, b) for name, a, b in cases(shape)}
-    for name, case in (("share", "rounding"), ("share, axes moved", "rounding, axes moved")):
-        a, b = chosen[case]
-        raw = np.ascontiguousarray(b)
-        reading = best(lambda a=a, raw=raw: (np.add.reduce(a.reshape(-1)), np.add.reduce(raw.reshape(-1))), a.size)
-        found[name] = reading / best(lambda a=a, b=b: compare(a, b, channels=3, rms=1.0), a.size)
+    """What the goals are about: shares of the speed at which both tensors are read, and the trace against memory, all
+    with the compiled kernels; how much slower numpy is; and what loading them takes."""
+    start = time.process_time()
+    if compiled.load() is None:
+        raise SystemExit("no numba here")
+    found = {"kernels loaded (s)": time.process_time() - start}
+    for key, shape in (("", SHAPES[0]), (", large", LARGE)):
+        chosen = {name: (a, b) for name, a, b in cases(shape)}
+        for name, case in (
+            ("share", "rounding"),
+            ("share, axes moved", "rounding, axes moved"),
+            ("share, diverged", "diverged"),
+        ):
+            a, b = chosen[case]
+            raw = np.ascontiguousarray(b)
+            reading = best(lambda a=a, raw=raw: (np.add.reduce(a.reshape(-1)), np.add.reduce(raw.reshape(-1))), a.size)
+            found[name + key] = reading / best(lambda a=a, b=b: compare(a, b, channels=3, rms=1.0), a.size)
+        if not key:
+            a, b = chosen["rounding"]
+            by_numpy = best(lambda a=a, b=b: compare(a, b, channels=3, rms=1.0, compiled=False), a.size)
+            found["numpy / compiled"] = by_numpy / best(lambda a=a, b=b: compare(a, b, channels=3, rms=1.0), a.size)
     a, b = chosen["rounding"]
+    found |= against_trace(a, b)
+    return found
+
+
+def against_trace(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """What a comparison costs from a trace, checksums verified, in units of what it costs in memory."""
+    found = {}
     in_memory = best(lambda: compare(a, b, channels=3, rms=1.0), a.size)
     structure = Structure((Node("x", "conv", "Conv2d", shape=a.shape, dtype="float32"),), ("x",))
     with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@ from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import Verdict
 from tracer.errors import InputError
 from tracer.names import display
+from tracer.preflight import check_kind
 
 SCHEMA = "tracer-baseline/1"
 GROWTH = 2.0
@@ -96,9 +97,11 @@ def load(path: Path) -> Baseline:
     """Read a baseline. Raises InputError, in one line, for what is none."""
     shown = display(str(path))
     try:
-        if path.stat().st_size > _LARGEST:
+        if check_kind(path) > _LARGEST:
             raise InputError(f"{shown} is too large for a baseline")
         return Baseline.model_validate(json.loads(path.read_bytes()))
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"no such baseline: {shown} (tracer diff --write-baseline {shown} makes one)") from None
     except OSError as error:

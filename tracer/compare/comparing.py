@@ -17,6 +17,7 @@ from tracer.alignment.engine import IGNORED
 from tracer.alignment.features import least_apart, same_content
 from tracer.alignment.outputs import Output
 from tracer.causes.finding import Finding
+from tracer.compare import compiled
 from tracer.compare.judging import Of, judged, tolerance_for
 from tracer.compare.local import Local, Measure, Measured, depends_on
 from tracer.compare.pair import AWAITED, PairDiff
@@ -235,7 +236,9 @@ def diff(
     pairs = alignment.pairs if of == "values" else tuple(_with_gradients(alignment.pairs, reference, candidate))
     measured = _measured(alignment, kept, measure) if of == "values" else Measured({})
     pairs = tuple(_with_axes(pair, measured.found.get(index)) for index, pair in enumerate(pairs))
-    begun = {} if spread is None else _begun(pairs, tolerance, mapping, kept, spread)
+    waiting = list(_waiting(pairs, kept))
+    compiled.kernels(sum(tensors.size for _, tensors, _ in waiting))  # loaded once for all of them, or not at all
+    begun = {} if spread is None else _begun(pairs, waiting, tolerance, mapping, spread)
     found: list[PairDiff] = []
     look = 0.0
     for done, pair in enumerate(pairs):
@@ -302,8 +305,24 @@ def _with_axes(pair: Pair, local: Local | None) -> Pair:
     return pair if local is None or local.axes is None else replace(pair, axes=local.axes, other_axes=())
 
 
+def _waiting(pairs: Sequence[Pair], kept: Kept) -> Iterator[tuple[int, Tensors, Way]]:
+    """Tensors that can be read and whose statistics are not known yet: the pair's place, and how they are laid side by
+    side."""
+    for index, pair in enumerate(pairs):
+        node, other, coarsest, missing = _sides(pair, kept)
+        way = None if missing else _first_way(pair, _content(node, other, kept))
+        with suppress(TraceError, ValueError):
+            tensors = kept.tensors(pair, coarsest)
+            if way is not None and not tensors.knows(way):
+                yield index, tensors, way
+
+
 def _begun(
-    pairs: Sequence[Pair], tolerance: Tolerance, mapping: MappingFile | None, kept: Kept, spread: Spread
+    pairs: Sequence[Pair],
+    waiting: Sequence[tuple[int, Tensors, Way]],
+    tolerance: Tolerance,
+    mapping: MappingFile | None,
+    spread: Spread,
 ) -> dict[int, Callable[[], None]]:
     """The comparisons of tensors that are not known yet, all begun: what waits for each, by the pair's place.
 
@@ -315,14 +334,10 @@ def _begun(
             tensors.take(way, stats())
 
     begun: dict[int, Callable[[], None]] = {}
-    for index, pair in enumerate(pairs):
-        node, other, coarsest, missing = _sides(pair, kept)
-        way = None if missing else _first_way(pair, _content(node, other, kept))
+    for index, tensors, way in waiting:
         with suppress(TraceError, ValueError):
-            tensors = kept.tensors(pair, coarsest)
-            if way is not None and not tensors.knows(way):
-                work = tensors.work(way, tolerance_for(pair.aligned, tolerance, mapping)[0])
-                begun[index] = partial(wait, tensors, way, spread(work))
+            work = tensors.work(way, tolerance_for(pairs[index].aligned, tolerance, mapping)[0])
+            begun[index] = partial(wait, tensors, way, spread(work))
     return begun
 
 

@@ -80,8 +80,19 @@ class Gathering:
         if outside.any():
             m, e = np.concatenate([known[:, 0], m[outside]]), np.concatenate([known[:, 1], e[outside]])
             self.points = _hull(m, e)
-            if len(self.points) > MOST:
-                self.points = _outer(self.points, MOST // 2)
+            self._limit()
+
+    def merge(self, points: Sequence[Point]) -> None:
+        """Take the hull of other elements."""
+        if self.points and points:
+            self.points = _chain(sorted([*self.points, *points], key=_ascending))
+        else:
+            self.points = [*self.points, *points]
+        self._limit()
+
+    def _limit(self) -> None:
+        if len(self.points) > MOST:
+            self.points = outer(self.points, MOST // 2)
 
     def scale(self, factor: float) -> None:
         self.points = [(magnitude * factor, error * factor) for magnitude, error in self.points]
@@ -96,7 +107,11 @@ def _hull(magnitude: NDArray[Any], error: NDArray[Any]) -> list[Point]:
     if magnitude.size > _FEW:
         keep = _sieved(magnitude, error)
         magnitude, error = magnitude[keep], error[keep]
-    return _chain(sorted(zip(magnitude.tolist(), error.tolist(), strict=True), key=lambda p: (p[0], -p[1])))
+    return _chain(sorted(zip(magnitude.tolist(), error.tolist(), strict=True), key=_ascending))
+
+
+def _ascending(point: Point) -> Point:
+    return point[0], -point[1]
 
 
 def _sieved(magnitude: NDArray[Any], error: NDArray[Any]) -> NDArray[Any]:
@@ -146,7 +161,7 @@ def _slope(a: Point, b: Point) -> float:
     return _ratio(b[1] - a[1], b[0] - a[0])
 
 
-def _outer(points: Sequence[Point], most: int) -> list[Point]:
+def outer(points: Sequence[Point], most: int) -> list[Point]:
     """A hull around the hull with at most ``most`` vertices: where the lines of some of its edges meet."""
     chosen = sorted({round(i) for i in np.linspace(0, len(points) - 2, most - 2)})
     lines = [(points[i], _slope(points[i], points[i + 1])) for i in chosen]

@@ -21,7 +21,7 @@ _EXPLAINED = 1e-3
 """Share of the squared error that a fit may leave."""
 _FEWEST = 8
 """Elements that a fitted number must stand for."""
-_ALL, _EVERY = 4, 4
+ALWAYS, EVERY = 4, 4
 """Blocks that are all read to find a rule, and of the others one in so many."""
 _LISTED = 8
 """Single positions that are told; of more only a run is."""
@@ -134,33 +134,35 @@ class Spread:
         self._shape, self._row = tuple(shape), split - 1
         self._inner = math.prod(shape[split:])
         outer = range(split)
-        self._steps = [-(-shape[axis] // LONGEST) for axis in outer]
-        bins = [-(-shape[axis] // step) for axis, step in zip(outer, self._steps, strict=True)]
-        self._squares = [np.zeros(n) for n in bins]
-        self._peaks = [np.zeros(n) for n in bins]
-        self._inner_squares, self._inner_peaks = np.zeros(self._inner), np.zeros(self._inner)
+        self.steps = [-(-shape[axis] // LONGEST) for axis in outer]
+        bins = [-(-shape[axis] // step) for axis, step in zip(outer, self.steps, strict=True)]
+        # Sums of squares, and greatest errors, at each place of the outer axes, and of all inner ones together.
+        self.outer = [np.zeros((2, n)) for n in bins]
+        self.columns = np.zeros((2, self._inner))
+        self._squares, self._peaks = [both[0] for both in self.outer], [both[1] for both in self.outer]
+        self._inner_squares, self._inner_peaks = self.columns
         self._ones = np.ones(max(self._inner, 1 << 13))
         if channels is not None and (shape[channels] > LONGEST or len(shape) < 2):
             channels = None
         self.channels = channels
         self._blocks = self._read = 0
-        self._skipped: NDArray[np.bool_] | None = None
-        self._moments: NDArray[np.float64] | None = None
+        self.skipped: NDArray[np.bool_] | None = None
+        self.moments: NDArray[np.float64] | None = None
         if channels is not None:
             # Σx, Σd, Σx², Σxd, Σd², by channel, or by inner place where the channels are among the inner axes.
-            self._moments = np.zeros((5, shape[channels] if channels < split else self._inner))
-            self._skipped = np.zeros(shape[channels], bool)
+            self.moments = np.zeros((5, shape[channels] if channels < split else self._inner))
+            self.skipped = np.zeros(shape[channels], bool)
 
     def skip(self, block: Block) -> None:
         """Take note of a block that no rule is to be read from although its values are not all zero."""
-        if self._skipped is None or self.channels is None:
+        if self.skipped is None or self.channels is None:
             return
         if self.channels > self._row:
-            self._skipped[:] = True
+            self.skipped[:] = True
         elif self.channels == self._row:
-            self._skipped[block.begin : block.begin + block.rows] = True
+            self.skipped[block.begin : block.begin + block.rows] = True
         else:
-            self._skipped[block.lead[self.channels]] = True
+            self.skipped[block.lead[self.channels]] = True
 
     def add(
         self,
@@ -181,7 +183,7 @@ class Spread:
             room: worked in.
         """
         for axis, place in enumerate(block.lead):
-            at = place // self._steps[axis]
+            at = place // self.steps[axis]
             self._squares[axis][at] += total
             self._peaks[axis][at] = max(self._peaks[axis][at], peak)
         rows, q = block.rows, self._inner
@@ -197,16 +199,16 @@ class Spread:
             np.maximum(self._inner_peaks, columns, out=self._inner_peaks)
         if self._row >= 0:
             self._add_rows(block, error, squares)
-        if x is not None and self._moments is not None:
+        if x is not None and self.moments is not None:
             self._blocks += 1
             # Where every block shows every channel some are enough.
-            if self._blocks <= _ALL or self._blocks % _EVERY == 0 or (self.channels or 0) <= self._row:
+            if self._blocks <= ALWAYS or self._blocks % EVERY == 0 or (self.channels or 0) <= self._row:
                 self._read += block.rows
                 self._add_moments(block, x, d, room)
 
     def _add_rows(self, block: Block, error: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
         sums, peaks = self._sums(block, squares), _row_peaks(error.reshape(block.rows, self._inner))
-        step = self._steps[self._row]
+        step = self.steps[self._row]
         first = block.begin // step
         if step > 1:
             edges = np.arange(-(block.begin % step), block.rows, step)
@@ -225,8 +227,8 @@ class Spread:
     def _add_moments(
         self, block: Block, x: NDArray[np.float64], d: NDArray[np.float64], room: NDArray[np.float64]
     ) -> None:
-        assert self._moments is not None
-        for moment, values, factor in zip(self._moments, (x, d, x, x, d), (None, None, x, d, d), strict=True):
+        assert self.moments is not None
+        for moment, values, factor in zip(self.moments, (x, d, x, x, d), (None, None, x, d, d), strict=True):
             self._marginal(moment, block, values if factor is None else np.multiply(values, factor, out=room))
 
     def _marginal(self, sums: NDArray[np.float64], block: Block, values: NDArray[np.float64]) -> None:
@@ -240,14 +242,49 @@ class Spread:
         else:
             sums[block.lead[self.channels]] += np.add.reduce(values)
 
+    def merge(self, other: Spread) -> None:
+        """Take what was gathered of another part of the same tensors."""
+        for ours, theirs in ((self.columns, other.columns), *zip(self.outer, other.outer, strict=True)):
+            ours[0] += theirs[0]
+            np.maximum(ours[1], theirs[1], out=ours[1])
+        self._read += other._read
+        if self.moments is not None and other.moments is not None:
+            self.moments += other.moments
+        if self.skipped is not None and other.skipped is not None:
+            self.skipped |= other.skipped
+
+    def take(
+        self,
+        leads: NDArray[np.float64],
+        moments: NDArray[np.float64] | None,
+        skipped: NDArray[np.bool_] | None,
+        read: int,
+    ) -> None:
+        """Take what was gathered by whole leads, in C order: sums of squares and greatest errors; moments and skips
+        too, where the channels are among their axes. ``read`` rows of blocks were read for rules."""
+        shape = self._shape[: max(0, self._row)]
+        self._read += read
+        for axis in range(len(shape)):
+            others = tuple(i for i in range(len(shape)) if i != axis)
+            squares, peaks = leads[0].reshape(shape).sum(others), leads[1].reshape(shape).max(others)
+            edges = np.arange(0, shape[axis], self.steps[axis])
+            self._squares[axis] += np.add.reduceat(squares, edges)
+            np.maximum(self._peaks[axis], np.maximum.reduceat(peaks, edges), out=self._peaks[axis])
+        if moments is not None and skipped is not None and self.channels is not None:
+            others = tuple(i for i in range(len(shape)) if i != self.channels)
+            assert self.moments is not None
+            assert self.skipped is not None
+            self.moments += moments.reshape(5, *shape).sum(tuple(i + 1 for i in others))
+            self.skipped |= skipped.reshape(shape).any(others)
+
     def scale(self, factor: float) -> None:
         """Take all that was added as multiplied by ``factor``."""
         for squares in (*self._squares, self._inner_squares):
             squares *= factor * factor
         for peaks in (*self._peaks, self._inner_peaks):
             peaks *= factor
-        if self._moments is not None:
-            self._moments *= np.array([[factor], [factor], [factor * factor], [factor * factor], [factor * factor]])
+        if self.moments is not None:
+            self.moments *= np.array([[factor], [factor], [factor * factor], [factor * factor], [factor * factor]])
 
     def result(self, unequal: int, total: float, whole: float, tensor: Fit | None, exponent: int) -> Where:
         """What was found.
@@ -265,7 +302,7 @@ class Spread:
             if length < 2:
                 continue
             if axis <= self._row:
-                squares, peaks, step = self._squares[axis], self._peaks[axis], self._steps[axis]
+                squares, peaks, step = self._squares[axis], self._peaks[axis], self.steps[axis]
             else:
                 others = tuple(i for i in range(len(inner)) if i != axis - self._row - 1)
                 squares = self._inner_squares.reshape(inner).sum(others)
@@ -290,20 +327,20 @@ class Spread:
 
     def _fit(self) -> Fit | None:
         """A rule with numbers of its own for each channel."""
-        if self._moments is None or self.channels is None or self._skipped is None:
+        if self.moments is None or self.channels is None or self.skipped is None:
             return None
         length = self._shape[self.channels]
         count = math.prod(self._shape) // length
         if self.channels > self._row:
             inner = self._shape[self._row + 1 :]
             others = tuple(i for i in range(len(inner)) if i != self.channels - self._row - 1)
-            x, d, xx, xd, dd = (moment.reshape(inner).sum(others) for moment in self._moments)
+            x, d, xx, xd, dd = (moment.reshape(inner).sum(others) for moment in self.moments)
             count = self._read * self._inner // length
         else:
-            x, d, xx, xd, dd = self._moments
+            x, d, xx, xd, dd = self.moments
         busy = dd > 1e-6 * dd.max()
         total = float(dd[busy].sum())
-        if count < _FEWEST or total <= 0 or (self._skipped & busy).any():
+        if count < _FEWEST or total <= 0 or (self.skipped & busy).any():
             return None  # too few, or some of the elements were not looked at
         x, d, xx, xd, dd = x[busy], d[busy], xx[busy], xd[busy], dd[busy]
         with np.errstate(all="ignore"):

@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from tracer import compiled
 from tracer.compare.stats import Stats
 from tracer.compare.tensors import Spread, Work
 from tracer.errors import TraceError, TracerError
@@ -31,16 +33,18 @@ _CONNECTING = 5
 
 @contextlib.contextmanager
 def threads(sides: Sides) -> Iterator[Spread]:
-    """Compare in as many threads as there are processors for this process."""
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    """Compare in as many threads as there are processors for this process, and the parts of large tensors too."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool, parts = ThreadPoolExecutor(count), ThreadPoolExecutor(count)  # one alone would wait for itself
 
     def spread(work: Work) -> Callable[[], Stats]:
-        return pool.submit(work.stats, sides).result
+        return pool.submit(work.stats, sides, parts).result
 
     try:
         yield spread
     finally:
         pool.shutdown(cancel_futures=True)
+        parts.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -64,13 +68,14 @@ def cluster(address: str, sides: Sides) -> Iterator[Spread]:
         try:
             client = stack.enter_context(Client(address, timeout=_CONNECTING, set_as_default=False))  # type: ignore[no-untyped-call]
             _check(client, place, shown)
+            compiling = all(client.run(compiled.available).values())
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             if isinstance(error, TracerError):
                 raise
             raise TracerError(f"no Dask scheduler answers at {shown}: {_first_line(error)}") from error
 
         def spread(work: Work) -> Callable[[], Stats]:
-            future = client.submit(_stats, place, work, pure=False)
+            future = client.submit(_stats, place, replace(work, compiled=work.compiled and compiling), pure=False)
 
             def wait() -> Stats:
                 try:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tracer.alignment import Alignment, Pair
 from tracer.alignment import axes as axes_
 from tracer.alignment.arrange import Rearrangement
+from tracer.compare import compiled
 from tracer.compare.judging import Of
 from tracer.compare.local import Local, Measured
 from tracer.compare.plain import from_plain, pairs_from_plain, pairs_from_record, plain_pairs, to_plain
@@ -26,7 +28,7 @@ from tracer.graph import Node, Structure
 from tracer.kinds import LAYOUT_ONLY
 from tracer.store import Recording, Stored, comparisons
 
-VERSION = 1
+VERSION = 2
 """Of the statistics: raised whenever a figure changes its meaning or a new one is kept."""
 _AGAIN = "again"
 """What the entry of a measurement begins with, where the others say what is compared."""
@@ -48,7 +50,7 @@ class Work:
     Attributes:
         way: the candidate's axes ``moved`` to the reference's; rearranged as ``arrangement`` says, factor by factor, so
             that nothing is copied; or both ``sorted``, their elements in ascending order.
-        channels, coarsest, rms: as :func:`tracer.compare.stats.compare` takes them.
+        channels, coarsest, rms, compiled: as :func:`tracer.compare.stats.compare` takes them.
     """
 
     way: Way
@@ -60,6 +62,7 @@ class Work:
     rms: float | None
     atol: float
     rtol: float
+    compiled: bool
 
     def views(self, sides: tuple[Recording, Recording], verify: bool) -> _Both:
         """Both tensors side by side, their checksums verified or not. Raises TraceError, ValueError."""
@@ -72,11 +75,12 @@ class Work:
         assert self.axes is not None
         return ours, axes_.apply(theirs, self.axes)
 
-    def stats(self, sides: tuple[Recording, Recording]) -> Stats:
-        """The statistics. Raises as :meth:`views`."""
+    def stats(self, sides: tuple[Recording, Recording], pool: Executor | None = None) -> Stats:
+        """The statistics, whose parts are worked out in ``pool``. Raises as :meth:`views`."""
         return compare(
-            *self.views(sides, True), self.atol, self.rtol, channels=self.channels, coarsest=self.coarsest, rms=self.rms
-        )
+            *self.views(sides, True), self.atol, self.rtol, channels=self.channels, coarsest=self.coarsest,
+            rms=self.rms, compiled=self.compiled, pool=pool,
+        )  # fmt: skip
 
 
 @dataclass
@@ -285,7 +289,13 @@ class Tensors:
         return Work(
             way, self._stored, self._pair.axes, self._pair.arrangement, self._channels if way == "moved" else None,
             self._coarsest, None if rms is None else float(rms), tolerance.atol, tolerance.rtol,
+            compiled.kernels(self.size) is not None,
         )  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """Elements of the reference's tensor."""
+        return math.prod(self._stored[0].shape)
 
     def knows(self, way: Way) -> bool:
         """Whether the statistics of ``way`` are known already."""
