@@ -6,6 +6,8 @@ import copy
 import io
 import subprocess
 import sys
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,32 @@ def test_copies_of_a_watched_model_are_plain(trace_path: Path) -> None:
     assert attached.step == 0
 
 
+def test_leaving_a_model_keeps_no_other_thread_from_its_work(trace_path: Path) -> None:
+    """What a search for compiled models refers to meanwhile is not what somebody is just building."""
+    import_module("torch._dynamo")
+    faults: list[SystemError] = []
+    stop = threading.Event()
+
+    def build() -> None:
+        try:
+            while not stop.is_set():
+                tuple(number for number in range(2000))
+        except SystemError as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    try:
+        for number in range(3):
+            attached = tracer.attach(nn.Linear(3, 3), to=trace_path, name=str(number))
+            attached.model(torch.ones(1, 3))
+            attached.detach()
+    finally:
+        stop.set()
+        thread.join()
+    assert not faults
+
+
 def test_a_compiled_model_runs_its_python_where_it_is_recorded(trace_path: Path) -> None:
     plain, placed = network().eval(), network().eval()
     wrapped = torch.compile(plain, backend="eager")
@@ -314,3 +342,8 @@ def test_mistakes_are_one_line(trace_path: Path, given: dict[str, Any], said: st
     with pytest.raises(tracer.InputError, match=said):
         tracer.attach(model, to=trace_path, **given)
     assert not model._forward_hooks
+
+
+def test_how_durable_a_daemon_is_it_says_itself() -> None:
+    with pytest.raises(tracer.InputError, match="tracer daemon start --durable"):
+        tracer.attach(nn.Linear(2, 2), to="daemon", durable=True)

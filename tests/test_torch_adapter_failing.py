@@ -74,6 +74,16 @@ def test_a_fault_of_the_models_own_keeps_what_ran_before(
     assert "c" not in kept.structure.by_name
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 1 bytes")])
+def test_too_little_memory_is_no_fault_of_the_input(error: BaseException, tmp_path: Path) -> None:
+    class First(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(ModelError, match=type(error).__name__):
+        tracer.record(nn.Sequential(First(), nn.Linear(4, 4)), random(2, 4), trace=tmp_path / "t.zarr")
+
+
 def test_the_module_that_raised_is_named() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Inner()), nn.Linear(4, 4))
     model = TorchAdapter().wrap(net)

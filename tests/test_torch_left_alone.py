@@ -54,6 +54,12 @@ class Busy(nn.Module):
         self.kept: list[torch.Tensor] = []
         self.named: OrderedDict[str, Any] = OrderedDict(a=[1, 2])
         self.count = 0
+        self.generators: list[Any] = [
+            torch.Generator(),
+            python_random.Random(1),
+            np.random.default_rng(1),
+            np.random.RandomState(1),
+        ]
         self.fails: BaseException | None = None
         self.fc.weight.grad = None
         self.clamped.grad = torch.ones(4)
@@ -75,6 +81,8 @@ class Busy(nn.Module):
         self.named["b"] = y
         self.named["a"].append(y)
         self.new_attribute = y
+        own, python, numpy, older = self.generators
+        y += torch.rand(4, generator=own) + python.random() + float(numpy.random()) + float(older.rand())
         y += torch.rand(4) + python_random.random() + float(np.random.rand())
         if self.fails is not None:
             raise self.fails
@@ -89,6 +97,10 @@ def flat(value: Any, depth: int = 0) -> Any:
             value.data_ptr(), value.requires_grad, value.is_leaf, id(value.grad) if value.is_leaf else None,
             repr(value._backward_hooks),
         )  # fmt: skip
+    if isinstance(value, torch.Generator):
+        return id(value), value.get_state().numpy().tobytes()
+    if isinstance(value, python_random.Random | np.random.Generator | np.random.RandomState):
+        return id(value), pickle.dumps(value)
     if isinstance(value, dict) and depth < 4:
         return id(value), [(key, id(key), flat(item, depth + 1)) for key, item in value.items()]
     if isinstance(value, list | set) and depth < 4:

@@ -16,13 +16,17 @@ class Word(str, Enum):  # noqa: UP042
     __str__ = str.__str__
 
 
+def text_of(thing: object) -> str:
+    """``str(thing)``, which in other people's classes may raise."""
+    try:
+        return str(thing)
+    except Exception as error:
+        return f"<text unavailable: {type(error).__name__}>"
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """``text`` without line breaks, escapes and colours, shortened in the middle to ``limit`` characters."""
-    try:
-        raw = str(text)
-    except Exception as error:
-        raw = f"<text unavailable: {type(error).__name__}>"
-    return display(" ".join(_ANSI.sub("", raw).split()), limit)
+    return display(" ".join(_ANSI.sub("", text_of(text)).split()), limit)
 
 
 def described(error: BaseException, limit: int = 300) -> str:
@@ -33,7 +37,7 @@ def described(error: BaseException, limit: int = 300) -> str:
 
 def first_line(error: BaseException, limit: int = 200) -> str:
     """``Type: text`` with the first line of the text alone: for exceptions that append a whole configuration."""
-    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    line = next((line for line in text_of(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {one_line(line, limit)}" if line else type(error).__name__
 
 

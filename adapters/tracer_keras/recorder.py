@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tracer.forked import ends_with_process
 from tracer.graph import Role
 from tracer.kinds import composed
 from tracer_keras import composites, describe
@@ -82,6 +83,8 @@ class Recorder:
         self.events: list[Event] = []
         self.calls: dict[str, int] = {}
         self.notes: list[str] = []
+        self.empty: dict[str, str] = {}
+        """Layers that returned no tensor, with what they did return."""
         self.failed: tuple[str, str] | None = None
         self.tensors = self._new_tensors(graph)
         self.frames: list[Frame] = []
@@ -92,6 +95,10 @@ class Recorder:
         self._thread = threading.get_ident()
         self._undo: list[Callable[[], None]] = []
         self._ops = self._new_watch()
+        ends_with_process(self)
+
+    def forked(self) -> None:
+        self._thread = 0
 
     def _new_tensors(self, graph: Any) -> Tensors:
         return Tensors(graph)
@@ -365,6 +372,8 @@ class Recorder:
         """Append ``first`` for the first tensor of ``outputs`` and an item for each further one."""
         leaves = [(place, leaf) for place, leaf in flatten(outputs) if self.tensors.is_tensor(leaf)]
         if not leaves:
+            if outputs is not None and first.role in ("layer", "container"):
+                self.empty[first.base] = type(outputs).__name__
             return None
         for index, (place, leaf) in enumerate(leaves):
             event = first

@@ -12,8 +12,8 @@ from typing import Any
 
 from tracer.adapter import Array, Run
 from tracer.errors import LossError
-from tracer.graph import Structure
-from tracer.text import described, some
+from tracer.graph import MOST_DIMENSIONS, Structure
+from tracer.text import described, some, text_of
 from tracer_keras import describe, losses, state
 from tracer_keras.describe import weights
 from tracer_keras.events import Event, build, flatten, leaves
@@ -294,6 +294,8 @@ def _dropped(layer: Any) -> bool:
 
 
 def _notes(recorder: Recorder) -> Iterator[str]:
+    if recorder.empty:
+        yield f"returned no tensor: {some([f'{path} ({kind})' for path, kind in recorder.empty.items()])}"
     for word, what in (("lstm", "gates"), ("gru", "gates"), ("rnn", "steps"), ("attention", "heads")):
         kinds = (word, "other:RNN") if word == "rnn" else (word,)
         names = list(dict.fromkeys(e.base for e in recorder.events if e.kind in kinds and e.role == "layer"))
@@ -329,6 +331,9 @@ def reason(value: Any) -> str | None:
         return "sparse tensor"
     if isinstance(value, tf.__internal__.CompositeTensor) and not isinstance(value, (tf.Tensor, tf.Variable)):
         return f"{name} is not a plain tensor"
+    rank = getattr(getattr(value, "shape", None), "rank", None) or 0
+    if rank > MOST_DIMENSIONS:
+        return f"tensor of {rank} dimensions (at most {MOST_DIMENSIONS} can be stored)"
     dtype = getattr(value, "dtype", None)
     word = getattr(dtype, "name", str(dtype))
     return f"{word} tensor" if word in ("string", "resource", "variant") else None
@@ -342,7 +347,7 @@ def _failure(recorder: Recorder, error: BaseException) -> str:
 
 def one_line(error: BaseException, limit: int = 240) -> str:
     """The telling line of an exception's text, without the dump of arguments that Keras appends."""
-    text = str(error).strip()
+    text = text_of(error).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception encountered", "Error when deserializing"))]
     line = (telling or lines or [type(error).__name__])[0]

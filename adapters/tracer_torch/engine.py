@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from tracer.forked import ends_with_process
 from tracer.graph import Role
 from tracer.kinds import composed
 from tracer_torch import functions, layers, quantized
@@ -92,6 +93,10 @@ class Recorder:
         self.stack: list[Frame] = []
         self.busy = False
         self.thread = threading.get_ident()
+        ends_with_process(self)
+
+    def forked(self) -> None:
+        self.thread = 0
 
     # --- what the run calls ---------------------------------------------------------------------------------
 
@@ -295,6 +300,7 @@ class Recorder:
             and read
             and tensor.dtype == read[0][0].dtype
             and len(outputs) == 1
+            and not tensor.is_meta
         ):
             kept = shape_of(tensor) == shape_of(read[0][0])
             self.origins[tensor] = read[0][1] if kept else read[0][1]._replace(node=None, nodes=parents)

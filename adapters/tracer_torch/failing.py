@@ -10,7 +10,7 @@ from types import TracebackType
 import torch
 
 from tracer.names import display
-from tracer.text import described, one_line
+from tracer.text import described, one_line, text_of
 from tracer_torch import layers
 from tracer_torch.engine import Recorder
 
@@ -22,7 +22,8 @@ _SHAPES = re.compile(
     re.IGNORECASE,
 )
 """What torch says about operands that do not go together; a wrong input often gets through the first layers."""
-_OWN_FAULTS = re.compile(r"same device|not compatible with input tensor's|allocate|out of memory", re.IGNORECASE)
+_MEMORY = re.compile(r"allocate|out of memory", re.IGNORECASE)
+_OWN_FAULTS = re.compile(rf"same device|not compatible with input tensor's|{_MEMORY.pattern}", re.IGNORECASE)
 """Reads like the former, but no other input would help."""
 
 
@@ -31,11 +32,13 @@ def by_input(recorder: Recorder, error: Exception) -> bool:
 
     What the user's own code raises in the middle of the model is the model's fault.
     """
+    text = text_of(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text)):
+        return False
     if not begun(recorder):
         return True
-    if isinstance(error, TypeError | MemoryError) or not _in_library(error):
+    if isinstance(error, TypeError) or not _in_library(error):
         return False
-    text = str(error)
     return bool(_SHAPES.search(text)) and not _OWN_FAULTS.search(text)
 
 

@@ -90,6 +90,7 @@ def save(module: nn.Module, path: Path) -> None:
     """Write the state dict. Raises InputError where safetensors is wanted and cannot be had, OSError."""
     if path.suffix == ".safetensors":
         try:
+            from safetensors import SafetensorError
             from safetensors.torch import save_model
         except ImportError:
             raise InputError(f"{display(path.name)} needs the package safetensors: pip install safetensors") from None
@@ -100,5 +101,7 @@ def save(module: nn.Module, path: Path) -> None:
             save_model(module, str(path), metadata={"format": "pt"})
         except (RuntimeError, ValueError) as error:
             raise InputError(f"safetensors cannot hold these weights ({described(error, 160)})") from error
+        except SafetensorError as error:  # a full disk
+            raise OSError(str(error)) from error
         return
     torch.save(module.state_dict(), path)

@@ -353,8 +353,11 @@ def _line(node: Any) -> str | None:
 
 def _place(node: Any) -> str:
     """The expression a node was compiled from; empty where the file does not tell."""
-    text: str = node.sourceRange().partition("Serialized")[0]
-    return text
+    try:
+        text: str = node.sourceRange()
+    except RuntimeError:  # it is read from the file as it is asked for, which may be damaged there
+        return ""
+    return text.partition("Serialized")[0]
 
 
 def _goes_on(node: Any) -> bool:

@@ -277,17 +277,25 @@ def _needs_arch(content: object, path: Path) -> str:
     )
 
 
+def _listed(path: Path) -> tuple[Param, ...]:
+    """The tensors of a safetensors file, from its header alone. Raises InputError."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            entries = [(key, file.get_slice(key)) for key in file.offset_keys()]
+            return tuple(Param(key, tuple(e.get_shape()), _TYPES.get(e.get_dtype(), "?")) for key, e in entries)
+    except Exception as error:
+        raise InputError(f"{display(str(path))} is damaged: {described(error, 160)}") from error
+
+
 def tensors(request: LoadRequest) -> tuple[Param, ...]:
     """The tensors of the state dicts in a file, under the keys they have there. Raises InputError, RefusedError."""
     path = request.path or request.weights
     if path is None:
         return ()
     if preflight.check_file(path, trust=request.trust) == "safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:  # reads the header alone
-            entries = [(key, file.get_slice(key)) for key in file.offset_keys()]
-            return tuple(Param(key, tuple(e.get_shape()), _TYPES.get(e.get_dtype(), "?")) for key, e in entries)
+        return _listed(path)
     granted = {} if request.trust else allowed.consented(request.imports, request.allow)
     content, _ = _read(path, request, granted)
     return tuple(

@@ -6,7 +6,8 @@ import contextlib
 import pickle
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,16 @@ _PLAIN = frozenset({bool, int, float, str, tuple, type(None)})
 class Before:
     """What a forward pass may change in a model, as it was when this was made.
 
-    Restored are the attributes of every module (with the lists, dicts and sets among them), the values, memory,
-    versions and gradients of its tensors, and its class. Not seen: what a forward does to objects of other classes.
+    Restored are the attributes of every module (with the lists, dicts and sets among them, and generators of random
+    numbers), the values, memory, versions and gradients of its tensors, and its class. Not seen: what a forward does to
+    objects of other classes.
     Parameters are not copied but when :meth:`about_to_change` tells that something will write to them.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [(module, type(module)) for module in model.modules()]
         self._containers: list[tuple[Any, Any]] = []
+        self._draws: list[Callable[[], object]] = []
         self._tensors: dict[int, _Tensor] = {}
         self._memory: dict[int, list[_Tensor]] = {}
         seen: set[int] = set()
@@ -80,6 +83,14 @@ class Before:
             for item in value:
                 if type(item) not in _PLAIN:
                     self._keep(item, path, depth + 1, seen)
+        elif isinstance(value, torch.Generator):
+            self._draws.append(partial(value.set_state, value.get_state()))
+        elif isinstance(value, random.Random):
+            self._draws.append(partial(value.setstate, value.getstate()))
+        elif isinstance(value, np.random.RandomState):
+            self._draws.append(partial(value.set_state, value.get_state()))
+        elif isinstance(value, np.random.Generator):
+            self._draws.append(partial(setattr, value.bit_generator, "state", value.bit_generator.state))
         elif isinstance(value, torch.Tensor) and id(value) not in self._tensors:
             with contextlib.suppress(Exception):  # meta, nested, not initialised: there is nothing to put back
                 self._tensors[id(value)] = _Tensor(value, path)
@@ -100,6 +111,8 @@ class Before:
         for container, items in self._containers:
             if container or items:
                 _refill(container, items)
+        for put_back in self._draws:
+            put_back()
         with torch.no_grad():
             return [state.name for state in self._tensors.values() if not state.restore()]
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import optimizer as optimizers
 
 from tracer.adapter import Array, Mode, NotRecorded, Run, Watcher
+from tracer.forked import ends_with_process
 from tracer.text import described
 from tracer_torch import layers
 from tracer_torch.engine import FunctionWatch, Recorder
@@ -45,6 +45,7 @@ class Tap:
         self._run: _Run | None = None
         self._open = False
         self._lock = threading.RLock()
+        ends_with_process(self)
         self._listening: list[Any] = []
         self._gradients: dict[int, torch.Tensor] = {}
         """Of the step's weights, by the parameter's id: they may be cleared before the step is seen to be over."""
@@ -68,6 +69,9 @@ class Tap:
                     tap._stepping(optimizer)
 
             self._handles.append(optimizers.register_optimizer_step_pre_hook(about_to_step))
+
+    def forked(self) -> None:
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         """Leave the model as it was; what was begun is handed over."""
@@ -96,12 +100,23 @@ class Tap:
             self._warn("the model is compiled as a part of something else, where its calls are not seen")
 
     def _wrappers(self) -> Iterator[nn.Module]:
-        """What ``torch.compile`` made of the model; nothing leads there from a module."""
-        if "torch._dynamo" in sys.modules:
-            for thing in gc.get_objects():
-                known = issubclass(type(thing), nn.Module) and layers.is_compiled(thing)
-                if known and thing._modules["_orig_mod"] is self._root:
-                    yield thing
+        """What ``torch.compile`` made of the model; nothing leads there from a module.
+
+        Not by ``gc.get_objects``: all that it lists is held on to meanwhile, and a tuple that another thread is just
+        building cannot be finished then.
+        """
+        if "torch._dynamo" not in sys.modules:
+            return
+        seen: set[int] = set()
+        for parts in gc.get_referrers(self._root):
+            if not isinstance(parts, dict) or parts.get("_orig_mod") is not self._root:
+                continue
+            for holder in gc.get_referrers(parts):
+                for thing in gc.get_referrers(holder) if isinstance(holder, dict) else (holder,):
+                    known = issubclass(type(thing), nn.Module) and layers.is_compiled(thing)
+                    if known and thing._modules is parts and id(thing) not in seen:
+                        seen.add(id(thing))
+                        yield thing
 
     def _warn(self, what: str) -> None:
         self._warned = True
@@ -322,10 +337,7 @@ class _Run:
             self._gone.add(name)
             self._watcher(name, *_taken(tensor))
         else:
-            value, owned = _taken(tensor)
-            if not owned and isinstance(value, np.ndarray):
-                value = value.copy()
-            self._waiting.append((key, value))
+            self._waiting.append((key, _copied(tensor)))
         if self._watcher.gradients and tensor.requires_grad:
             tensor.register_hook(partial(self._gradient, key))  # type: ignore[no-untyped-call]
 
@@ -353,6 +365,15 @@ def _taken(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
         return to_array(tensor)
     except Exception as error:
         return NotRecorded(described(error, 120)), True
+
+
+def _copied(tensor: torch.Tensor) -> Array | NotRecorded:
+    """What no later change of ``tensor`` reaches."""
+    value, owned = _taken(tensor)
+    try:
+        return value if owned or isinstance(value, NotRecorded) else value.copy()
+    except MemoryError as error:  # an expanded tensor is larger than its memory
+        return NotRecorded(described(error, 120))
 
 
 def _named(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:

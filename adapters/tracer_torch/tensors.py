@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Set
 from importlib import import_module
 from typing import Any, cast
@@ -13,6 +14,7 @@ import torch
 
 from tracer.adapter import Array, NotRecorded
 from tracer.errors import InputError
+from tracer.graph import MOST_DIMENSIONS
 from tracer.names import display
 
 ml_dtypes: Any = None
@@ -21,6 +23,8 @@ with contextlib.suppress(ImportError):  # a worker in another environment may be
 
 _DEEPEST = 8
 _MOST_OBJECTS = 10_000
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+"""Bytes of this machine: an expanded tensor may stand for more, which nobody can copy or sum up."""
 _DIRECT = frozenset({
     torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool, torch.uint8, torch.int8,
     torch.int16, torch.int32, torch.int64,
@@ -129,6 +133,10 @@ def unfit(tensor: torch.Tensor) -> str | None:
     if tensor.layout != torch.strided:
         kind = "sparse" if "sparse" in str(tensor.layout) else str(tensor.layout).removeprefix("torch.")
         return f"{kind} tensor"
+    if tensor.dim() > MOST_DIMENSIONS:
+        return f"tensor of {tensor.dim()} dimensions (at most {MOST_DIMENSIONS} can be stored)"
+    if tensor.nbytes > _MEMORY:
+        return f"tensor of {tensor.nbytes / 1e9:,.0f} GB, more than this machine's memory"
     if isinstance(tensor, torch._subclasses.FakeTensor):
         return "fake tensor (no values)"
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -148,7 +156,9 @@ def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
     """
     if type(tensor) is torch.Tensor and tensor.dtype in _DIRECT:
         try:
-            return tensor.detach().numpy(), False
+            array = tensor.detach().numpy()
+            if array.nbytes <= _MEMORY:
+                return array, False
         except (RuntimeError, TypeError):  # on another device, without values, or to be negated first
             pass
     reason = unfit(tensor)

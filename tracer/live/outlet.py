@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tracer.errors import TracerError
+from tracer.forked import ends_with_process
 from tracer.live.destination import Destination, Opening
 from tracer.text import described
 
@@ -19,6 +20,12 @@ _ENOUGH = 4 << 20
 _IDLE = 1.0
 """Seconds without anything after which the destination may look around."""
 _Item = tuple[Callable[..., None], tuple[Any, ...], int]
+
+
+def _conditions() -> tuple[threading.Condition, threading.Condition]:
+    """Two on one lock: that there is room, and that there is work."""
+    lock = threading.Lock()
+    return threading.Condition(lock), threading.Condition(lock)
 
 
 class Outlet:
@@ -36,13 +43,19 @@ class Outlet:
         self._memory = memory
         self._waiting = 0
         self._held = 0
-        lock = threading.Lock()
-        self._room, self._work = threading.Condition(lock), threading.Condition(lock)
+        self._room, self._work = _conditions()
         self._items: list[_Item | None] = []
         self.fault: str | None = None
         self.opened = False
         self._thread = threading.Thread(target=self._drain, name="tracer-outlet", daemon=True)
         self._thread.start()
+        ends_with_process(self)
+
+    def forked(self) -> None:
+        """Take nothing any more: who handed it on is a thread of the parent's."""
+        self._room, self._work = _conditions()
+        self._items = []
+        self.fault = "a forked process records nothing: attach in it"
 
     @property
     def closed(self) -> bool:

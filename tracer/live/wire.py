@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tracer.adapter import Mode
 from tracer.errors import TracerError
+from tracer.names import display
 from tracer.store.series import Part
 
 PROTOCOL = 2
@@ -224,4 +225,10 @@ def decoded(frame: bytes) -> Message:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise WireError(f"not a message of this protocol ({where + ': ' if where else ''}{first['msg']})") from None
+        said = display(f"{where}: {first['msg']}" if where else first["msg"], 200)  # with keys of theirs, however long
+        raise WireError(f"not a message of this protocol ({said})") from None
+
+
+def fault(why: str, *, last: bool = True) -> Fault:
+    """A :class:`Fault` that can be sent whatever is quoted in it."""
+    return Fault(why=display(why, 4000), last=last)

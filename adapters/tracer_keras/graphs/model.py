@@ -243,7 +243,10 @@ class GraphModel(LoadedModel):
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:
         imported = next(reversed(self._known.values()), None) or self._imported({})
         for owner, param, leaf in imported.drawing.weights:
-            (value,) = imported.run([leaf], {})
+            try:
+                (value,) = imported.run([leaf], {})
+            except tensorflow().errors.OpError as error:
+                raise ModelError(_failure(owner, leaf, error)) from error
             yield owner, param, np.asarray(value)
 
 

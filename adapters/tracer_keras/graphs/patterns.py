@@ -58,7 +58,7 @@ def _op(net: Network, tensor: Tensor) -> str:
 def vector(net: Network, tensor: Tensor, like: Tensor) -> int | None:
     """The axis of ``like`` along which a static tensor has one value each; None when it is no such vector."""
     shape, whole = net.shape(tensor), net.tensor(like).shape
-    if shape is None or whole.rank is None or len(shape) > whole.rank:
+    if shape is None or not whole.rank or len(shape) > whole.rank:
         return None
     long = [i - len(shape) for i, size in enumerate(shape) if size != 1]
     if len(long) > 1:
