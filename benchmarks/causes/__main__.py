@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--new", action="store_true", help="the defects that the engine was not made with")
     parser.add_argument("--second", action="store_true", help="the second set of these, by another hand")
     sets = {"third": "the third set, in small networks of its own", "fourth": "the fourth, in others",
-            "fifth": "the fifth, in others again", "sixth": "the sixth, in others yet"}  # fmt: skip
+            "fifth": "the fifth, in others again", "sixth": "the sixth, in others yet",
+            "seventh": "the seventh, in others than these"}  # fmt: skip
     for which, told in sets.items():
         parser.add_argument(f"--{which}", dest="networks", action="store_const", const=which, help=told)
     parser.add_argument("--record", action="store_true", help="make the recordings that are missing")
