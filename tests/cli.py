@@ -23,9 +23,17 @@ ENVIRONMENT = {
 _TIMEOUT = 300
 
 
-def run(
-    *arguments: object, cwd: Path, code: int | None = 0, fresh: bool = False, **environment: str
-) -> subprocess.CompletedProcess[str]:
+class Done(subprocess.CompletedProcess[str]):
+    """A command that has ended.
+
+    Attributes:
+        peak: bytes of memory that it or its worker had at most; 0 where that was not looked at.
+    """
+
+    peak = 0
+
+
+def run(*arguments: object, cwd: Path, code: int | None = 0, fresh: bool = False, **environment: str) -> Done:
     """Run ``tracer ARGUMENTS``; the exit code must be ``code`` (None: any).
 
     ``fresh``, or with an ``environment`` of its own, it is a new interpreter and so is its worker; else both are forks
@@ -33,10 +41,11 @@ def run(
     """
     words = tuple(map(str, arguments))
     if fresh or environment:
-        done = subprocess.run(
+        ended = subprocess.run(
             [*COMMAND, *words], cwd=cwd, capture_output=True, text=True, timeout=_TIMEOUT,
             stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **environment},
         )  # fmt: skip
+        done = Done(ended.args, ended.returncode, ended.stdout, ended.stderr)
     else:
         done = _forked(words, cwd)
     assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -62,17 +71,19 @@ def _warm() -> Connection:
     return ours
 
 
-def _forked(arguments: tuple[str, ...], cwd: Path) -> subprocess.CompletedProcess[str]:
+def _forked(arguments: tuple[str, ...], cwd: Path) -> Done:
     with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
         wire = _warm()
         wire.send(Request(arguments, str(cwd), out.name, err.name))
         try:
             assert wire.poll(_TIMEOUT), f"tracer {' '.join(arguments)} takes too long"
-            code: int = wire.recv()
+            code, peak = wire.recv()
         except BaseException:  # its answer is not to be taken for that of the next command
             _warm.cache_clear()
             raise
-        return subprocess.CompletedProcess([*COMMAND, *arguments], code, out.read(), err.read())
+        done = Done([*COMMAND, *arguments], code, out.read(), err.read())
+        done.peak = peak
+        return done
 
 
 def refused(*arguments: object, cwd: Path, code: int = 2, says: str, **environment: str) -> str:

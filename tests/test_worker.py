@@ -169,9 +169,12 @@ def test_error_while_recording(work: Path) -> None:
 
 def test_own_bug(work: Path) -> None:
     error = failure(work, "bug")
+    assert str(error) == "model.h5 cannot be loaded: KeyError: 'here' (run again with --debug for the traceback)"
+    assert error.exit_code == ExitCode.USAGE
+    error = failure(work, "bug", options={"later": True})
     assert str(error) == "internal error: KeyError: 'here' (run again with --debug for the traceback)"
     assert error.exit_code == ExitCode.PARTIAL
-    error = failure(work, "bug", debug=True)
+    error = failure(work, "bug", options={"later": True}, debug=True)
     assert str(error) == "internal error: KeyError: 'here'"
     assert "raise KeyError" in (error.remote_traceback or "")
 

@@ -150,6 +150,8 @@ def fail_recording(job: Job, emit: Emit) -> dict[str, Any]:
 
 
 def bug(job: Job, emit: Emit) -> dict[str, Any]:
+    if job.options.get("later"):
+        emit({"event": "phase", "text": "recording"})
     raise KeyError("here")
 
 

@@ -34,7 +34,10 @@ class Request:
 
 
 def serve() -> None:
-    """Answer each :class:`Request` on the connection ``sys.argv[1]`` with its exit code, until it is closed."""
+    """Answer each :class:`Request` on the connection ``sys.argv[1]``, until that is closed.
+
+    An answer is the exit code, and the bytes of memory that the command or its worker had at most.
+    """
     wire = Connection(int(sys.argv[1]))
     _import()
     _start_workers_by_forking()
@@ -45,7 +48,8 @@ def serve() -> None:
             if (child := os.fork()) == 0:
                 wire.close()
                 _run(request)
-            wire.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            _, status, used = os.wait4(child, 0)
+            wire.send((os.waitstatus_to_exitcode(status), used.ru_maxrss << 10))
 
 
 def _import() -> None:

@@ -55,6 +55,15 @@ def _missing(path: Path) -> InputError:
     return InputError(f"no such file: {display(str(path))}{hint}")
 
 
+def check_kind(path: Path) -> int:
+    """The size of ``path`` in bytes. Raises InputError where it is no regular file, OSError where there is none."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+        raise InputError(f"{display(str(path))} is {kind}, where a file is wanted")
+    return status.st_size
+
+
 def _head(path: Path) -> bytes:
     # O_NONBLOCK: had the file become a named pipe since it was looked at, opening it must not hang.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
@@ -70,17 +79,16 @@ def check_regular_file(path: Path) -> None:
     """
     shown = display(str(path))
     try:
-        status = path.stat()
+        size = check_kind(path)
+    except InputError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise InputError(f"{shown} is a symbolic link to a file that does not exist") from None
         raise _missing(path) from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {shown}: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
-        raise InputError(f"{shown} is {kind}, where a file is wanted")
-    if not status.st_size:
+    if not size:
         raise InputError(f"{shown} is empty")
     kind = sniff(path)
     if kind == "git-lfs":

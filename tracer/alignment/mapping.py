@@ -50,6 +50,7 @@ from tracer.alignment.templates import VARIABLES, Names, Point, Template, ranges
 from tracer.errors import InputError
 from tracer.graph import Structure
 from tracer.names import display
+from tracer.preflight import check_kind
 from tracer.store import Recording, Trace
 
 Side = Literal["reference", "candidate"]
@@ -57,6 +58,10 @@ Block = tuple[frozenset[str], frozenset[str]]
 """Nodes of the reference and nodes of the candidate that are paired with each other only."""
 
 _LARGEST = 16 << 20
+_DEEPEST = 32
+_DOTTED = re.compile(
+    rf"""(?:(?:[\w-]{{1,99}}|"[^"\n]{{0,99}}"|'[^'\n]{{0,99}}')\s{{0,9}}\.\s{{0,9}}){{{_DEEPEST + 1}}}"""
+)
 _SIDES: tuple[Side, Side] = ("reference", "candidate")
 _MOST_PAIRS = 1 << 20
 
@@ -496,7 +501,7 @@ def load(path: Path) -> Mapping:
     """
     shown = display(str(path))
     try:
-        if path.stat().st_size > _LARGEST:
+        if check_kind(path) > _LARGEST:
             raise InputError(f"{shown} is too large for a mapping file")
         text = path.read_text("utf-8")
         raw = {".json": _read_json, ".toml": _read_toml}.get(path.suffix.lower(), _read_yaml)(text, shown)
@@ -539,13 +544,17 @@ def _told(error: ValidationError) -> str:
     else:
         plain = found["msg"].removeprefix("Value error, ").replace("Input should", "must")
         text = _WANTED[found["type"]].format(keys=", ".join(keys)) if found["type"] in _WANTED else plain
-    return display(f"{where}: {text}" if where else text)
+    return display(f"{where}: {text}" if where else text, 400)
 
 
 def _read_yaml(text: str, shown: str) -> Any:
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
             raise InputError(f"{shown}: aliases and tags are not allowed in a mapping file")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:  # the scanner looks at every level for each token
+            raise InputError(f"{shown}: lists in lists, more than {_DEEPEST} deep: no mapping file")
     return _plain(yaml.compose(text, Loader=yaml.SafeLoader), shown)
 
 
@@ -559,6 +568,8 @@ def _read_json(text: str, shown: str) -> Any:
 
 
 def _read_toml(text: str, shown: str) -> Any:
+    if _DOTTED.search(text):  # tomllib takes a time that grows with the square of a key's parts
+        raise InputError(f"{shown}: a key or name of more than {_DEEPEST} parts: no mapping file")
     return tomllib.loads(text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,8 @@ _CGROUP_LIMITS = (
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 _FAMILY_EVERY = 1.0
+_LOADING, _LOADING_RATIO = 4 << 30, 20
+"""Bytes that loading may take however small the files are, and how many times theirs: for copies and wider types."""
 
 
 def default_memory() -> int:
@@ -22,6 +25,16 @@ def default_memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # "max" is no number
             available = min(available, max(0, int(Path(limit).read_text()) - int(Path(usage).read_text())))
     return available * 9 // 10
+
+
+def loading(files: Iterable[Path]) -> int:
+    """Bytes that a worker may take while it loads these files: an architecture of one kilobyte can claim terabytes."""
+    size = 0
+    for path in files:
+        with contextlib.suppress(OSError):
+            inside = path.rglob("*") if path.is_dir() else [path]
+            size += sum(file.stat().st_size for file in inside if file.is_file())
+    return max(_LOADING, _LOADING_RATIO * size)
 
 
 class Memory:

@@ -166,7 +166,10 @@ def _failure(error: BaseException, job: Job | None, doing: str) -> tuple[int, st
     if isinstance(error, SystemExit):
         return ExitCode.PARTIAL, f"the model's code called sys.exit {during}"
     hint = "" if job and job.debug else " (run again with --debug for the traceback)"
-    return ExitCode.PARTIAL, f"internal error: {type(error).__name__}: {_first_line(error)}{hint}"
+    what = f"{type(error).__name__}: {_first_line(error)}{hint}"
+    if doing == protocol.LOADING and job:  # of a damaged file a framework raises anything
+        return ExitCode.USAGE, f"{display(job.subject)} cannot be loaded: {what}"
+    return ExitCode.PARTIAL, f"internal error: {what}"
 
 
 def main(commands: Mapping[str, str] = COMMANDS, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import ExitCode, InputError
+from tracer import adapter
+from tracer.errors import ExitCode, InputError, TracerError
 from tracer.names import display
-from tracer.worker import elsewhere, environment, janitor, limits, protocol
+from tracer.worker import elsewhere, environment, janitor, limits, protocol, sandbox
 from tracer.worker.failure import Reason, WorkerError
 from tracer.worker.pipes import Pipes
 from tracer.worker.protocol import Error, Event, Job, Result
@@ -43,12 +44,13 @@ def _shown(text: str) -> str:
 class _Supervision:
     """One worker from start to end."""
 
-    def __init__(self, job: Job, on_event: OnEvent, load_timeout: float, memory_limit: int) -> None:
+    def __init__(self, job: Job, on_event: OnEvent, load_timeout: float, memory_limit: int, loading_limit: int) -> None:
         self._name = display(job.subject)
         self._python = job.python
         self._on_event = on_event
         self._load_timeout = load_timeout
         self._memory_limit = memory_limit
+        self._loading_limit = min(memory_limit, loading_limit)
         self._doing = protocol.STARTING
         self._outcome: Result | Error | None = None
         self._killed = False
@@ -122,11 +124,12 @@ class _Supervision:
                 what = f"it was still {self._activity()} after {self._load_timeout:g} s"
                 hint = " (a damaged file can do this)" if self._doing == protocol.LOADING else ""
                 raise self._error("timeout", f"the worker was stopped: {what}{hint}")
-            used = memory.used()
-            if used > self._memory_limit:
+            used, limit = memory.used(), self._loading_limit if loading else self._memory_limit
+            if used > limit:
                 what = f"it took {used / 2**30:.1f} GiB of memory {self._while()}"
-                limit = f"the limit is {self._memory_limit / 2**30:.1f} GiB"
-                raise self._error("memory", f"the worker was stopped: {what} ({limit})")
+                more = ": --memory-limit allows more" if limit < self._memory_limit else ""
+                said = f"the limit is {limit / 2**30:.1f} GiB{more}"
+                raise self._error("memory", f"the worker was stopped: {what} ({said})")
 
     def _lines(self, wait: float) -> Iterator[bytes]:
         try:
@@ -231,6 +234,13 @@ def _trace_directory(trace: str | None) -> Iterator[None]:
                 os.rmdir(trace)
 
 
+def _files(job: Job) -> Iterator[Path]:
+    """What the model is loaded from, with the files that belong to it."""
+    yield from map(Path, sandbox.model_files(job))
+    with contextlib.suppress(TracerError):  # no such adapter here: the worker says so
+        yield from adapter.get(job.adapter, check=False).files(protocol.request_from_json(job.request))
+
+
 def run(
     job: Job,
     *,
@@ -247,14 +257,16 @@ def run(
     ``on_event`` gets phases, progress and notices, their texts fit for a screen; the result is the worker's word and
     as little to be trusted as the model: see :mod:`.results`. The worker gets no secrets from our environment. It
     may take ``load_timeout`` seconds until the model is loaded, and ``memory_limit`` bytes (default: 90 % of what is
-    available now). On Ctrl-C it is asked to finish its trace and has 10 s for it; a second Ctrl-C ends it at once.
+    available now; while it loads files and none of the user's code, no more than :func:`.limits.loading`). On Ctrl-C it
+    is asked to finish its trace and has 10 s for it; a second Ctrl-C ends it at once.
 
     Raises WorkerError for any failure of the worker, InputError when the trace's directory or the interpreter
     cannot be used, AdapterError where the adapter cannot be had there, KeyboardInterrupt after Ctrl-C. The worker and
     its children are killed in each case.
     """
-    if memory_limit is None:
-        memory_limit = limits.default_memory()
+    limit = limits.default_memory() if memory_limit is None else memory_limit
+    free = memory_limit is not None or sandbox.own_code(job)
+    loading_limit = limit if free else limits.loading(_files(job))
     janitor.sweep()
     with janitor.folder() as temporary, _trace_directory(job.trace):
         command, variables = (str(python), *entry), dict[str, str]()
@@ -262,5 +274,5 @@ def run(
             prepared = elsewhere.prepare(str(python), job.adapter, temporary)
             command, variables = prepared.command, prepared.variables
             job = replace(job, python=str(python), read=(*job.read, *prepared.read))
-        supervision = _Supervision(job, on_event, load_timeout, memory_limit)
+        supervision = _Supervision(job, on_event, load_timeout, limit, loading_limit)
         return supervision.run(command, temporary, variables)
