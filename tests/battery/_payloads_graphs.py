@@ -116,8 +116,7 @@ _EVIL: dict[str, Callable[[Place, _Tensor], _Tensor]] = {
     "Fill of terabytes": _filled,
 }  # fmt: skip
 _ALLOWED = {"PrintV2", "SaveV2", "Fill of terabytes"}
-"""What belongs to reporting and saving may be in a file, for it is not run; and a graph of great tensors may be looked at,
-which computes none."""
+"""What belongs to reporting and saving may be in a file, for it is not run; great tensors may be looked at."""
 
 
 class _Evil(tf.Module):  # type: ignore[misc]

@@ -20,6 +20,7 @@ from tracer.store import places, zarr3
 from tracer.store.packs import PackWriter, Slot, pack_name
 from tracer.store.recordings import STEPS, unwritable
 from tracer.store.trace import Trace, lock, sweep
+from tracer.text import text_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -110,7 +111,7 @@ class SeriesWriter:
             zarr3.sync(self._folder.parent)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.finish(None if error is None else str(error) or type(error).__name__)
+        self.finish(None if error is None else text_of(error) or type(error).__name__)
 
     def finish(self, fault: str | None = None) -> None:
         """No more steps come; ``fault`` says why, where that was not meant. Raises TraceError."""

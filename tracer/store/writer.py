@@ -30,6 +30,7 @@ from tracer.store.streaming import Copy
 from tracer.store.summary import Summary, summaries, summarize
 from tracer.store.summing import Sums
 from tracer.store.trace import Trace, claimed
+from tracer.text import described, text_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -342,7 +343,7 @@ class RecordingWriter:
     def _skip(self, kind: _Kind, name: str, error: Exception) -> None:
         """Note why a tensor is missing: the model must go on."""
         skipped = self.skipped if kind == "value" else self.skipped_gradients
-        skipped[name] = str(error) if isinstance(error, _Unfit) else f"{type(error).__name__}: {error}"
+        skipped[name] = str(error) if isinstance(error, _Unfit) else described(error)
 
     def _store(self, kind: _Kind, name: str, batch: int, values: NDArray[Any]) -> None:
         joined = self._storage.joined.get(name)
@@ -469,7 +470,8 @@ class RecordingWriter:
             missing = sorted(self._planned - values.keys() - self.skipped.keys())
             reason = None
             if error is not None:
-                reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+                said = text_of(error) or type(error).__name__
+                reason = "interrupted" if isinstance(error, KeyboardInterrupt) else said
             elif self._fault is not None:
                 reason = unwritable(self.trace.root, self._fault)
             elif missing:
