@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -16,6 +17,8 @@ from hypothesis.extra import numpy as hnp
 
 from tests.test_store import as_zarr, chain, write
 from tracer.store import RecordingWriter, Trace, streaming, summing
+from tracer.store.packs import Pack
+from tracer.store.recordings import VALUES
 from tracer.store.runs import RunWriter
 from tracer.store.summary import Summary, summaries, summarize
 
@@ -213,3 +216,19 @@ def test_a_forked_child_neither_writes_nor_ends_the_recording(trace_path: Path) 
     assert recording.state == "complete"
     for name, values in {"a": LARGE, "b": LARGE + 1, "c": np.ones((2, 3), "f4")}.items():
         np.testing.assert_array_equal(recording.read(name), values)
+
+
+def test_what_was_taken_is_in_the_file_while_the_model_goes_on(trace_path: Path) -> None:
+    """Neither large nor small tensors wait for their memory to fill."""
+    with RecordingWriter(Trace.create(trace_path), "tf", chain("a", "b", "c"), {}, {}) as writer:
+        writer("a", LARGE)
+        writer("b", np.ones((2, 3), "f4"))
+        for _ in range(100):
+            time.sleep(0.1)
+            pack = Pack(trace_path / "recordings/tf" / VALUES)
+            found = {place: (tuple(metadata["shape"]), at) for place, at, metadata in pack.so_far()}
+            if len(found) == 2:
+                break
+        shape, at = found["unaligned/a"]
+        np.testing.assert_array_equal(pack.read_array("unaligned/a", shape, LARGE.dtype, at), LARGE)
+        writer("c", LARGE)

@@ -294,13 +294,7 @@ class RecordingWriter:
             try:
                 task = self._queue.get(timeout=_LONGEST)
             except queue.Empty:  # the model takes its time: what it gave so far is to be seen
-                task = self._show
-
-    def _show(self) -> None:
-        """Have all that was taken so far written. Raises OSError."""
-        self._drain_small()
-        with self._writing:
-            self._open.push()
+                task = self._drain_small
 
     def _drain_small(self) -> None:
         with self._taking, self._room:
@@ -314,6 +308,8 @@ class RecordingWriter:
         try:
             if self._fault is None:
                 self._store_all(items)
+                with self._writing:
+                    self._open.push()
         finally:
             items.clear()
             with self._room:
