@@ -336,7 +336,7 @@ def test_kernels_that_are_standardised_as_they_are_used_are_told(tmp_path: Path)
 
     told = explained(tmp_path / "t.zarr", network(standard=False), network(standard=True), IMAGES)
     assert named(told) == ["weights-perturbed"], str(told)
-    assert "standardises" in told.parting[0].causes[0].what
+    assert "standardised" in told.parting[0].causes[0].what
 
 
 def test_a_state_that_one_side_begins_with_is_told(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ CALLED = {
     "max_value": "max_val",
 }  # fmt: skip
 """Arguments of PyTorch's functions that are called otherwise than our settings."""
-OURS = frozenset({"merge_mode", "order", "permutation", "index", "form", "start", "stop", "given"})
+OURS = frozenset({"merge_mode", "order", "permutation", "index", "form", "start", "stop", "given", "use_form",
+                  "use_axes", "use_ddof", "use_epsilon", "use_root", "use_centred"})  # fmt: skip
 """Settings that are no argument of any function."""
 INTERPOLATIONS = {("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
 ARGUMENTS = frozenset({"epsilon", "axis", "negative_slope", "alpha", "approximate", "count_include_pad", "min_value",

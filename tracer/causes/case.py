@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from tracer.causes.reading import read
 from tracer.causes.repeated import Repeated, repeated
 from tracer.causes.scores import of_scores
 from tracer.causes.simplify import as_attention, simplified, unmerged
-from tracer.causes.step import Array, Program, Ran, Step, Unknown
+from tracer.causes.step import GIVEN, Array, Program, Ran, Step, Unknown
 from tracer.causes.sums import in_one
 from tracer.compare.pair import PairDiff
 from tracer.errors import TraceError
@@ -273,6 +273,16 @@ def cases(
     made = {**moved, **made}
     again = {id(side): repeated(side) for side in (reference, candidate)}
 
+    @cache
+    def agrees(name: str) -> bool:
+        """Whether the candidate has the reference's values there."""
+        cut = made[name]
+        try:
+            its, ours = cut.ways[0].to_reference(candidate.read(name)), reference.read(cut.reference)
+        except (TraceError, ValueError):
+            return False
+        return cut.ways[0].fits and distance(dtypes.as_float64(its), dtypes.as_float64(ours)) <= UNREAD * cut.epsilon
+
     def make(index: int, pair: PairDiff, apart: frozenset[str]) -> tuple[Case, Case]:
         if index not in by_index:
             raise Unknown("it has no tensor of its own")
@@ -283,13 +293,13 @@ def cases(
             theirs = _passing(candidate, cut.candidate, cut.reference)
         else:
             twin = {name: made[name].reference for name in fits}
-            theirs = _side(again[id(candidate)], cut.candidate, twin)
+            theirs = _side(again[id(candidate)], cut.candidate, twin, agrees, made)
         early = own.candidate if own is not None and own.candidate in fits - {cut.candidate} else None
         if early is not None and ("output" in pair.pair.evidence or early in theirs.above):
             ours = _passing(reference, wanted, early)  # the reference has here what it had above
         else:
             twin = {name: one.candidate for name, one in by_reference.items() if one.candidate in fits}
-            ours = _side(again[id(reference)], wanted, twin)
+            ours = _side(again[id(reference)], wanted, twin, lambda name: agrees(twin[name]), by_reference)
         # What one side reads in addition the other may have to be given.
         more = {by_reference[twin].reference: name for name, twin in theirs.above.items() if twin not in ours.nodes}
         ours = replace(ours, above={**more, **ours.above})
@@ -408,8 +418,14 @@ def _mover(way: Way, recording: Recording, name: str, turned: bool) -> Callable[
     return lambda values: way.to_candidate(values, rank)
 
 
-def _side(again: Repeated, name: str, twin: Mapping[str, str]) -> Side:
-    """The part of a recording that makes a tensor of tensors that both sides have, the names of which are given."""
+def _side(
+    again: Repeated, name: str, twin: Mapping[str, str], agrees: Callable[[str], bool], paired: Container[str]
+) -> Side:
+    """The part of a recording that makes a tensor of tensors that both sides have, the names of which are given.
+
+    What cannot be read is what it gave where all that it is made of ``agrees``, for it would give that again; not what
+    is ``paired``, which may be where the two part.
+    """
     recording = again.recording
     structure = recording.structure
 
@@ -434,11 +450,37 @@ def _side(again: Repeated, name: str, twin: Mapping[str, str]) -> Side:
     nodes = tuple(node.name for node in structure if node.name in inside)
     program = None
     if not problem:
+        lasting = {one for one in above if agrees(one)}
         try:
-            program = simplified(Program(tuple(_step(recording, node, named) for node in nodes)))
+            steps = []
+            for node in nodes:
+                given = {*map(named, layer_of(structure, node).parents)} <= lasting
+                lasting |= {node} if given else set()
+                step = _given if given and node != name and node not in paired else _step
+                steps.append(step(recording, node, named))
+            program = simplified(Program(tuple(steps)))
         except Unknown as error:
             problem = str(error)
     return Side(recording, structure.by_name[name], nodes, above, program, problem, named)
+
+
+def _given(recording: Recording, name: str, named: Callable[[str], str]) -> Step:
+    """A step that is given what it was given when it was recorded: where it cannot be read, what it gave.
+
+    Raises Unknown.
+    """
+    try:
+        return _step(recording, name, named)
+    except Unknown:
+        node = recording.structure.by_name[name]
+        if node.kind == "dropout":
+            raise  # it draws other numbers
+        try:
+            value = recording.read(name)
+        except TraceError as error:
+            raise Unknown(str(error)) from error
+        value = value if value.dtype.kind in "biu" else dtypes.as_float64(value)
+        return Step(name, "full", {"value": value, "inferred": True, GIVEN: True}, shape=node.shape, source=node.source)
 
 
 def layer_of(structure: Structure, name: str) -> Node:

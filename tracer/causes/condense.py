@@ -25,8 +25,9 @@ _WHOLE = ("residual", "activation", "block")
 def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause], idle: Sequence[Step] = ()) -> tuple[Cause, ...]:
     """The causes of a pair, with the operations that one side has alone as one block where there are several; ``idle``
     are steps of ours that are of no use without those left out."""
-    if (by_hand := _by_hand(edits, causes) or _pooled(edits, causes) or _scaled_elsewhere(edits, causes)) is not None:
-        return by_hand
+    for told in (_by_hand, _stands_elsewhere, _pooled, _scaled_elsewhere):
+        if (at_once := told(edits, causes)) is not None:
+            return at_once
     cropped = any(cause.id == "transposed-conv-shift" for cause in causes)
     stepped = any(cause.id == "rnn-last-step" for cause in causes)
     parted = any(cause.key == "index" for cause in causes)
@@ -233,6 +234,23 @@ def _scaled_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[C
     return (replace(its, id=name, what=what, fix=fix, reference=mine.reference, changes=()),)
 
 
+def _stands_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
+    """An operation that each side has alone as one that stands elsewhere: a mean behind a norm and before it."""
+    if len(edits) != 2 or not all(edit.detail.get("alone") and not edit.detail.get("block") for edit in edits):
+        return None
+    (one,), (other,) = (edit.detail["steps"] for edit in edits)
+    elsewhere = bool(causes[0].reference) != bool(causes[1].reference) and not (one.weights or other.weights)
+    if not elsewhere or one.kind not in _STANDING or kinds.similarity(one.kind, other.kind) < _ALIKE:
+        return None
+    mine, its = sorted(causes, key=lambda cause: not cause.reference)
+    what = f"{mine.reference} of the reference is computed at another place in the candidate: {its.candidate}"
+    fix = f"{its.source + ': ' if its.source else ''}compute it where the reference does"
+    return (replace(its, id="residual-order", what=what, fix=fix, reference=mine.reference, changes=()),)
+
+
+_ALIKE = 0.9
+_STANDING = kinds.POOLS | kinds.REDUCTIONS | kinds.ACTIVATIONS | kinds.NORMALISATIONS
+"""What is an operation of its own, wherever it stands."""
 _FACTORS = ("embedding-scale", "attention-scale", "input-scale", "scale")
 
 

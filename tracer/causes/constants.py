@@ -22,6 +22,8 @@ def of_table(mine: Array, its: Array) -> str:
 def of_constants(mine: Array, its: Array) -> tuple[str, str] | None:
     """The cause where a constant holds another one's numbers elsewhere, and what it is beside that one in words."""
     mine, its = (values.reshape([n for n in values.shape if n != 1] or [1]) for values in (mine, its))
+    if of_places(mine) and of_places(its):  # of two numbers any order may be had by chance
+        return "attention-mask", "another mask of zeros and ones"
     by = relations.shifted(mine, its) if mine.ndim else None
     if by is not None and 2 * abs(by) <= len(mine):
         return "embedding-offset", f"the other's with its rows shifted by {by:+d}"
@@ -41,6 +43,13 @@ def of_constants(mine: Array, its: Array) -> tuple[str, str] | None:
             cause = "concat-order" if parts is not None and len(parts) < len(order) else "channel-order"
             return cause, f"the other's with axis {axis} in another order"
     return "reshape-order", "the other's numbers in another order"
+
+
+def of_places(values: Array) -> bool:
+    """Whether zeros and ones say which places count: for each of a sample's, which is no square matrix."""
+    values = np.squeeze(values)
+    square = values.ndim > 1 and values.shape[-1] == values.shape[-2]
+    return values.size > 1 and not square and bool(np.isin(values, (0, 1)).all())
 
 
 def _rows_elsewhere(mine: Array, its: Array) -> bool:

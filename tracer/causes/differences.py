@@ -14,8 +14,8 @@ from tracer.causes.case import Case, Side
 from tracer.causes.edit import Edit, of_program, of_step
 from tracer.causes.scores import SCALING
 from tracer.causes.settings import between, sides, translated
-from tracer.causes.step import Program, Step
-from tracer.causes.sums import terms_apart
+from tracer.causes.step import GIVEN, Program, Step
+from tracer.causes.sums import in_their_order, terms_apart
 from tracer.graph import Node, Structure
 
 _PASSING = kinds.UNCHANGED
@@ -293,6 +293,11 @@ def _instead(case: Case, step: Step, twins: Names, taken: Names, above: dict[str
             free = [n for n in read if n is not None and n not in reader.inputs and n != step.name and _ours(case, n)]
             if free:
                 return free[0]
+        elif step.name in reader.inputs and len(step.inputs) > 1 and len(reader.inputs) == 1:
+            # A factor behind a sum that they have not either: one of its terms is read.
+            found = _instead(case, reader, twins, taken, above)
+            if found in step.inputs:
+                return found
     return None
 
 
@@ -321,6 +326,8 @@ def _of_theirs(case: Case, name: str) -> str:
 def _extra(case: Case, step: Step, taken: Names, above: dict[str, str]) -> Edit | None:
     """A step that they have alone, put in behind the twin of what it reads."""
     read = _mapped(case, step.inputs, taken, above)
+    if GIVEN in step.settings and np.asarray(step.settings["value"]).dtype != np.bool_:
+        return None
     if step.kind == "full" and not step.inputs:
         constant = replace(step, name=_of_theirs(case, step.name))
         return Edit(
@@ -375,6 +382,7 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     names = tuple(name for name in read if name is not None)
     own = {name: _begins(case, name, taken, above) for name in names if not _ours(case, name)}
     begun = tuple(_only(own[name]) or name if name in own else name for name in names)
+    instead: dict[str, str] = {}
     if own and begun != tuple(mine) and sorted(begun) == sorted(mine):
         names, own = begun, {}  # what they have alone is put in between, and the order is another one
     if own and all(a_ == b_ or b_ in own.get(a_, ()) for a_, b_ in zip(names, mine, strict=True)):
@@ -392,10 +400,18 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
         cause = "concat-order" if a.kind in ("concat", "stack") else "operand-order"
         what = f"{a.name} reads its inputs in another order in the {case.doer}"
     else:
+        if a.kind in ("concat", "stack") and (turned := in_their_order(mine, names)) is not None:
+            what = f"{a.name} reads its inputs in another order in the {case.doer}"
+            order = tuple(mine.index(name) for name in turned)
+            change = of_step(a.name, lambda step: replace(step, inputs=tuple(step.inputs[k] for k in order)))
+            yield Edit("concat-order", what, change, a.name, b.name, "order", seen=True, cost=1.5)
+            mine, instead = list(turned), dict(zip(turned, names, strict=True))
         cause = _rewired(case, a, mine, names)
         other = [name for name in names if name not in mine] or names
         what = f"{b.name} of the {case.doer} reads the twin of {', '.join(other)}, not of {', '.join(mine)}"
     change = of_step(a.name, lambda step: replace(step, inputs=names))
+    if instead:  # the order is a difference of its own
+        change = of_step(a.name, lambda step: replace(step, inputs=tuple(instead.get(n, n) for n in step.inputs)))
     if not own and (both := namesakes.exchanged(case, a, b, mine, names, {n: t.name for n, t in taken.items()})):
         those, here, there = both
         what = f"{those} have one another's weights in the {case.doer}, or are given one another's inputs"

@@ -8,6 +8,7 @@ several inputs has no twin in one that is called for all of them at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
@@ -30,9 +31,16 @@ def at_ends(
     those of one call of several with all of them."""
     found = dict(made)
     for name, cut in made.items():
-        if cut.same or pairs[cut.index].verdict in (Verdict.MATCH, Verdict.NOISE):
+        if pairs[cut.index].verdict in (Verdict.MATCH, Verdict.NOISE):
             continue
         ours, theirs = reference.structure.by_name[cut.reference], candidate.structure.by_name[name]
+        if cut.same:  # the model's output, which is held against its twin's on its own
+            known = {one.reference for one in found.values()}
+            way = cut.ways[0]
+            end = None if way.axes is None else _end(reference, ours, theirs, way, known, turned=True)
+            if end is not None and cut.same == ((cut.same[0][0], end),):
+                found[name] = replace(cut, reference=end, heal=end, same=())
+            continue
         if cut.ways[0].axes is not None and _all_calls(ours, theirs, cut.ways[0], reference, candidate):
             del found[name]
             found = {key: _renamed(one, name, *cut.readers) for key, one in found.items()}
@@ -110,7 +118,7 @@ def _end(recording: Recording, node: Node, other: Node, way: Way, known: Set[str
 
     ``known`` are nodes with a twin of their own; ``turned``: whether the way's axes are those of the other side.
     """
-    opaque = other.kind.startswith("other") and not node.kind.startswith("other")
+    opaque = _of_ones_own(other) and not node.kind.startswith("other")
     convolved = node.kind in kinds.CONVOLUTIONS and other.kind in kinds.CONVOLUTIONS and not way.fits
     if other.config.get("merge_mode") == "ave" and node.kind == "add":
         following = _following(recording, node.name)
@@ -131,6 +139,20 @@ def _end(recording: Recording, node: Node, other: Node, way: Way, known: Set[str
         if computes and recording.stored(here) is not None and _alike(one, other, way, turned=turned):
             end = here
     return end
+
+
+def _of_ones_own(node: Node) -> bool:
+    """Whether a layer is of somebody's own, which may be called like one of the frameworks that it is not."""
+    if node.role != "layer" or node.kind.startswith("other"):
+        return node.kind.startswith("other")
+    usual = _NORM if node.kind in kinds.NORMALISATIONS else _KERNEL if node.kind in _WITH_KERNELS else None
+    return usual is not None and not usual.search(node.label)
+
+
+_WITH_KERNELS = kinds.CONVOLUTIONS | {"dense"}
+_NORM = re.compile(r"Norm(ali[sz]ation)?(\dd)?$")
+_KERNEL = re.compile(r"Conv|Dense$|Linear$|Gemm|MatMul")
+"""How the frameworks call theirs."""
 
 
 def _activation(recording: Recording, node: Node, other: Node, known: Set[str]) -> str | None:

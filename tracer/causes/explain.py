@@ -15,12 +15,13 @@ from tracer.causes.condense import exchanged, in_blocks, merged
 from tracer.causes.differences import differences, may_show
 from tracer.causes.edit import Edit
 from tracer.causes.elsewhere import called_elsewhere, for_another, idle
-from tracer.causes.failing import Failure
+from tracer.causes.failing import Failure, failure
 from tracer.causes.finding import Cause, Finding
 from tracer.causes.joint import at_one
 from tracer.causes.probes import alike_when_small, depends, matters, one_function, told_apart
 from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
+from tracer.causes.turns import in_turn, widened
 from tracer.causes.typed import typed
 from tracer.causes.undone import Make, computed_elsewhere, given_alike, met, undone
 from tracer.compare import Diff, PairDiff
@@ -240,7 +241,7 @@ def explain(
 
 def with_findings(told: Explained, each: Sequence[Finding]) -> Explained:
     """The same with other findings, one of each pair in running order."""
-    whole = merged(unloaded.gathered(each, told.diff))
+    whole = merged(unloaded.gathered(widened(in_turn(each, told.diff), told.diff), told.diff))
     findings = tuple(loops.together(one, each, told.diff.candidate) for one in whole)
     return replace(told, findings=findings, each=tuple(each))
 
@@ -359,6 +360,9 @@ def _look(make: Make, index: int, pair: PairDiff, seconds: float, apart: frozens
         one, why = None, str(error)
         if sort == "parts":
             one = Finding(pair.aligned, "unknown", notes=(f"could not be computed again: {error}",))
+    except Exception as error:  # a fault of ours: what is said of the other pairs is said all the same
+        one, why = None, f"looking at it failed: {error}"
+        failed[pair.aligned] = failure(pair.aligned, error)
     over = one is not None and any(note.startswith(OVER) for note in one.notes)
     if one is not None:
         one = replace(one, seconds=time.monotonic() - began)

@@ -517,9 +517,9 @@ class _At:
             return f"set the attribute {attribute} of the node {self.node.name} to {said(value)}" if attribute else ""
         own = self.own
         computes = self.node.kind in kinds.COMBINING | kinds.ELEMENTWISE
-        if key in arguments.OURS or (
-            own is not None and (own.kind != self.node.kind or (computes and key not in own.settings))
-        ):
+        several = own is not None and (own.kind != self.node.kind or (computes and key not in own.settings))
+        alien = own is None and self.wanted is not None and not kinds.similarity(self.wanted.kind, self.node.kind)
+        if key in arguments.OURS or several or alien:
             return ""  # it stands for several operations
         if self.node.role == "op" and framework == "pytorch":
             function = self.node.label.replace("torch.nn.functional.", "F.").replace("torch.Tensor.", "Tensor.")
@@ -557,12 +557,10 @@ class _At:
             return f"the reference's {other.name} is in training mode: record it again in evaluation mode"
         template = WORDS.get(self.edit.cause)
         place = f"{node.source} ({node.label})" if node.source else node.name
-        told = (
-            template.format(node=node.name, other=other.name, place=place, reference=_what(self.wanted))
-            if template
-            else ""
-        )
-        if key and values != (None, None) and values[0] is not None and key != "kind" and _plain(values[0]) is not None:
+        about = {"node": node.name, "other": other.name, "place": place, "reference": _what(self.wanted)}
+        told = template.format(**about) if template else ""
+        plain = key not in ("", "kind") and key not in arguments.OURS and _plain(values[0]) is not None
+        if plain and values[0] is not None and values != (None, None):
             exact = f"set {key} of {node.name} to {said(values[0])}"
             return exact if not told else f"{told}: {key} {said(values[0])}"
         return told

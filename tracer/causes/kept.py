@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WITHIN = 4.0
 """Seconds in all, where causes are only a part of what is shown."""
-VERSION = 5
+VERSION = 6
 """Of what is found: raised whenever the search may come to something else."""
 _CAUSES = "causes"
 """What the entry begins with, where those of statistics say what is compared."""

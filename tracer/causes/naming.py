@@ -38,6 +38,8 @@ _SETTINGS = {
     "ids": "embedding-offset", "padding_idx": "embedding-offset", "shifts": "shift", "start": "shift", "stop": "shift",
     "indices": "shift", "dtype": "dtype", "pool_size": "pool-kind", "slope": "activation-kind",
     "condition": "attention-mask", "diagonal": "attention-mask", "axes": "norm-axis",
+    "use_axes": "norm-axis", "use_ddof": "std-ddof", "use_epsilon": "ln-eps", "use_root": "ln-eps",
+    "use_centred": "norm-axis", "use_mask": "weights-perturbed",
     "axis": "axis-permutation", "repeats": "reshape-order", "output_padding": "transposed-conv-shift",
 }  # fmt: skip
 _OF_KINDS = (
@@ -324,7 +326,7 @@ def _steadies(step: Step, side: Side) -> bool:
     structure = side.recording.structure
     operand, known = np.asarray(step.settings.get("operand", 1.0)), structure.by_name
     following = [known[child] for child in structure.children.get(step.name, ())]
-    if operand.size != 1 or not 0 <= float(operand.reshape(())) < _SMALL:
+    if operand.size != 1 or not 0 <= float(operand.reshape(())) <= _SMALL:
         return False
     above = [known[name] for name in step.inputs if name in known]
     above += [known[name] for node in above if node.kind in kinds.ELEMENTWISE for name in node.parents]
@@ -375,7 +377,7 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         return cause, True
     read = [structure.by_name[name] for name in step.inputs if name in structure.by_name]
     if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in (*readers, *read)):
-        return "rnn-direction", True
+        return ("channel-order" if _along_features(step) else "rnn-direction"), True
     at_ends = _at_input(step, side) or step.name in side.recording.structure.outputs
     if (kind in _CHANNELS and (at_ends or _turns_features(step, side))) or _reorders_channels(step):
         return "channel-order", True
@@ -401,6 +403,13 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     if kind != "add" and of_input(step, side):
         return "input-normalisation", True
     return ("residual" if kind == "add" else "block"), False
+
+
+def _along_features(step: Step) -> bool:
+    """Whether a step moves values along the last of three axes or more, and no other."""
+    axes = step.settings.get("axes", step.settings.get("axis"))
+    axes, rank = axes if isinstance(axes, tuple | list) else (axes,), len(step.shape or ())
+    return rank > _SCORES and all(axis in (-1, rank - 1) for axis in axes)
 
 
 def _reorders_channels(step: Step) -> bool:

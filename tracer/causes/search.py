@@ -22,6 +22,7 @@ from tracer.causes.condense import pooling
 from tracer.causes.differences import differences
 from tracer.causes.edit import Edit
 from tracer.causes.failing import failure
+from tracer.causes.settings import same_value
 from tracer.causes.step import Unknown
 
 MOST = 400
@@ -446,10 +447,13 @@ def _holds(trial: Trial, edit: Edit, hidden: Edit) -> bool:
         if plain.weights[role].shape == changed.weights[role].shape
         and not np.array_equal(plain.weights[role], changed.weights[role])
     ]
+    told = [key for key, value in changed.settings.items() if not same_value(value, plain.settings.get(key))]
     ours = {"identity", *(step.kind for step in trial.program.steps)}
     for step in hidden.change(trial).program.steps:
         if step.kind == changed.kind and step.kind not in ours:
             return True
+        if step.name == changed.name and step.kind == changed.kind and told:
+            return all(same_value(step.settings.get(key), changed.settings[key]) for key in told)
         for role in roles:
             found = step.weights.get(role)
             if step.kind == changed.kind and found is not None and found.shape == changed.weights[role].shape:

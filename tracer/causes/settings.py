@@ -13,8 +13,9 @@ from tracer import kinds, relations
 from tracer.causes import constants, masks, naming, weighing
 from tracer.causes.case import Case
 from tracer.causes.edit import Change, Edit, of_step
+from tracer.causes.operations.kernels import PREFIX
 from tracer.causes.scores import SCALING
-from tracer.causes.step import Array, Step, numbers
+from tracer.causes.step import GIVEN, Array, Step, numbers
 from tracer.errors import TraceError
 
 _AXIS = ("channels", "axis")
@@ -53,6 +54,8 @@ def translated(case: Case, step: Step, name: str) -> Step:
         settings["index"] = tuple(index[axis] for axis in axes if axis is not None)
     if isinstance(settings.get("operand"), np.ndarray):
         settings["operand"] = _turned(settings["operand"], axes)
+    if isinstance(settings.get("parts"), dict):
+        settings["parts"] = {name: _turned(np.asarray(part), axes) for name, part in settings["parts"].items()}
     along = ("alpha", "operand")
     weights = {role: _turned(value, axes) if role in along else value for role, value in step.weights.items()}
     return replace(step, settings=settings, weights=weights)
@@ -118,6 +121,8 @@ def _plain(step: Step, rank: int | None) -> Step:
 
 def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
     """What differs between a step of ours and its twin, as edits that make ours do as theirs does."""
+    if GIVEN in a.settings or GIVEN in b.settings:
+        return  # to put the one for the other would reproduce anything
     source = a.inputs[0] if a.inputs else case.ours.node.name
     given = _window(a, _pointwise(a, translated(case, b, source)))
     if ("operand" in a.weights) != ("operand" in given.weights):
@@ -137,16 +142,19 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
             cause = "input-normalisation" if naming.of_input(a, case.ours) else "wiring"
             cause = "attention-mask" if masks.hides(a, case.ours) else cause
             what = f"{a.name} takes a constant on one side, a tensor that is computed on the other"
-            if (told := _computed(case, a, b, given)) is not None:
+            if a.kind == "div" and _counted(case, a, b):
+                cause, what = "attention-mask", f"{what}: how many places there are, and how many of them count"
+            elif (told := _computed(case, a, b, given)) is not None:
                 cause, what = told[0], f"{what}: {told[1]}"
             elif cause == "wiring" and _solved_for(case, a, b):
                 cause = "operation-kind"
             yield Edit(cause, what, _exchanged(a, given), a.name, b.name, seen=True, cost=1.5)
         return
+    yield from _of_use(case, a, given)
     for key in dict.fromkeys((*mine_.settings, *other.settings)):
         mine: Any = mine_.settings.get(key)
         its: Any = other.settings.get(key)
-        if key in _OWN_AXES or key not in mine_.settings or key not in other.settings or _equal(mine, its):
+        if key in _OWN_AXES or key not in mine_.settings or key not in other.settings or same_value(mine, its):
             continue
         if key == "index" and (
             axes is None or not _of_same_axes(mine, its) or naming.plain_index(mine) == naming.plain_index(its)
@@ -156,7 +164,9 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
             continue  # what axes are kept or where they stand is the alignment's matter
         cause = _of_another(mine_, other, key)
         if not cause and key == "operand":
-            cause = naming.of_operand(a, case.ours)
+            cause = _of_none(case, a, given) or naming.of_operand(a, case.ours)
+            if cause == "scale" and any(map(constants.of_places, map(np.asarray, (mine, its)))):
+                cause = "attention-mask"
         if key == "axes" and a.kind in kinds.REDUCTIONS | kinds.POOLS:
             cause = "norm-axis" if naming.normalises(a, case.ours) else "pool-kind"
         cause = cause or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
@@ -164,11 +174,15 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
             cause = "head-layout"
         same = ("shift",) if cause == "pad-asymmetry" and a.kind == "pad" else ()
         values = _ordered(case, naming.plain(mine), naming.plain(its))
-        what = f"{key} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
+        told_as = _USES.get(key, key)
+        what = f"{told_as} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
         constant = key == "operand" or (key == "value" and a.kind not in kinds.ACTIVATIONS)
         if key == "value" and constant:
             cause = constants.of_table(np.asarray(mine), np.asarray(its))
-        if values[0] == values[1] or (constant and min(np.asarray(mine).size, np.asarray(its).size) > 1):
+        if key == "parts":
+            cause, what = _of_parts(case, a, mine, its)
+            values = (None, None)
+        elif values[0] == values[1] or (constant and min(np.asarray(mine).size, np.asarray(its).size) > 1):
             told = constants.of_constants(np.asarray(mine), np.asarray(its)) if constant else None
             what = f"{key} of {a.name} is {_apart(mine, its) if told is None else told[1]} in the {case.doer}"
             if cause == "attention-mask" and told is not None and told[0] != "scale" and _is_bias(mine):
@@ -183,8 +197,52 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
             changed |= {word: given.settings.get(word) for word in ("given", "given_as", "kept")}
         yield Edit(cause, what, _set(a.name, changed), a.name, b.name, key, values, seen=True, same=same)
     for edit in weighing.differences(case, a, given):
-        regrouped = "kernel" in edit.key and not _equal(mine_.settings.get("groups"), other.settings.get("groups"))
+        regrouped = "kernel" in edit.key and not same_value(mine_.settings.get("groups"), other.settings.get("groups"))
         yield replace(edit, cause="groups") if regrouped else edit
+
+
+def _of_parts(case: Case, a: Step, mine: Mapping[str, Array], its: Mapping[str, Array]) -> tuple[str, str]:
+    """Constants that are joined with tensors and are others: cause and sentence."""
+    both = [(value, its[name]) for name, value in mine.items() if name in its and not same_value(value, its[name])]
+    told = constants.of_constants(*both[0]) if len(both) == 1 else None
+    how = "another one" if told is None else told[1]
+    return "weights-perturbed" if told is None else told[0], f"the constant in {a.name} is {how} in the {case.doer}"
+
+
+def _of_none(case: Case, a: Step, b: Step) -> str:
+    """The cause where one side adds nothing, or multiplies by one, where the other has something of its own; empty for
+    anything else."""
+    idle = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}.get(a.kind)
+    mine, its = (np.asarray(step.settings["operand"]) for step in (a, b))
+    if idle is None or (mine.size == its.size == 1) or a.kind != b.kind:
+        return ""
+    for step, side, other, told in ((a, case.ours, its, case.lacks), (b, case.theirs, mine, case.has)):
+        if other.size == 1 and float(other.reshape(())) == idle:
+            stem, whole = naming.of_single(step, side)
+            return stem if whole else told(stem)
+    return ""
+
+
+_USES = {
+    "use_axes": "the axes over which the kernel is normalised", "use_ddof": "ddof of the kernel's variance",
+    "use_epsilon": "epsilon of the kernel's deviation", "use_root": "epsilon under the root of the kernel's variance",
+    "use_centred": "the mean taken from the kernel as it is used", "use_mask": "the mask of the kernel",
+}  # fmt: skip
+
+
+def _of_use(case: Case, a: Step, b: Step) -> Iterator[Edit]:
+    """A kernel that only one side standardises, or makes positive, as it uses it."""
+    forms = [step.settings.get("use_form", "plain") for step in (a, b)]
+    if forms[0] == forms[1]:
+        return
+    said = {"plain": "as it is", "unit": "divided by its length"}
+    mine, its = (said.get(form, form) for form in forms)
+    what = f"the reference uses the kernel of {a.name} {{}}, the candidate {{}}".format(*_ordered(case, mine, its))
+    keys = {key for key in (*a.settings, *b.settings) if key.startswith(PREFIX)}
+    change = _set(a.name, {key: b.settings.get(key) for key in keys})
+    fix = f"use the kernel of {a.name if case.turned_round else b.name} as the reference does"
+    values = _ordered(case, *forms)
+    yield Edit("weights-perturbed", what, change, a.name, b.name, "use_form", values, fix=fix, seen=True)
 
 
 _PLAIN = ("shift", "scale", "operation-kind")
@@ -227,6 +285,26 @@ def _computed(case: Case, a: Step, b: Step, given: Step) -> tuple[str, str] | No
     return None
 
 
+def _counted(case: Case, a: Step, b: Step) -> bool:
+    """Whether a sum is divided by its number of terms on one side, by the sum of zeros and ones on the other."""
+    fixed, side, other, computing = (a, case.ours, b, case.theirs) if "operand" in a.settings else (
+        b, case.theirs, a, case.ours
+    )  # fmt: skip
+    known, number = side.recording.structure.by_name, np.asarray(fixed.settings["operand"], np.float64)
+    above = known.get(fixed.inputs[0]) if fixed.inputs else None
+    terms = [known[name].shape for name in above.parents if name in known] if above is not None else []
+    summed = above is not None and above.kind == "sum" and any(number.size == 1 and float(number.reshape(())) in shape
+                                                               for shape in terms if shape)  # fmt: skip
+    whole = computing.program
+    counts = [step for step in (whole.steps if whole is not None else ()) if step.name == other.inputs[-1]]
+    if not summed or len(other.inputs) != 2 or not counts or counts[0].kind not in ("sum", "count_nonzero"):
+        return False
+    try:
+        return bool(np.isin(computing.read(counts[0].inputs[0]), (0, 1)).all())
+    except (TraceError, KeyError):
+        return False
+
+
 def _solved_for(case: Case, a: Step, b: Step) -> bool:
     """Whether a constant stands for a tensor that its node does read, of which it makes something else."""
     one, side = (a, case.ours) if "operand" in a.settings else (b, case.theirs)
@@ -258,7 +336,7 @@ def _of_another(a: Step, b: Step, key: str) -> str:
     """The cause where a setting differs because another one does; empty where it differs for itself."""
 
     def differs(name: str) -> bool:
-        return name in a.settings and name in b.settings and not _equal(a.settings[name], b.settings[name])
+        return name in a.settings and name in b.settings and not same_value(a.settings[name], b.settings[name])
 
     if key in ("align_corners", "coordinates") and differs("mode"):
         modes = {str(step.settings["mode"]) for step in (a, b)}
@@ -322,14 +400,17 @@ def _ordered(case: Case, mine: Any, its: Any) -> tuple[Any, Any]:
     return (its, mine) if case.turned_round else (mine, its)
 
 
-def _equal(a: Any, b: Any) -> bool:
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two settings say the same, numbers up to rounding."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         x, y = np.asarray(a), np.asarray(b)
         if x.shape != y.shape and x.size == y.size:
             y = y.reshape(x.shape)
         return x.shape == y.shape and np.allclose(x, y, rtol=1e-6, atol=1e-12)
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(same_value(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same_value(value, b[key]) for key, value in a.items())
     if isinstance(a, bool) or isinstance(b, bool):
         return bool(a) == bool(b)
     if isinstance(a, int | float) and isinstance(b, int | float):

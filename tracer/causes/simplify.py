@@ -10,7 +10,7 @@ import numpy as np
 from tracer import kinds
 from tracer.causes import operations
 from tracer.causes.cropped import uncropped
-from tracer.causes.step import Array, Program, Step, Unknown, numbers, pairs_of
+from tracer.causes.step import GIVEN, Array, Program, Step, Unknown, numbers, pairs_of
 from tracer.causes.written import as_operations, multiplier, without_idle
 
 _LOWEST = -1e4
@@ -47,7 +47,7 @@ def _with_constants(program: Program) -> Program:
     steps: list[Step] = []
     for step in program.steps:
         some = step.kind == "full" or (bool(step.inputs) and all(name in made for name in step.inputs))
-        if some and not step.weights and step is not program.last:
+        if some and not step.weights and step is not program.last and GIVEN not in step.settings:
             try:
                 made[step.name] = operations.run(step, [made[name] for name in step.inputs if name in made])
                 step = Step(step.name, "full", {"value": made[step.name], "inferred": True}, shape=step.shape)

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+GIVEN = "was_given"
+"""Setting of a step that cannot be read and stands for what it gave: nothing is known of how it comes to that."""
+
 
 class Unknown(Exception):
     """A step cannot be computed here; the message says why, in words for the user."""

@@ -62,3 +62,13 @@ def terms_apart(mine: Sequence[str], its: Sequence[str]) -> tuple[list[str], lis
     """The terms that only the one has, and those that only the other has; of one that is there twice the second."""
     ours, theirs = Counter(mine), Counter(its)
     return list((ours - theirs).elements()), list((theirs - ours).elements())
+
+
+def in_their_order(mine: Sequence[str], its: Sequence[str]) -> tuple[str, ...] | None:
+    """Our tensors in their order, where they join one other tensor in place of one of ours and the rest stands
+    elsewhere; None where that is not so."""
+    gone, new = [name for name in mine if name not in its], [name for name in its if name not in mine]
+    if len(gone) != 1 or len(new) != 1 or len({*mine}) < len(mine) or len({*its}) < len(its):
+        return None
+    turned = tuple(gone[0] if name in new else name for name in its)
+    return None if turned == tuple(mine) else turned

@@ -9,7 +9,8 @@ from functools import cached_property
 from tracer import kinds
 from tracer.causes.case import Case, cases, distance
 from tracer.causes.ends import at_ends
-from tracer.causes.step import Program, Unknown
+from tracer.causes.step import GIVEN, Program, Unknown
+from tracer.causes.straight import straightened
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import Verdict
 from tracer.errors import TraceError
@@ -48,7 +49,7 @@ def met(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -
         if pairs[cut.index].reordered and pairs[cut.index].verdict is not Verdict.DIVERGED:
             ways = sorted(cut.ways, key=lambda way: way.arrangement is None)
             made[name] = replace(cut, ways=tuple(ways))
-    return at_ends(made, pairs, reference, candidate)
+    return at_ends(straightened(made, pairs, reference, candidate), pairs, reference, candidate)
 
 
 def undone(
@@ -94,7 +95,7 @@ def _computed(step: Cut, both: tuple[Case, Case]) -> tuple[bool, str]:
     case, turned = both
     for one, passed in ((case, step.reference), (turned, step.candidate)):
         try:
-            if not one.read_right:
+            if not one.read_right or any(GIVEN in step.settings for step in one.program.steps):
                 continue
             agrees = one.before <= one.bar
         except Unknown:

@@ -18,7 +18,40 @@ _QUICK = 1.702
 
 def as_operations(program: Program) -> Program:
     """The program with such arithmetic as one step each."""
-    return _standardised(_gated(_hardened(program)))
+    return _standardised(_gated(_hardened(_taken_apart(program))))
+
+
+def _taken_apart(program: Program) -> Program:
+    """With a product and a sum that one function makes as two steps, a mean of two tensors as its products."""
+    steps: list[Step] = []
+    for step in program.steps:
+        steps += _APART[step.kind](step) if step.kind in _APART else (step,)
+    return Program(tuple(steps))
+
+
+def _product_added(step: Step) -> tuple[Step, ...]:
+    kind = "mul" if step.kind == "addcmul" else "div"
+    product = Step(f"{step.name}, {kind}", kind, {}, {}, step.inputs[1:], None, step.source)
+    alpha = step.settings.get("alpha", 1.0)
+    given = {} if alpha == 1 else {"alpha": alpha}
+    return product, Step(step.name, "add", given, {}, (step.inputs[0], product.name), step.shape, step.source)
+
+
+def _between_two(step: Step) -> tuple[Step, ...]:
+    """``a · (1 − w) + b · w``, as most write it."""
+    first, second, *weight = step.inputs
+    if not weight:
+        share = float(step.settings["weight"])
+        one = Step(f"{step.name}, first", "mul", {"operand": 1 - share, "side": "right"}, {}, (first,))
+        other = Step(f"{step.name}, second", "mul", {"operand": share, "side": "right"}, {}, (second,))
+        return one, other, Step(step.name, "add", {}, {}, (one.name, other.name), step.shape, step.source)
+    rest = Step(f"{step.name}, rest", "sub", {"operand": 1.0, "side": "left"}, {}, (weight[0],))
+    one = Step(f"{step.name}, first", "mul", {}, {}, (first, rest.name))
+    other = Step(f"{step.name}, second", "mul", {}, {}, (second, weight[0]))
+    return rest, one, other, Step(step.name, "add", {}, {}, (one.name, other.name), step.shape, step.source)
+
+
+_APART = {"addcmul": _product_added, "addcdiv": _product_added, "lerp": _between_two}
 
 
 def _hardened(program: Program) -> Program:

@@ -63,6 +63,11 @@ def settings(case: Case, step: Step) -> Iterator[Edit]:
             scale = snapped(found[0], lambda n: distance(result(n), case.target) <= bar, usual)
             what = sides(case, f"the scale of {step.name}", now or 1 / math.sqrt(width), scale)
             yield from try_settings(case, step, "attention-scale", 2.0, {"scale": scale}, what)
+    else:
+        for scale in dict.fromkeys(usual):
+            if not math.isclose(scale, now or 1 / math.sqrt(width)):
+                what = sides(case, f"the scale of {step.name}", now or 1 / math.sqrt(width), scale)
+                yield from try_settings(case, step, "attention-scale", 2.0, {"scale": scale}, what)
     heads = own.get("heads")
     if isinstance(heads, int) and "query_kernel" not in step.weights:
         features = read[0].shape[-1]
@@ -99,7 +104,7 @@ def projections(case: Case, step: Step) -> Iterator[Edit]:
             taken, place = (", ".join(words) for words in zip(*((b, a) for a, b in pairs), strict=True))
             what = f"the {who} takes the {taken} of {step.name} for {place}"
             yield from try_weights(case, step, "qkv-order", 2.5, what, changed)
-    for parts in (PARTS, ("value",), ("query", "key"), ("output",), (*PARTS, "output")):
+    for parts in (PARTS, ("query",), ("key",), ("value",), ("query", "key"), ("output",), (*PARTS, "output")):
         changed = {}
         for part in parts:
             for role in ("kernel", "bias"):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tracer.causes.case import Case, distance
-from tracer.causes.edit import Change, Edit, of_program
+from tracer.causes.edit import Change, Edit, of_program, of_step
 from tracer.causes.naming import plain, said
 from tracer.causes.step import Array, Program, Step, Unknown
 
@@ -207,14 +207,18 @@ def try_settings(
     key = next(iter(settings))
     values = ordered(case, plain(step.settings.get(key)), plain(settings[key]))
     text = what or sides(case, key, step.settings.get(key), settings[key])
-    yield from try_step(case, step, step.set(**settings), cause, text, cost, key=key, values=values, **more)
+    change = of_step(step.name, lambda own: own.set(**settings))  # what else was made of the step is not of this edit
+    if error(case, step, (step.set(**settings),)) < HELPS * case.before:
+        yield Edit(cause, text, change, step.name, twin(case, step), key, values, cost=cost, **more)
 
 
 def try_weights(
     case: Case, step: Step, cause: str, cost: float, what: str, changed: dict[str, Array | None], **more: Any
 ) -> Iterator[Edit]:
     """The edit that gives a step other weights, where that helps."""
-    yield from try_step(case, step, step.weigh(**changed), cause, what, cost, **more)
+    change = of_step(step.name, lambda own: own.weigh(**changed))
+    if error(case, step, (step.weigh(**changed),)) < HELPS * case.before:
+        yield Edit(cause, what, change, step.name, twin(case, step), cost=cost, **more)
 
 
 def sample(case: Case, step: Step, x: Array) -> tuple[Array, Array] | None:

@@ -272,9 +272,27 @@ def anywhere(case: Case, step: Step) -> Iterator[Edit]:
             if step.kind == "concat" and axis == int(step.settings["axis"]) % found.ndim:
                 cause = "concat-order"
             factors = relations.factored(perm)
+            if factors and cause == "channel-order" and _merged(case, found.shape[axis]):
+                cause = "reshape-order"
             how = f": as {factors[0]} read in the order {factors[1]}" if factors else ""
             what = f"what {step.name} gives stands in another order along axis {axis} in the {case.doer}{how}"
             yield from try_chain(case, step, chain, cause, what, 8.0)
+
+
+def _merged(case: Case, length: int) -> bool:
+    """Whether nothing but reshapes and moves of axes makes the result, on either side, and of several axes one of that
+    length: what stands in another order there are these."""
+    for side in (case.ours, case.theirs):
+        steps = () if side.program is None else side.program.steps
+        if steps and all(step.kind in kinds.LAYOUT_ONLY for step in steps):
+            known = side.recording.structure.by_name
+            for step in steps:
+                before = known[step.inputs[0]].shape if step.inputs and step.inputs[0] in known else None
+                if step.kind not in ("reshape", "flatten") or before is None or step.shape is None:
+                    continue
+                if length in step.shape and length not in before and len(before) > len(step.shape):
+                    return True
+    return False
 
 
 @suggests()

@@ -142,10 +142,17 @@ def running(case: Case, step: Step) -> Iterator[Edit]:
         fix = "pack the padded sequences, or take each one's own last step" if not case.turned_round else ""
         counted = step.set(mask=None, hidden=None)
         yield from try_step(case, step, counted, "rnn-last-step", what, 2.0, fix=fix, same=("attention-mask",))
-    if x.ndim == 3:
+    if x.ndim > _PLAIN:
+        yield from _convolving(case, step)
+    if x.ndim >= _PLAIN:
         chain = ahead(step, made("flip", axes=(time,)))
         what = f"the {who} reads the sequence of {step.name} backwards"
         yield from try_chain(case, step, chain, "rnn-direction", what, 2.5)
+        for word, part in (("last", (None, -1, 1)), ("first", (1, None, 1))):
+            index = tuple(part if axis == time else (None, None, None) for axis in range(x.ndim))
+            what = f"the {who} leaves the {word} step out of the sequence of {step.name}"
+            yield from try_chain(case, step, ahead(step, made("slice", index=index)), "rnn-last-step", what, 2.5)
+    if x.ndim == _PLAIN:
         what = f"the {who} takes axis {1 - time} of what {step.name} reads for time"
         yield from _settings(case, step, "axis-permutation", 2.5, {"time": 1 - time}, what)
     if own.get("bidirectional"):
@@ -179,6 +186,26 @@ def running(case: Case, step: Step) -> Iterator[Edit]:
     yield from _steps(case, step, time)
 
 
+_PLAIN = 3
+"""Axes of a batch of sequences."""
+_EDGES = ("replicate", "reflect", "symmetric", "circular")
+
+
+def _convolving(case: Case, step: Step) -> Iterator[Edit]:
+    """Kernels that lie otherwise, and edges, of a layer whose products are convolutions."""
+    for role in ("kernel", "recurrent_kernel"):
+        own = step.weights[role]
+        space = range(own.ndim - _PLAIN)
+        if len(space) > 1 and own.shape[0] == own.shape[1]:
+            what = f"the {role} of {step.name} has its spatial axes exchanged in the {case.doer}"
+            yield from try_weights(case, step, "kernel-layout", 2.0, what, {role: np.swapaxes(own, 0, 1)})
+        what = f"the {role} of {step.name} is flipped in the {case.doer}"
+        yield from try_weights(case, step, "kernel-flip", 2.5, what, {role: np.flip(own, tuple(space))})
+    for mode in _EDGES if any(map(any, step.settings["conv_padding"])) else ():
+        what = sides(case, f"the edges of what {step.name} reads are", "zeros", mode)
+        yield from try_settings(case, step, "pad-mode", 2.5, {"conv_padding_mode": mode}, what)
+
+
 def _exchanged(step: Step) -> dict[str, Array | None]:
     found: dict[str, Array | None] = {}
     for role, w in step.weights.items():
@@ -190,13 +217,15 @@ def _exchanged(step: Step) -> dict[str, Array | None]:
 
 def _steps(case: Case, step: Step, time: int) -> Iterator[Edit]:
     """The first step for the last, or another one."""
-    if not is_last(case, step) or step.settings.get("return_sequences", True) or case.target.ndim != 2:
+    if not is_last(case, step) or step.settings.get("return_sequences", True):
         return
     whole = replace(step.set(return_sequences=True), name=f"{step.name}~all")
     x = inputs(case, step)[0]
-    length = x.shape[time] if x.ndim == 3 else 0
+    if case.target.ndim != x.ndim - 1:
+        return
+    length = x.shape[time]
     for place in dict.fromkeys((0, length - 1, length // 2)):
-        index = tuple(place if axis == time else (None, None, None) for axis in range(3))
+        index = tuple(place if axis == time else (None, None, None) for axis in range(x.ndim))
         taken = Step(step.name, "slice", {"index": index}, {}, (whole.name,))
         values = ordered(case, "last", "first" if place == 0 else str(place))
         what = f"the {case.doer} takes step {place} of {step.name}, of {length}"

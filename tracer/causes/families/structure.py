@@ -33,8 +33,9 @@ from tracer.causes.families.common import (
 from tracer.causes.registry import suggests
 from tracer.causes.scores import SCALING
 from tracer.causes.settings import sides
-from tracer.causes.step import Array, Step, Unknown
+from tracer.causes.step import GIVEN, Array, Step, Unknown
 from tracer.errors import TraceError
+from tracer.graph import Structure
 
 _COMBINING = ("add", "sub", "mul", "div", "maximum", "minimum", "average")
 _TWO = 2
@@ -68,8 +69,8 @@ def summed(case: Case, step: Step) -> Iterator[Edit]:
     if len(step.inputs) == 1 and ("operand" in step.settings or "operand" in step.weights):
         alone = Step(step.name, "identity", {}, {}, step.inputs, None)
         what = f"the {case.doer} does not {step.kind} anything in {step.name}"
-        cause = {"mul": "scale", "add": "bias-missing"}.get(step.kind, case.lacks("block"))
-        yield from try_chain(case, step, (alone,), cause, what, 2.5)
+        stem, whole = naming.of_single(step, case.ours)
+        yield from try_chain(case, step, (alone,), stem if whole else case.lacks(stem), what, 2.5)
     for kind in _COMBINING:
         if kind != step.kind:
             words = ordered(case, step.kind, kind)
@@ -233,7 +234,9 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
             hidden = step.kind in ("add", "where", "masked_fill") and before_softmax(case, step) and _hides(tensor, now)
             if hidden or masks.makes_mask(step, case.ours):
                 cause = "attention-mask"
-            yield Edit(cause, what, change, step.name, twin(case, step), cost=4.0, detail={"fed": other})
+            reader, wanted = (step.name, name) if case.turned_round else (twin(case, step), case.ours.above[name])
+            fix = f"let {reader} read {wanted}" if cause in _GENERAL else ""
+            yield Edit(cause, what, change, step.name, twin(case, step), fix=fix, cost=4.0, detail={"fed": other})
             if left <= case.bar:
                 return
 
@@ -297,10 +300,13 @@ def _others(case: Case, shape: tuple[int, ...], name: str = "") -> Iterator[tupl
     here = order[case.ours.above[name]] if name else order[case.theirs.node.name]
     move = case.ways[name] if name else case.way
     its = recording.structure.by_name[case.ours.above[name] if name else case.theirs.node.name].shape
+    program = case.theirs.program
+    # What stands for a step that cannot be computed would reproduce anything that is made of it.
+    given = {one.name for one in (program.steps if program is not None else ()) if GIVEN in one.settings}
     fitting = [
         node.name
         for node in recording.structure
-        if node.shape == its and node.alias_of is None and node.name != case.theirs.node.name
+        if node.shape == its and node.alias_of is None and node.name not in {case.theirs.node.name, *given}
         and not (order[node.name] > order[case.theirs.node.name])
     ]  # fmt: skip
     fitting.sort(key=lambda other: abs(order[other] - here))
@@ -337,11 +343,44 @@ def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
     if (other in above or twin_of in further) and between <= kinds.ARRANGING:
         merges = step.kind in ("flatten", "reshape") or between & {"flatten", "reshape"}
         return "reshape-order" if merges else "axis-permutation", f"{what}: only the places of values are others"
+    if (other in above or twin_of in further) and _of_use_elsewhere(structure, late - early, {other, twin_of}):
+        return "wiring", what
     if other in above:
         return case.lacks("block"), f"{what}: it leaves out what lies between"
     if twin_of in further:
         if between == {"dropout"}:
             return "dropout-mode", f"{what}: numbers are left out, as in training"
+        if between & _POOLING and between <= _POOLING | kinds.LAYOUT_ONLY | {"concat", "stack"}:
+            return "pool-kind", f"{what}: that is pooled"
         stem = "activation" if len(between) == 1 and between <= kinds.ACTIVATIONS else "block"
         return case.has(stem), f"{what}: it goes through more"
-    return "wiring" if step.kind not in ("concat", "stack") else "concat-order", what
+    of_heads = step.kind == "matmul" and naming.about_heads(case.ours.recording.structure, step)
+    of_heads = of_heads and bool(_projects(structure, twin_of) & _projects(structure, other))
+    joined = step.kind in ("concat", "stack") and other in map(case.ours.above.get, step.inputs)
+    return "qkv-order" if of_heads else "concat-order" if joined else "wiring", what
+
+
+def _of_use_elsewhere(structure: Structure, between: set[str], ends: set[str]) -> bool:
+    """Whether what a layer with weights that lies between two tensors gives is read by others than these: it is neither
+    left out nor more, and another tensor is read. So are two parts of one tensor."""
+    nodes = [structure.by_name[name] for name in between]
+    weighted = {node.name for node in nodes if node.kind in kinds.WEIGHTED and node.params}
+    for node in nodes:
+        behind = node.name in weighted or weighted & naming.above(structure, node.name)
+        if behind and not {*structure.children.get(node.name, ())} <= between | ends:
+            return True
+    parts = [structure.by_name[name] for name in ends]
+    return any(part.role == "item" and {*part.parents} & ends for part in parts)
+
+
+def _projects(structure: Structure, name: str) -> set[str]:
+    """What the dense layer reads that makes a tensor, which may be laid out otherwise behind it."""
+    node = structure.by_name.get(name)
+    while node is not None and node.kind in kinds.LAYOUT_ONLY | {"item"} and node.parents:
+        node = structure.by_name[node.parents[0]]
+    return set(node.parents) if node is not None and node.kind == "dense" else set()
+
+
+_POOLING = kinds.POOLS | kinds.REDUCTIONS
+_GENERAL = ("wiring", "qkv-order", "block-missing", "block-extra", "pool-kind")
+"""Causes of which the fix is to read the other tensor."""

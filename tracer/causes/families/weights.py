@@ -10,7 +10,7 @@ from tracer import kinds, relations
 from tracer.causes import naming
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
-from tracer.causes.families.common import behind, is_last, made, snapped, try_chain, try_weights, value
+from tracer.causes.families.common import behind, is_last, made, snapped, try_chain, try_step, try_weights, value
 from tracer.causes.registry import suggests
 from tracer.causes.step import Array, Step
 
@@ -22,6 +22,9 @@ def kernel(case: Case, step: Step) -> Iterator[Edit]:
     """The kernel in another layout."""
     own, who = step.weights["kernel"], case.doer
     rank = own.ndim - 2
+    if (form := step.settings.get("use_form", "plain")) != "plain":
+        what = f"the {who} uses the kernel of {step.name} as it is, the {case.other} {form}"
+        yield from try_step(case, step, step.set(use_form="plain"), "weights-perturbed", what, 2.0)
     if own.ndim == 2:
         if own.shape[0] == own.shape[1]:
             what = f"the {who} transposes the kernel of {step.name}"

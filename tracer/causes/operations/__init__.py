@@ -44,6 +44,7 @@ comparisons             ``operand``, ``side``
 ``attention``           see :mod:`tracer.causes.operations.attention`
 ``resize`` ``upsample``  see :mod:`tracer.causes.operations.resizing`
 ``add`` ``matmul`` …    see :mod:`tracer.causes.operations.arithmetic`
+``lerp`` ``median`` …   see :mod:`tracer.causes.operations.compound`
 the others              see :mod:`tracer.causes.operations.arrangements`
 all                     ``inferred``: the recording does not tell the settings; they are what gives its own values
 ======================  =============================================================================================
@@ -63,7 +64,7 @@ from tracer.causes.step import Array, Step, Unknown, as_double
 Operation = Callable[[Step, Sequence[Array]], Array]
 _operations: dict[str, Operation] = {}
 _MODULES = ("convolutions", "normalisations", "activations", "arithmetic", "arrangements", "recurrent", "attention",
-            "resizing")  # fmt: skip
+            "resizing", "compound")  # fmt: skip
 
 
 def operation(*kinds: str) -> Callable[[Operation], Operation]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tracer.causes.operations import operation
+from tracer.causes.operations.kernels import used
 from tracer.causes.step import Array, Step, Unknown, numbers, pairs_of
 
 _MOST = 8_000_000
@@ -51,7 +52,7 @@ class _Pictures:
 
 @operation("dense")
 def _dense(step: Step, inputs: Sequence[Array]) -> Array:
-    kernel = step.weights["kernel"]
+    kernel = used(step.weights["kernel"], step.settings)
     # Kernels with more axes (EinsumDense) contract the last axes of the input with their first ones.
     contracted = int(step.settings.get("contracted", 1))
     x = inputs[0]
@@ -71,9 +72,9 @@ def _bilinear(step: Step, inputs: Sequence[Array]) -> Array:
 
 @operation("conv1d", "conv2d", "conv3d", "depthwise_conv1d", "depthwise_conv2d", "depthwise_conv3d")
 def _conv(step: Step, inputs: Sequence[Array]) -> Array:
-    kernel = step.weights["kernel"]
+    kernel = used(step.weights["kernel"], step.settings)
     pictures = _Pictures(inputs[0], kernel.ndim - 2, int(step.settings.get("channels", -1)))
-    y = _convolved(pictures.x, kernel, step.settings)
+    y = convolved(pictures.x, kernel, step.settings)
     return _laid(step, pictures, y)
 
 
@@ -81,7 +82,7 @@ def _conv(step: Step, inputs: Sequence[Array]) -> Array:
 def _separable(step: Step, inputs: Sequence[Array]) -> Array:
     depthwise, kernel = step.weights["depthwise_kernel"], step.weights["kernel"]
     pictures = _Pictures(inputs[0], kernel.ndim - 2, int(step.settings.get("channels", -1)))
-    between = _convolved(pictures.x, depthwise, {**step.settings, "groups": pictures.x.shape[-1]})
+    between = convolved(pictures.x, depthwise, {**step.settings, "groups": pictures.x.shape[-1]})
     y = between @ kernel.reshape(kernel.shape[-2:])
     return _laid(step, pictures, y)
 
@@ -108,7 +109,7 @@ def _activated(step: Step, y: Array) -> Array:
     return run(Step(step.name, str(kind), step.settings.get("activation_settings") or {}), [y])
 
 
-def _convolved(x: Array, kernel: Array, settings: Any) -> Array:
+def convolved(x: Array, kernel: Array, settings: Any) -> Array:
     """``x`` (n, spatial…, c) with ``kernel`` (spatial…, c / groups, out); the outputs of a group lie together."""
     rank = kernel.ndim - 2
     strides = numbers(settings.get("strides", 1), rank)

@@ -15,6 +15,9 @@ The gates stand in the order of the setting ``gates``: ``ifgo`` for an LSTM (inp
 for a GRU (update, reset, candidate), ``n`` for a plain one. Readers bring weights into that order; another word says
 that the same weights are taken in another order.
 
+A layer that convolves (of ``lstm``) has kernels (spatial…, in, gates, units), with ``conv_strides``, ``conv_dilation``,
+``conv_padding`` and ``conv_padding_mode`` of the input; the state is padded to keep its size, channels are last.
+
 Settings: ``gates``; ``activation`` (of candidate and output; of the output alone ``output_activation``),
 ``recurrent_activation`` (of the gates); ``reset_after`` (GRU: the reset gate acts on the product with the state, not on
 the state); ``layers``; ``bidirectional`` and ``merge_mode`` (concat, sum, ave, mul); ``reverse`` (runs from the last
@@ -38,6 +41,7 @@ from typing import Any
 import numpy as np
 
 from tracer.causes.operations import operation
+from tracer.causes.operations.convolutions import convolved
 from tracer.causes.operations.special import erf, expit
 from tracer.causes.step import Array, Step, Unknown
 
@@ -64,6 +68,10 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+_PLAIN = 3
+"""Axes of a kernel that is no convolution's."""
+
+
 @dataclass(frozen=True)
 class _Cell:
     """One layer in one direction."""
@@ -88,8 +96,8 @@ class _Cell:
 
     def given(self, inputs: Array) -> Array:
         """What the input gives to the gates, (…, gates, units)."""
-        bias = self.weights.get("bias")
-        found = np.tensordot(inputs, self.weights["kernel"], 1)
+        bias, kernel = self.weights.get("bias"), self.weights["kernel"]
+        found = np.tensordot(inputs, kernel, 1) if kernel.ndim <= _PLAIN else self._convolved(inputs)
         return found if bias is None else found + bias
 
     def back(self, state: Array, kernel: str = "") -> Array:
@@ -97,8 +105,24 @@ class _Cell:
         weights, bias = self.weights["recurrent_kernel"], self.weights.get("recurrent_bias")
         if kernel:
             weights, bias = self.gate(weights, kernel), None if bias is None else self.gate(bias, kernel)
-        found = np.tensordot(state, weights, 1)
+        found = np.tensordot(state, weights, 1) if self.weights["kernel"].ndim <= _PLAIN else self._kept(state)
         return found if bias is None else found + bias
+
+    def _convolved(self, inputs: Array) -> Array:
+        """What the input gives to the gates of a layer that convolves: of (steps, batch, spatial…, channels)."""
+        kernel, rank = self.weights["kernel"], inputs.ndim - 3
+        names = ("strides", "dilation", "padding", "padding_mode")
+        own = {name: self.settings[f"conv_{name}"] for name in names if f"conv_{name}" in self.settings}
+        whole = inputs.reshape(-1, *inputs.shape[2:])
+        found = convolved(whole, kernel.reshape(*kernel.shape[: rank + 1], -1), own)
+        return found.reshape(*inputs.shape[:2], *found.shape[1:-1], *kernel.shape[-2:])
+
+    def _kept(self, state: Array) -> Array:
+        """What the state gives to them, of (batch, spatial…, channels)."""
+        kernel, rank = self.weights["recurrent_kernel"], state.ndim - 2
+        around = [((size - 1) // 2, size - 1 - (size - 1) // 2) for size in kernel.shape[:rank]]
+        found = convolved(state, kernel.reshape(*kernel.shape[: rank + 1], -1), {"padding": around})
+        return found.reshape(*found.shape[:-1], *kernel.shape[-2:])
 
     def clipped(self, values: Array) -> Array:
         most = self.settings.get("clip")
@@ -147,11 +171,11 @@ def _scan(
     cell: _Cell, values: Array, h: Array | None, c: Array | None, mask: Array | None
 ) -> tuple[Array, Array, Array]:
     """A run over (steps, batch, features): what every step gives, and the last states."""
-    batch = values.shape[1]
     projection = cell.weights.get("projection")
-    h = np.zeros((batch, cell.units if projection is None else projection.shape[1])) if h is None else h
-    c = np.zeros((batch, cell.units)) if c is None else c
     given = cell.given(values)
+    lead = given.shape[1:-2]
+    h = np.zeros((*lead, cell.units if projection is None else projection.shape[1])) if h is None else h
+    c = np.zeros((*lead, cell.units)) if c is None else c
     outputs = np.empty((len(values), *h.shape))
     output = np.zeros_like(h)
     for k in range(len(values)):
@@ -185,8 +209,9 @@ def _initial(step: Step, states: Sequence[Array], count: int) -> list[tuple[Arra
 def recurrent(step: Step, inputs: Sequence[Array]) -> Array:
     """A recurrent layer, or a stack of them, over a sequence."""
     own = step.settings
-    time = own.get("time", 1) if inputs[0].ndim == 3 else 0  # a single sequence has no batch
-    values = np.moveaxis(inputs[0], time, 0) if inputs[0].ndim == 3 else inputs[0][:, None]
+    several = inputs[0].ndim > 2  # a single sequence has no batch
+    time = own.get("time", 1) if several else 0
+    values = np.moveaxis(inputs[0], time, 0) if several else inputs[0][:, None]
     mask = own.get("mask")
     mask = None if mask is None else np.asarray(mask, bool).T
     layers, both = own.get("layers", 1), bool(own.get("bidirectional"))
@@ -215,7 +240,7 @@ def recurrent(step: Step, inputs: Sequence[Array]) -> Array:
     else:
         # Of a backward run the last step is the first that stands there.
         result = _merged(own, [state[0] for state in states[-len(ways) :]], True)
-    if inputs[0].ndim == 3:
+    if several:
         return result
     return np.squeeze(result, -2) if own.get("result", "output") != "output" else result[:, 0]
 

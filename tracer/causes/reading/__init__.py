@@ -21,7 +21,7 @@ from tracer.graph import Node, Param
 from tracer.store import Recording
 
 _MODULES = ("layers", "pointwise", "arithmetic", "arrangements", "picking", "recurrent", "attention", "resizing",
-            "custom")  # fmt: skip
+            "custom", "compound", "convolving")  # fmt: skip
 
 
 _CALL = re.compile(r"#\d+(?=$|[/\[])")
@@ -212,4 +212,12 @@ def read(
     if isinstance(found, Step):
         return found
     settings, weights = found
-    return Step(node.name, node.kind, settings, weights, node.parents, node.shape, node.source)
+    step = Step(node.name, node.kind, settings, weights, node.parents, node.shape, node.source)
+    if kind in _KERNELS and shapes is None:
+        from tracer.causes.reading.used import as_used
+
+        return as_used(Read(recording, node), step)
+    return step
+
+
+_KERNELS = frozenset({"dense", *(f"{stem}{rank}d" for stem in ("conv", "depthwise_conv") for rank in (1, 2, 3))})

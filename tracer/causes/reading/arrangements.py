@@ -322,14 +322,12 @@ def rolled(node: Read) -> Iterator[Step]:
 @reader("flip")
 def flip(node: Read) -> Step:
     """Along which axes."""
-    axes = node.config.get("axis", node.config.get("axes"))
-    if axes is not None:
-        return inferring.step_of(node, axes=tuple(listed(axes)))
-    rank = node.rank
+    axes, rank = node.config.get("axis", node.config.get("axes")), node.rank
     found = itertools.chain.from_iterable(itertools.combinations(range(rank), count) for count in range(1, rank + 1))
-    return inferring.first(
-        node, (inferring.step_of(node, axes=axes) for axes in found), "along which axes it turns is not told"
-    )
+    others = (inferring.step_of(node, axes=axes) for axes in found)
+    if axes is not None:  # of several that are given one by one only the first is told
+        return inferring.likely(node, inferring.step_of(node, axes=tuple(listed(axes))), lambda: others)
+    return inferring.first(node, others, "along which axes it turns is not told")
 
 
 @reader("pixel_shuffle", "pixel_unshuffle")

@@ -151,7 +151,7 @@ def operand(node: Read, source: str, kind: str | None = None) -> Step | None:
     y, x = result(node), node.recorded(source)
     if not broadcasts(x.shape, y.shape) or not y.size:
         return None
-    x_shape = x.shape
+    x_shape, whole = x.shape, y.dtype.kind in "iu" and x.dtype.kind in "iu"
     x, y = np.broadcast_to(np.asarray(x, np.float64), y.shape), np.asarray(y, np.float64)
     for (word, side), solve in _SOLVED.items():
         if word != kind:
@@ -159,6 +159,7 @@ def operand(node: Read, source: str, kind: str | None = None) -> Step | None:
         with np.errstate(all="ignore"):
             values, weights = solve(x, y)
         for constant in _constants(values, weights):
+            constant = np.rint(constant) if whole else constant
             for value, slack in _written(constant):
                 step = step_of(node, (source,), kind, operand=value, side=side, inferred=True)
                 step = widened(node, step, x_shape, np.shape(value))

@@ -143,7 +143,7 @@ def _strides(read: Read, rank: int) -> tuple[int, ...]:
     return numbers(read.config.get("strides", 1) if read.framework == "onnx" else read.config["strides"], rank)
 
 
-def _pairs(
+def padded_by(
     read: Read, lengths: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
 ) -> Pairs:
     """The padding in numbers, before and after each axis."""
@@ -187,7 +187,7 @@ def _conv(read: Read) -> tuple[Settings, Weights]:
     settings: Settings = {
         "strides": strides,
         "dilation": dilation,
-        "padding": _weight_normed(read, window, strides) or _pairs(read, lengths, window, strides, dilation),
+        "padding": _weight_normed(read, window, strides) or padded_by(read, lengths, window, strides, dilation),
         "padding_mode": read.config.get("padding_mode", "zeros"),
         "groups": groups,
         "channels": channels,
@@ -288,7 +288,7 @@ def _pool(read: Read) -> tuple[Settings, Weights]:
     strides = numbers(config["strides"] or window, rank) if config.get("strides") is not None else window
     dilation, channels = numbers(config.get("dilation", 1), rank), _channels(read, rank)
     lengths = _spatial(read.source(), rank, channels)
-    pairs = _pairs(read, lengths, window, strides, dilation)
+    pairs = padded_by(read, lengths, window, strides, dilation)
     settings: Settings = {"pool_size": window, "strides": strides, "padding": pairs, "channels": channels}
     if any(step != 1 for step in dilation):
         settings["dilation"] = dilation

@@ -16,12 +16,12 @@ from tracer.causes.step import Array, Step, Unknown
 
 _STACKED = re.compile(r"(weight|bias)_(ih|hh|hr)(?:_l(\d+))?(_reverse)?")
 _TORCH = {"lstm": "ifgo", "gru": "rzn", "rnn": "n"}
-_KERAS = {"lstm": "ifgo", "gru": "zrn", "rnn": "n"}
+KERAS = {"lstm": "ifgo", "gru": "zrn", "rnn": "n"}
 _ONNX = {"lstm": "iofg", "gru": "zrn", "rnn": "n"}
 _BY_ONNX = {"affine": "affine", "hardsigmoid": "hard_sigmoid", "leakyrelu": "leaky_relu", "identity": "linear"}
 
 
-def _gates(values: Array, kind: str, order: str) -> Array:
+def split_gates(values: Array, kind: str, order: str) -> Array:
     """(…, gates · units) as (…, gates, units), the gates in the operations' order."""
     units = values.shape[-1] // len(order)
     split = values.reshape(*values.shape[:-1], len(order), units)
@@ -33,7 +33,7 @@ def recurrent(node: Read) -> Step:
     """A layer, or several in one."""
     step = _read(node)
     if step.settings.get("doubtful"):
-        step = _settled(node, step)
+        step = settled(node, step)
     masks = list(masks_given(node)) if node.framework == "tensorflow" and step.settings.get("mask") is None else []
     return inferring.likely(node, step, lambda: (step.set(mask=given) for given in masks), terms=64) if masks else step
 
@@ -42,10 +42,10 @@ def recurrent(node: Read) -> Step:
 def cell(node: Read) -> Step:
     """One step of a cell."""
     kind = node.node.kind.removesuffix("_cell")
-    found = _torch_weights(node, kind) if node.torch_like else _keras_weights(_own(node), kind, "")
+    found = _torch_weights(node, kind) if node.torch_like else _keras_weights(own_weights(node), kind, "")
     if not found:
         raise Unknown("its weights were not recorded")
-    settings = {"gates": GATES[kind], **_activations(node, kind)}
+    settings = {"gates": GATES[kind], **functions_of(node, kind)}
     if kind == "gru":
         settings["reset_after"] = node.torch_like or bool(node.config.get("reset_after", True))
     settings.pop("doubtful", None)
@@ -75,7 +75,7 @@ def _read(node: Read) -> Step:
     return _onnx(node) if node.framework == "onnx" else _keras(node)
 
 
-def _own(node: Read) -> dict[str, Array]:
+def own_weights(node: Read) -> dict[str, Array]:
     """Every weight of the layer, also where an earlier call lists them."""
     names = [param.name for param in node.node.params]
     if not names:
@@ -96,7 +96,7 @@ def _torch(node: Read) -> Step:
         "merge_mode": "concat",
         "time": 1 if node.config.get("batch_first") else 0,
         "return_sequences": True,
-        **_activations(node, kind),
+        **functions_of(node, kind),
     }
     if kind == "gru":
         settings["reset_after"] = True
@@ -105,7 +105,7 @@ def _torch(node: Read) -> Step:
 
 def _torch_weights(node: Read, kind: str) -> dict[str, Array]:
     found = {}
-    for name, value in _own(node).items():
+    for name, value in own_weights(node).items():
         match = _STACKED.fullmatch(name)
         if match is None:
             continue
@@ -115,7 +115,7 @@ def _torch_weights(node: Read, kind: str) -> dict[str, Array]:
             continue
         word = {"weight": {"ih": "kernel", "hh": "recurrent_kernel"}, "bias": {"ih": "bias", "hh": "recurrent_bias"}}
         plain = value.T if what == "weight" else value
-        found[role(word[what][which], layer, backward=backward)] = _gates(plain, kind, _TORCH[kind])
+        found[role(word[what][which], layer, backward=backward)] = split_gates(plain, kind, _TORCH[kind])
     return found
 
 
@@ -123,7 +123,7 @@ def _keras(node: Read) -> Step:
     kind, config = node.node.kind, node.config
     if config.get("time_distributed"):
         raise Unknown("a recurrent layer for every step of another axis is not computed")
-    own = _own(node)
+    own = own_weights(node)
     both = bool(config.get("bidirectional")) or any(name.startswith("backward/") for name in own)
     found = _keras_weights(own, kind, "forward/" if both else "")
     if both:
@@ -141,7 +141,7 @@ def _keras(node: Read) -> Step:
         "reverse": bool(config.get("go_backwards")) and not both,
         "time": time,
         "return_sequences": sequences,
-        **_activations(node, kind),
+        **functions_of(node, kind),
     }
     if kind == "gru":
         after = config.get("reset_after")
@@ -159,19 +159,19 @@ def _keras_weights(own: Mapping[str, Array], kind: str, prefix: str) -> dict[str
     for name, value in own.items():
         last = name.removeprefix(prefix).rpartition("/")[2] if name.startswith(prefix) else ""
         if last in ("kernel", "recurrent_kernel"):
-            found[last] = _gates(value, kind, _KERAS[kind])
+            found[last] = split_gates(value, kind, KERAS[kind])
         elif last == "bias":
             units = next((v.shape[0] for n, v in own.items() if n.endswith("recurrent_kernel")), 0)
-            gates = len(_KERAS[kind]) * units
+            gates = len(KERAS[kind]) * units
             rows = value.reshape(-1, gates) if gates and value.size % gates == 0 else value[None]
             for word, row in zip(("bias", "recurrent_bias"), rows, strict=False):
-                found[word] = _gates(row, kind, _KERAS[kind])
+                found[word] = split_gates(row, kind, KERAS[kind])
     if "kernel" in found and "recurrent_kernel" not in found:
         return {}
     return found
 
 
-def _activations(node: Read, kind: str) -> dict[str, Any]:
+def functions_of(node: Read, kind: str) -> dict[str, Any]:
     """The names of the functions; Keras 3 has another ``hard_sigmoid`` than those before it."""
     config = node.config
     found: dict[str, Any] = {"activation": _named(config.get("activation") or "tanh")}
@@ -187,7 +187,7 @@ def _named(word: Any) -> str:
     return {"swish": "silu", "hardsigmoid": "hard_sigmoid", "identity": "linear"}.get(str(word), str(word))
 
 
-def _settled(node: Read, step: Step) -> Step:
+def settled(node: Read, step: Step) -> Step:
     """Which of both hard sigmoids: what the recorded values say, else what the library does."""
     plain = replace(step, settings={key: value for key, value in step.settings.items() if key != "doubtful"})
     newer = {
@@ -206,7 +206,7 @@ def _settled(node: Read, step: Step) -> Step:
 
 def _onnx(node: Read) -> Step:
     kind, config = node.node.kind, node.config
-    own = _own(node)
+    own = own_weights(node)
     if "kernel" not in own or "recurrent_kernel" not in own:
         raise Unknown("its weights were not recorded")
     if "peephole" in own or any(word in config for word in ("clip", "input_forget")):
@@ -224,7 +224,7 @@ def _onnx(node: Read) -> Step:
         "realign": True,
         "time": 0,
         "form": "onnx",
-        **_activations(node, kind),
+        **functions_of(node, kind),
         **_told(config, kind),
     }
     if kind == "gru":
@@ -234,11 +234,11 @@ def _onnx(node: Read) -> Step:
 
 def _directed(own: Mapping[str, Array], way: int, kind: str) -> Iterator[tuple[str, Array]]:
     for name in ("kernel", "recurrent_kernel"):
-        yield name, _gates(own[name][way].T, kind, _ONNX[kind])
+        yield name, split_gates(own[name][way].T, kind, _ONNX[kind])
     if "bias" in own:
         first, second = np.split(own["bias"][way], 2)
-        yield "bias", _gates(first, kind, _ONNX[kind])
-        yield "recurrent_bias", _gates(second, kind, _ONNX[kind])
+        yield "bias", split_gates(first, kind, _ONNX[kind])
+        yield "recurrent_bias", split_gates(second, kind, _ONNX[kind])
 
 
 def _told(config: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""Two findings that are one mistake: an activation before a layer and behind it, a padding for another dilation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import permutations, product
+from typing import Any
+
+from tracer import kinds
+from tracer.causes.finding import Cause, Finding
+from tracer.compare import Diff
+from tracer.graph import Structure
+
+_ENDS = ("activation-extra", "activation-missing")
+
+
+def in_turn(found: Sequence[Finding], diff: Diff) -> list[Finding]:
+    """The findings with such two causes as one, at the place of the first of them."""
+    left = list(found)
+    for here, there in permutations(range(len(left)), 2):
+        for extra, missing in product(_called(left[here], _ENDS[0]), _called(left[there], _ENDS[1])):
+            told = _moved(extra, missing, diff)
+            if told is None:
+                continue
+            first, second = (here, extra), (there, missing)
+            first, second = (first, second) if here < there else (second, first)
+            left[first[0]] = _without(left[first[0]], first[1], told)
+            left[second[0]] = _without(left[second[0]], second[1])
+            break
+    return [one for one in left if one.causes or one.status != "proven"]
+
+
+def _called(one: Finding, name: str) -> list[Cause]:
+    return [cause for cause in one.causes if cause.id == name] if one.status == "proven" else []
+
+
+def _without(one: Finding, gone: Cause, *instead: Cause) -> Finding:
+    """A finding with another cause in place of one, or without it."""
+    kept = [instead if cause is gone else (cause,) for cause in one.causes]
+    return replace(one, causes=tuple(cause for some in kept for cause in some))
+
+
+def widened(found: Sequence[Finding], diff: Diff) -> list[Finding]:
+    """The findings with a padding that is another one for a convolution of another dilation as one with that."""
+    left = list(found)
+    for padded, wide in permutations(found, 2):
+        both = padded in left and wide in left and padded.status == wide.status == "proven"
+        if not both or len(padded.causes) != 1 or padded.causes[0].key != "padding":
+            continue
+        one = next((cause for cause in wide.causes if cause.key == "dilation"), None)
+        node = None if one is None else diff.candidate.structure.by_name.get(one.candidate)
+        if one is None or node is None or padded.causes[0].candidate not in node.parents:
+            continue
+        more = [_total(ours) - _total(theirs) for ours, theirs in (padded.causes[0].values, one.values)]
+        if more[0] * more[1] > 0:
+            note = f"the padding before it goes with it: {padded.causes[0].what}"
+            pairs = (*(padded.pairs or (padded.pair,)), *(wide.pairs or (wide.pair,)))
+            left[left.index(wide)] = replace(wide, pairs=pairs, notes=(*wide.notes, note))
+            left.remove(padded)
+    return left
+
+
+def _total(value: Any) -> int:
+    return sum(map(_total, value)) if isinstance(value, tuple | list) else int(value)
+
+
+def _moved(extra: Cause, missing: Cause, diff: Diff) -> Cause | None:
+    """The two as one cause, where one layer lies between the two places; None where they are two mistakes."""
+    theirs, ours = diff.candidate.structure, diff.reference.structure
+    here, there = theirs.by_name.get(extra.candidate), ours.by_name.get(missing.reference)
+    if here is None or there is None or here.kind != there.kind:
+        return None
+    twins = {name: other for pair in diff.pairs for name in pair.pair.candidate for other in pair.pair.reference}
+    before = {twins.get(name) for name in _next(theirs, here.name, False)} & set(_next(ours, there.name, True))
+    behind = {twins.get(name) for name in _next(theirs, here.name, True)} & set(_next(ours, there.name, False))
+    layer = next(iter(sorted(name for name in (before or behind) if name is not None)), "")
+    if not layer:
+        return None
+    words = ("behind", "before") if before else ("before", "behind")
+    # What the candidate's activation follows is what the reference's comes before.
+    what = f"the {here.kind} stands {words[1]} {layer} in the reference, {words[0]} it in the candidate"
+    fix = f"{here.source + ': ' if here.source else ''}compute the {here.kind} {words[1]} what stands for {layer}"
+    return replace(extra, id="residual-order", what=what, fix=fix, reference=missing.reference, changes=())
+
+
+def _next(structure: Structure, name: str, behind: bool) -> Iterator[str]:
+    """The layers right above a node, or right behind it, that compute something."""
+    pending, seen = [name], {name}
+    while pending:
+        node = structure.by_name[pending.pop()]
+        for other in node.parents if not behind else structure.children.get(node.name, ()):
+            if other in seen or other not in structure.by_name:
+                continue
+            seen.add(other)
+            if structure.by_name[other].kind in kinds.LAYOUT_ONLY:
+                pending.append(other)
+            else:
+                yield other
