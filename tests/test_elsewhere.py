@@ -195,11 +195,12 @@ _OLD = (
 
 
 def test_one_that_does_not_begin_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracer.adapter import LoadRequest
     from tracer.worker import supervise
-    from tracer.worker.protocol import Job
+    from tracer.worker.protocol import Job, request_to_json
 
     monkeypatch.setattr(supervise, "_GREETING", 0.3)
-    job = Job("record", "pt", {"path": None})
+    job = Job("record", "pt", request_to_json(LoadRequest(path=None)))
     with pytest.raises(supervise.WorkerError, match=r"it did not begin within 0\.3 s") as caught:
         supervise.run(job, on_event=lambda event: None, python=_script(tmp_path / "python", "exec sleep 60"))
     assert caught.value.exit_code == 2

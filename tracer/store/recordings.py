@@ -254,12 +254,13 @@ class Recording:
         """
         try:
             pack = Pack(self.folder / STEPS / pack_name(step))
-        except FileNotFoundError:
+            own = pack.attributes
+        except FileNotFoundError:  # perhaps only since it was opened
             have = ranges(self.steps)
             raise InputError(
                 f"recording '{names.display(self.name)}' has no step {step} (have: {have or 'none'})"
             ) from None
-        attributes = {**self.attributes, **pack.attributes, "state": "complete"}
+        attributes = {**self.attributes, **own, "state": "complete"}
         found = Step(f"{self.name}{AT}{step}", self.folder, self.root, attributes, "complete", step)
         vars(found)["pack"] = pack
         return found
