@@ -44,6 +44,11 @@ def test_numbers_of_many_tensors_are_those_of_each(tensors: list[np.ndarray]) ->
             assert together[key] == pytest.approx(value, rel=1e-9, abs=scale)
 
 
+def test_a_nan_that_signals_is_one_of_many() -> None:
+    values = np.array([0x7FA00000, 0], "u4").view("f4")
+    assert [found["nan"] for found in summaries([values, np.ones(3, "f4")])] == [1, 0]
+
+
 def test_numbers_of_other_types_and_of_what_is_not_finite() -> None:
     values = np.array([1, -2, np.nan, np.inf, 0], "f4")
     found = summaries([values, values.astype(ml_dtypes.bfloat16), np.ones(3, "f4")])

@@ -165,10 +165,10 @@ def summaries(tensors: Sequence[NDArray[Any]]) -> list[dict[str, float | int]]:
     found: dict[int, dict[str, float | int]] = {}
     plain = [(place, values) for place, values in enumerate(tensors) if values.size and values.dtype.kind in "biuf"]
     if len(plain) > 1:
-        wide = np.concatenate([values.reshape(-1) for _, values in plain], dtype=np.float64, casting="unsafe")
         sizes = np.array([values.size for _, values in plain])
         starts = np.cumsum(sizes) - sizes
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # casting some NaN is invalid, too
+            wide = np.concatenate([values.reshape(-1) for _, values in plain], dtype=np.float64, casting="unsafe")
             squared = wide * wide
             squares = np.add.reduceat(squared, starts)
             sums = [
