@@ -21,6 +21,9 @@ class Tally:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        MADE.append(self)
+
     def add(self, group: str, outcome: str) -> None:
         self.outcomes[group, outcome] += 1
 
@@ -32,3 +35,7 @@ class Tally:
     @property
     def cases(self) -> int:
         return sum(self.outcomes.values())
+
+
+MADE: list[Tally] = []
+"""All there are: a battery that is interrupted is told up to there."""

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import tests.battery
+from tests.battery import MADE, Tally
 
 
 def main() -> int:
@@ -32,13 +33,20 @@ def main() -> int:
     broken, figures = [], {}
     for name in asked.names or names:
         started = time.monotonic()
-        tally = import_module(f"tests.battery.{name}").run(asked.seed, asked.cases)
-        console.print(f"{name}: {tally.cases} cases in {time.monotonic() - started:.0f} s, {len(tally.broken)} broken")
+        battery, over, known = import_module(f"tests.battery.{name}"), True, len(MADE)
+        try:
+            tally = battery.run(asked.seed, asked.cases)
+        except KeyboardInterrupt:
+            tally, over = MADE[known] if len(MADE) > known else Tally(), False
+        took = f"{time.monotonic() - started:.0f} s{'' if over else ', interrupted'}"
+        console.print(f"{name}: {tally.cases} cases in {took}, {len(tally.broken)} broken")
         figures[name] = {"seconds": time.monotonic() - started, "broken": tally.broken, "outcomes": {}}
         for (group, outcome), count in sorted(tally.outcomes.items()):
             table.add_row(name, Text(group), Text(outcome), f"{count:,}")
             figures[name]["outcomes"].setdefault(group, {})[outcome] = count
         broken += [f"{name}: {line}" for line in tally.broken]
+        if not over:
+            break
     console.print(table)
     for line in broken:
         console.print(Text(line), style="red")
