@@ -397,10 +397,10 @@ def apart(ours: Any, theirs: Any, place: str = "") -> list[str]:
 
 @pytest.fixture(scope="module")
 def kernels() -> Any:
-    found = compiled.load()
-    if found is None:
-        pytest.skip("numba is not installed")
-    return found
+    pytest.importorskip("numba")
+    if compiled.load() is None:
+        loading.make("tracer.compare.kernels")
+    return compiled.load()
 
 
 def pairs() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -480,3 +480,54 @@ def test_code_is_kept_where_nobody_else_may_write(tmp_path: Path, monkeypatch: p
     place.unlink()
     place.write_text("")
     assert loading.folder() is None
+
+
+def test_code_that_is_damaged_or_of_another_processor_is_not_loaded(
+    kernels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = next(place for place in loading.folder().glob("*.o") if b'"tracer.compare.kernels"' in place.read_bytes())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("tracer.compiled._loaded", {})
+    place = loading.folder()
+    assert place is not None
+    (place / code.name).write_bytes(code.read_bytes()[:-1])
+    assert compiled.load() is None
+    (place / code.name.replace("-", "-0")).write_bytes(code.read_bytes())
+    (place / code.name).unlink()
+    assert compiled.load() is None
+    (place / code.name).write_bytes(code.read_bytes())
+    assert compare(np.ones(3, "f4"), np.zeros(3, "f4"), compiled=True).outside == 3
+    assert compiled.load() is not None
+
+
+def test_kernels_take_only_what_they_were_compiled_for(kernels: Any) -> None:
+    room = np.zeros((2, 3, 4), "f4")
+    kernels.gather(room.transpose(0, 2, 1), np.ones((2, 4, 3), "f4"))
+    fixed = np.ones((2, 4, 3), "f4")
+    fixed.flags.writeable = False
+    for view, out in (
+        (room, fixed),
+        (room, room.astype("f8")),
+        (room, room[0]),
+        (room, room.transpose(0, 2, 1)),
+        (1, 2),
+    ):
+        with pytest.raises((TypeError, AttributeError)):
+            kernels.gather(view, out)
+    with pytest.raises(TypeError):
+        kernels.gather(room)
+
+
+def test_kernels_that_are_not_kept_are_compiled_once_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("tracer.compiled._loaded", {})
+    begun: list[Any] = []
+    monkeypatch.setattr("tracer.compiled.subprocess.Popen", lambda command, **options: begun.append((command, options)))
+    assert compiled.kernels(1 << 40) is None
+    assert compiled.kernels(1 << 40) is None
+    ((command, options),) = begun
+    assert command[1:] == ["-P", "-m", "tracer.compiled", "--behind"]
+    assert options["cwd"] == "/"
+    monkeypatch.setattr("tracer.compiled._AGAIN", -1.0)  # that one came to nothing
+    compiled.kernels(1 << 40)
+    assert len(begun) == 2

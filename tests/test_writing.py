@@ -7,6 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.test_store import as_zarr, chain, write
+from tracer import compiled
 from tracer.store import RecordingWriter, Trace, streaming, summing
 from tracer.store.packs import Pack
 from tracer.store.recordings import VALUES
@@ -163,9 +165,16 @@ def test_the_numbers_of_a_recording_without_an_end_are_computed(trace_path: Path
     assert recording.summaries["b"]["mean"] == 1
 
 
+def recording_kernels() -> Any:
+    pytest.importorskip("numba")
+    if compiled.load("tracer.store.kernels") is None:
+        compiled.make("tracer.store.kernels")
+    return compiled.load("tracer.store.kernels")
+
+
 @pytest.mark.parametrize("kind", ["plain", "small", "with NaN", "with Inf", "huge", "negative NaN", "constant"])
 def test_compiled_kernels_find_what_numpy_finds(kind: str) -> None:
-    kernels = pytest.importorskip("tracer.store.kernels")
+    kernels = recording_kernels()
     values = np.random.default_rng(5).normal(-0.2, 1, 300_001).astype("f4")
     values[::3] = 0
     values[::7] = -0.0
@@ -186,7 +195,7 @@ def test_compiled_kernels_find_what_numpy_finds(kind: str) -> None:
 
 
 def test_numbers_of_a_recording_come_from_compiled_kernels(trace_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = pytest.importorskip("tracer.store.kernels")
+    kernels = recording_kernels()
     monkeypatch.setattr(summing, "kernels", lambda elements: kernels)
     values = {
         "a": LARGE,

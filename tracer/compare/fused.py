@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer import dtypes
-from tracer.compare import ulps
+from tracer.compare import slots, ulps
 from tracer.compare.envelope import MOST, Point, outer
 from tracer.compare.spread import ALWAYS, EVERY
 from tracer.compare.walk import BLOCK, ROUNDING, Asked, Walk
@@ -41,21 +41,21 @@ class Fused:
     What the kernels leave alone (blocks whose differences overflow single precision) numpy takes.
     """
 
-    def __init__(self, asked: Asked, kernels: ModuleType) -> None:
+    def __init__(self, asked: Asked, kernels: SimpleNamespace) -> None:
         self._asked, self._kernels, self._grid = asked, kernels, asked.grid
         self._walk: Walk | None = None
         self._spread = asked.spread()
         grid, channels, row = self._grid, self._spread.channels, self._grid.split - 1
         leads = int(np.prod(grid.leads, dtype=np.int64))
         self._numbers, self._counts = np.zeros(12), np.zeros(21, np.int64)
-        self._numbers[kernels.LARGEST], self._counts[kernels.WORST] = -1.0, -1
-        self._counts[[kernels.CONSTANT_A, kernels.CONSTANT_B]] = 1
-        self._counts[kernels.ULP_TOP] = NOTHING
+        self._numbers[slots.LARGEST], self._counts[slots.WORST] = -1.0, -1
+        self._counts[[slots.CONSTANT_A, slots.CONSTANT_B]] = 1
+        self._counts[slots.ULP_TOP] = NOTHING
         firsts = (float(asked.first(side)) for side in (0, 1))
         self._given = np.array([ROUNDING * asked.epsilon, asked.atol, asked.rtol, *firsts])
-        where = kernels.NONE
+        where = slots.NONE
         if channels is not None:
-            where = kernels.INNER if channels > row else kernels.ROW if channels == row else kernels.LEAD
+            where = slots.INNER if channels > row else slots.ROW if channels == row else slots.LEAD
         step = self._spread.steps[row] if row >= 0 else 1
         self._chosen = np.array(
             [-1 if asked.epsilon else 0, 0, 0, ulps.STRIDE, ulps.ALL, where, step, MOST, EVERY, ALWAYS]
@@ -66,7 +66,7 @@ class Fused:
         self._bins = np.zeros(ulps.BINS)
         self._leads = np.zeros((2, leads))
         self._rows = self._spread.outer[row] if row >= 0 else np.zeros((2, 1))
-        apart = where == kernels.LEAD
+        apart = where == slots.LEAD
         moments, skipped = self._spread.moments, self._spread.skipped
         self._moments = np.zeros((5, leads if apart else 1)) if apart or moments is None else moments
         self._skipped = np.zeros(leads if apart else 1, bool) if apart or skipped is None else skipped
@@ -121,47 +121,46 @@ class Fused:
 
     def _went_on(self) -> bool:
         """Clear away what the kernels stopped for, if that can be."""
-        kernels = self._kernels
-        if self._counts[kernels.HULL] > MOST:
+        if self._counts[slots.HULL] > MOST:
             points = outer(self._points(), MOST // 2)
             self._hull[:, : len(points)] = np.array(points).T
-            self._counts[kernels.HULL] = len(points)
+            self._counts[slots.HULL] = len(points)
             self._lines[_OFFSETS] = -np.inf  # until the next vertex
             return True
-        if self._chosen[kernels.ULPS] < 0:
+        if self._chosen[slots.ULPS] < 0:
             counting = self._asked.counting()
-            self._chosen[kernels.ULPS] = counting is not None
+            self._chosen[slots.ULPS] = counting is not None
             if counting is not None:
-                self._chosen[[kernels.FLOOR, kernels.SHIFTED]] = counting.floor_bits, counting.shift
+                self._chosen[[slots.FLOOR, slots.SHIFTED]] = counting.floor_bits, counting.shift
             return True
         return False
 
     def _points(self) -> list[Point]:
-        hull = self._hull[:, : self._counts[self._kernels.HULL]]
+        hull = self._hull[:, : self._counts[slots.HULL]]
         return list(zip(*hull.tolist(), strict=True))
 
     def _result(self) -> Walk:
         """All that was found, in one walk."""
-        kernels, counts, found = self._kernels, self._counts.tolist(), Walk(self._asked)
+        counts, found = self._counts.tolist(), Walk(self._asked)
         (
             found.xx, found.yy, found.xy, found.xd, found.squares, found.sum, found.shift, found.signed, found.located,
             found.largest, found.reference_max, found.zeros_max,
         ) = self._numbers.tolist()  # fmt: skip
-        found.worst = counts[kernels.WORST] if found.largest >= 0 else None
-        found.outside, found.nonfinite, found.finite, found.unequal = counts[kernels.OUTSIDE : kernels.UNEQUAL + 1]
-        found.nan, found.inf = counts[kernels.NAN_A : kernels.INF_A], counts[kernels.INF_A : kernels.ZEROS]
-        found.zeros = counts[kernels.ZEROS]
-        found.constant = [bool(flag) for flag in counts[kernels.CONSTANT_A : kernels.NEGATIVE]]
-        found.signs = [bool(flag) for flag in counts[kernels.NEGATIVE : kernels.SEEN]]
+        found.worst = counts[slots.WORST] if found.largest >= 0 else None
+        found.outside, found.nonfinite, found.finite, found.unequal = counts[slots.OUTSIDE : slots.UNEQUAL + 1]
+        found.nan, found.inf = counts[slots.NAN_A : slots.INF_A], counts[slots.INF_A : slots.ZEROS]
+        found.zeros = counts[slots.ZEROS]
+        found.constant = [bool(flag) for flag in counts[slots.CONSTANT_A : slots.NEGATIVE]]
+        found.signs = [bool(flag) for flag in counts[slots.NEGATIVE : slots.SEEN]]
         found.hull.points = self._points()
-        if counts[kernels.SEEN]:
+        if counts[slots.SEEN]:
             found.ulps = self._asked.counting()
             if found.ulps is not None:
-                found.ulps.take(self._bins, counts[kernels.ULP_TOP])
-        if counts[kernels.SPREAD]:
-            apart = self._chosen[kernels.CHANNELS] == kernels.LEAD
+                found.ulps.take(self._bins, counts[slots.ULP_TOP])
+        if counts[slots.SPREAD]:
+            apart = self._chosen[slots.CHANNELS] == slots.LEAD
             moments, skipped = (self._moments, self._skipped) if apart else (None, None)
-            self._spread.take(self._leads, moments, skipped, counts[kernels.READ])
+            self._spread.take(self._leads, moments, skipped, counts[slots.READ])
             found.spread = self._spread
         if self._walk is not None:
             found.merge(self._walk)

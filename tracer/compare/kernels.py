@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import boolean, float32, float64, int64, types, void
 
-from tracer.compare import loops
+from tracer.compare import loops, slots
 
 _i4, _f4, _f8 = np.int32, np.float32, np.float64
 _INFINITE = _i4(0x7F800000)
@@ -27,23 +27,11 @@ _ALIKE = 0.25
 _UNSURE = 2e-6
 """More than single precision rounds in the few operations that are decided on here, relatively."""
 
-XX, YY, XY, XD, SQUARES, SUM, SHIFT, SIGNED, LOCATED, LARGEST, PEAK, ZEROS_MAX = range(12)
-"""Places of a state's ``numbers``."""
-(WORST, OUTSIDE, NONFINITE, FINITE, UNEQUAL, NAN_A, NAN_B, INF_A, INF_B, ZEROS, CONSTANT_A, CONSTANT_B, NEGATIVE,
- POSITIVE, SEEN, ULP_BLOCKS, ULP_TOP, HULL, SPREAD, SPREAD_BLOCKS, READ) = range(21)  # fmt: skip
-"""Places of a state's ``counts``."""
-ROUNDING, ATOL, RTOL, FIRST_A, FIRST_B = range(5)
-"""Places of the settings ``given``."""
-ULPS, FLOOR, SHIFTED, STRIDE, ALL, CHANNELS, STEP, MOST, EVERY, ALWAYS = range(10)
-"""Places of the settings ``chosen``."""
-NONE, INNER, ROW, LEAD = range(4)
-"""Where the channels are: among the axes that lie whole in a block, along its rows, or above."""
-
 
 @loops.exact
 def _insert(hull: Any, counts: Any, m: Any, e: Any) -> Any:
     """Take a point into the upper left hull, if it lies outside; gives whether it did."""
-    size = counts[HULL]
+    size = counts[slots.HULL]
     low, high = 0, size
     while low < high:
         middle = (low + high) // 2
@@ -84,7 +72,7 @@ def _insert(hull: Any, counts: Any, m: Any, e: Any) -> Any:
         for i in range(right, size):
             hull[0, i + grown], hull[1, i + grown] = hull[0, i], hull[1, i]
     hull[0, left], hull[1, left] = m, e
-    counts[HULL] = size + grown
+    counts[slots.HULL] = size + grown
     return True
 
 
@@ -117,7 +105,7 @@ def _line(hull: Any, a: Any, b: Any, lines: Any, number: Any, offsets: Any) -> N
 def _fence(hull: Any, counts: Any, lines: Any, corners: Any) -> None:
     """Chords of the hull that together come close to it; what lies under the lowest is inside. The first two numbers of
     ``lines`` are the slopes of two chords, then come their offsets; behind them those of up to six likewise."""
-    last = counts[HULL] - 1
+    last = counts[slots.HULL] - 1
     if last == 0:
         lines[:] = _f4(0)
         lines[2:4] = lines[10:] = _f4(hull[1, 0] * (1 - _UNSURE))
@@ -157,7 +145,7 @@ def _inside(x: Any, y: Any, hull: Any, counts: Any, lines: Any) -> Any:
 @loops.exact
 def _bounded(hull: Any, counts: Any, least: Any, largest: Any) -> Any:
     """Whether points of these extremes are no farther to the left than the hull, and no higher."""
-    return counts[HULL] > 0 and least >= hull[0, 0] and largest <= hull[1, counts[HULL] - 1] * (1 - _UNSURE)
+    return counts[slots.HULL] > 0 and least >= hull[0, 0] and largest <= hull[1, counts[slots.HULL] - 1] * (1 - _UNSURE)
 
 
 @loops.exact
@@ -180,15 +168,15 @@ def _enclose(x: Any, y: Any, hull: Any, counts: Any, lines: Any, corners: Any) -
 @loops.exact
 def _ulps(x: Any, y: Any, ratio: Any, unsure: Any, counts: Any, bins: Any, chosen: Any) -> None:
     """Take a block into the histogram; ``ratio`` as :func:`_extremes` gives it, which is exact unless ``unsure``."""
-    floor, shift = chosen[FLOOR], chosen[SHIFTED]
-    rounded = counts[ULP_TOP] >> 29
+    floor, shift = chosen[slots.FLOOR], chosen[slots.SHIFTED]
+    rounded = counts[slots.ULP_TOP] >> 29
     if ratio > rounded or (ratio == rounded and unsure and loops.inexact(x, y)):
-        counts[ULP_TOP] = max(counts[ULP_TOP], loops.ulp_top(x, y, floor))
-    stride = chosen[STRIDE] if counts[SEEN] >= chosen[ALL] else 1
-    first = counts[ULP_BLOCKS] % stride
+        counts[slots.ULP_TOP] = max(counts[slots.ULP_TOP], loops.ulp_top(x, y, floor))
+    stride = chosen[slots.STRIDE] if counts[slots.SEEN] >= chosen[slots.ALL] else 1
+    first = counts[slots.ULP_BLOCKS] % stride
     taken = (x.size - first + stride - 1) // stride if x.size > first else 0
-    counts[ULP_BLOCKS] += 1
-    counts[SEEN] += taken
+    counts[slots.ULP_BLOCKS] += 1
+    counts[slots.SEEN] += taken
     if not taken:
         return
     weight = x.size / taken
@@ -207,7 +195,7 @@ def _spread(
 ) -> None:  # fmt: skip
     """Take a block into the sums and maxima along the axes."""
     if inner < _THIN:
-        whole, peak, signed = loops.thin_rows(x, y, inner, begin, chosen[STEP], rows, columns)
+        whole, peak, signed = loops.thin_rows(x, y, inner, begin, chosen[slots.STEP], rows, columns)
     else:
         whole = signed = peak = 0.0
         peaks = columns[1].view(np.int64)
@@ -215,7 +203,7 @@ def _spread(
             a, b = x[row * inner : (row + 1) * inner], y[row * inner : (row + 1) * inner]
             total, top, sign = loops.row(a, b)
             loops.columns(a, b, columns[0], peaks)
-            at = (begin + row) // chosen[STEP]
+            at = (begin + row) // chosen[slots.STEP]
             rows[0, at] += total
             rows[1, at] = max(rows[1, at], top)
             whole += total
@@ -223,34 +211,38 @@ def _spread(
             peak = max(peak, top)
     leads[0, lead] += whole
     leads[1, lead] = max(leads[1, lead], peak)
-    numbers[LOCATED] += whole
-    numbers[SIGNED] += signed
-    if chosen[CHANNELS] == NONE:
+    numbers[slots.LOCATED] += whole
+    numbers[slots.SIGNED] += signed
+    if chosen[slots.CHANNELS] == slots.NONE:
         return
-    counts[SPREAD_BLOCKS] += 1
-    if counts[SPREAD_BLOCKS] > chosen[ALWAYS] and counts[SPREAD_BLOCKS] % chosen[EVERY] and chosen[CHANNELS] == INNER:
+    counts[slots.SPREAD_BLOCKS] += 1
+    if (
+        counts[slots.SPREAD_BLOCKS] > chosen[slots.ALWAYS]
+        and counts[slots.SPREAD_BLOCKS] % chosen[slots.EVERY]
+        and chosen[slots.CHANNELS] == slots.INNER
+    ):
         return
-    counts[READ] += x.size // inner
+    counts[slots.READ] += x.size // inner
     for row in range(x.size // inner):
         a, b = x[row * inner : (row + 1) * inner], y[row * inner : (row + 1) * inner]
-        if chosen[CHANNELS] == INNER:
+        if chosen[slots.CHANNELS] == slots.INNER:
             loops.column_moments(a, b, moments[0], moments[1], moments[2], moments[3], moments[4])
         else:
-            loops.row_moments(a, b, moments, begin + row if chosen[CHANNELS] == ROW else lead)
+            loops.row_moments(a, b, moments, begin + row if chosen[slots.CHANNELS] == slots.ROW else lead)
 
 
 @loops.exact
 def _skip(lead: Any, begin: Any, rows: Any, chosen: Any, skipped: Any) -> None:
     """Take note of a block that no rule is read from."""
-    if chosen[CHANNELS] == INNER:
+    if chosen[slots.CHANNELS] == slots.INNER:
         skipped[:] = True
-    elif chosen[CHANNELS] == ROW:
+    elif chosen[slots.CHANNELS] == slots.ROW:
         skipped[begin : begin + rows] = True
-    elif chosen[CHANNELS] == LEAD:
+    elif chosen[slots.CHANNELS] == slots.LEAD:
         skipped[lead] = True
 
 
-@loops.entry
+@loops.exact
 def walk(
     x: Any, y: Any, lead: Any, begin: Any, length: Any, inner: Any, step: Any, numbers: Any, counts: Any, given: Any,
     chosen: Any, hull: Any, lines: Any, bins: Any, leads: Any, rows: Any, columns: Any, moments: Any, skipped: Any,
@@ -274,12 +266,12 @@ def walk(
     left, right = room[0].view(_f4), room[1].view(_f4)
     done = 0
     while done < x.size:
-        if counts[HULL] > chosen[MOST]:
+        if counts[slots.HULL] > chosen[slots.MOST]:
             return done
         taken = min(step, length - begin)
         size = taken * inner
         a, b = x[done : done + size], y[done : done + size]
-        floor = _i4((chosen[FLOOR] >> 29) - ((1023 - 127) << 23))
+        floor = _i4((chosen[slots.FLOOR] >> 29) - ((1023 - 127) << 23))
         error, peak, low, other, ratio, apart, over = loops.extremes(a, b, floor, lines)
         scrubbed = same = False
         if error >= _INFINITE:
@@ -289,22 +281,22 @@ def walk(
             error, peak, low, other, ratio, apart, over = loops.extremes(a, b, floor, lines)
             if error >= _INFINITE:
                 return done
-        if apart and chosen[ULPS] < 0:
+        if apart and chosen[slots.ULPS] < 0:
             return done
-        if counts[CONSTANT_A]:
-            counts[CONSTANT_A] = loops.all_are(x[done : done + size], given[FIRST_A])
-        if counts[CONSTANT_B]:
-            counts[CONSTANT_B] = loops.all_are(y[done : done + size], given[FIRST_B])
+        if counts[slots.CONSTANT_A]:
+            counts[slots.CONSTANT_A] = loops.all_are(x[done : done + size], given[slots.FIRST_A])
+        if counts[slots.CONSTANT_B]:
+            counts[slots.CONSTANT_B] = loops.all_are(y[done : done + size], given[slots.FIRST_B])
         start = 0
         if scrubbed:
             for i in range(4):
-                counts[NAN_A + i] += room[2][i]
-            counts[NONFINITE] += room[2][4]
-            counts[OUTSIDE] += room[2][4]
-            counts[FINITE] += room[2][5]
+                counts[slots.NAN_A + i] += room[2][i]
+            counts[slots.NONFINITE] += room[2][4]
+            counts[slots.OUTSIDE] += room[2][4]
+            counts[slots.FINITE] += room[2][5]
             start = room[2][6] if same else 0
         else:
-            counts[FINITE] += size
+            counts[slots.FINITE] += size
         place = (lead * length + begin) * inner
         largest = _f8(_i4(error).view(_f4))
         if not scrubbed or not same or room[2][5]:
@@ -331,61 +323,61 @@ def _block(
     """Take a block of finite numbers, whose extremes are known; ``equal`` unless NaN or infinities were taken out of it
     and the sides differed there."""
     magnitude = _f8(_i4(peak).view(_f4))
-    numbers[PEAK] = max(numbers[PEAK], magnitude)
-    if not (counts[NEGATIVE] and counts[POSITIVE]):
+    numbers[slots.PEAK] = max(numbers[slots.PEAK], magnitude)
+    if not (counts[slots.NEGATIVE] and counts[slots.POSITIVE]):
         below, above = loops.signs(x)
-        counts[NEGATIVE] |= below
-        counts[POSITIVE] |= above
+        counts[slots.NEGATIVE] |= below
+        counts[slots.POSITIVE] |= above
     if error == 0:
-        if numbers[LARGEST] < 0:
-            numbers[LARGEST], counts[WORST] = 0.0, place + start
+        if numbers[slots.LARGEST] < 0:
+            numbers[slots.LARGEST], counts[slots.WORST] = 0.0, place + start
         square = loops.square(x)
-        numbers[XX] += square
-        numbers[YY] += square
-        numbers[XY] += square
+        numbers[slots.XX] += square
+        numbers[slots.YY] += square
+        numbers[slots.XY] += square
         if square > 0 and equal:
             _skip(lead, begin, taken, chosen, skipped)
         return
-    limit = given[ROUNDING] * magnitude
+    limit = given[slots.ROUNDING] * magnitude
     # Differences no greater than the numbers themselves are exact (Sterbenz).
     least = _f8(min(_i4(low).view(_f4), _i4(other).view(_f4)))
     unsure = largest >= least
-    close = largest * (1 + _UNSURE) >= numbers[LARGEST] or abs(largest - limit) <= _UNSURE * limit
-    if largest > numbers[LARGEST] or (close and unsure and loops.inexact(x, y)):
+    close = largest * (1 + _UNSURE) >= numbers[slots.LARGEST] or abs(largest - limit) <= _UNSURE * limit
+    if largest > numbers[slots.LARGEST] or (close and unsure and loops.inexact(x, y)):
         largest, at = loops.worst(x, y)
-        if largest > numbers[LARGEST]:
-            numbers[LARGEST], counts[WORST] = largest, place + at
+        if largest > numbers[slots.LARGEST]:
+            numbers[slots.LARGEST], counts[slots.WORST] = largest, place + at
     xx, dd, xd, sd, sa = loops.sums(x, y)
     if dd <= _ALIKE * xx:
         xy, yy = xx - xd, xx - 2 * xd + dd
     else:
         xy, yy = loops.products(x, y)
-    numbers[XX] += xx
-    numbers[YY] += yy
-    numbers[XY] += xy
-    numbers[XD] += xd
-    numbers[SQUARES] += dd
-    numbers[SUM] += sa
-    numbers[SHIFT] += sd
-    counts[UNEQUAL] += apart
-    if largest * (1 + _UNSURE) > given[ATOL]:
-        counts[OUTSIDE] += loops.outside(x, y, given[ATOL], given[RTOL])
+    numbers[slots.XX] += xx
+    numbers[slots.YY] += yy
+    numbers[slots.XY] += xy
+    numbers[slots.XD] += xd
+    numbers[slots.SQUARES] += dd
+    numbers[slots.SUM] += sa
+    numbers[slots.SHIFT] += sd
+    counts[slots.UNEQUAL] += apart
+    if largest * (1 + _UNSURE) > given[slots.ATOL]:
+        counts[slots.OUTSIDE] += loops.outside(x, y, given[slots.ATOL], given[slots.RTOL])
     if over or not _bounded(hull, counts, _f8(_i4(low).view(_f4)), largest):
         _enclose(x, y, hull, counts, lines, corners)
     if low == 0 or other == 0:
         alone, top = loops.one_sided(x, y)
-        counts[ZEROS] += alone
-        numbers[ZEROS_MAX] = max(numbers[ZEROS_MAX], _f8(_i4(top).view(_f4)))
-    if chosen[ULPS]:
+        counts[slots.ZEROS] += alone
+        numbers[slots.ZEROS_MAX] = max(numbers[slots.ZEROS_MAX], _f8(_i4(top).view(_f4)))
+    if chosen[slots.ULPS]:
         _ulps(x, y, ratio, unsure, counts, bins, chosen)
-    counts[SPREAD] = 1
+    counts[slots.SPREAD] = 1
     if largest <= limit:
         _skip(lead, begin, taken, chosen, skipped)
     else:
         _spread(x, y, inner, lead, begin, numbers, counts, chosen, leads, rows, columns, moments)
 
 
-@loops.entry
+@loops.exact
 def gather(view: Any, out: Any) -> None:
     """Copy three axes into a contiguous array, square by square, where the last is not the one that lies dense."""
     n, m, k = view.shape

@@ -18,11 +18,9 @@ EXPONENT = np.int64(0x7FF0000000000000)
 """The bits of a double's exponent."""
 
 # Without wrappers for Python, reference counts and exceptions the code is smaller, and compiled in half the time.
-_options = {"nogil": True, "_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True}
-_inner = {**_options, "no_cpython_wrapper": True}
-_summing = njit(**_inner, fastmath={"reassoc", "contract", "nsz"})
-exact = njit(**_inner)
-entry = njit(**_options)
+_options = {"_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True, "no_cpython_wrapper": True}
+_summing = njit(**_options, fastmath={"reassoc", "contract", "nsz"})
+exact = njit(**_options)
 
 
 @_summing

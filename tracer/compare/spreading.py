@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tracer import compiled
+from tracer.compare import compiled
 from tracer.compare.stats import Stats
 from tracer.compare.tensors import Spread, Work
 from tracer.errors import TraceError, TracerError
@@ -68,7 +68,7 @@ def cluster(address: str, sides: Sides) -> Iterator[Spread]:
         try:
             client = stack.enter_context(Client(address, timeout=_CONNECTING, set_as_default=False))  # type: ignore[no-untyped-call]
             _check(client, place, shown)
-            compiling = all(client.run(compiled.available).values())
+            compiling = all(client.run(_compiled).values())
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             if isinstance(error, TracerError):
                 raise
@@ -89,6 +89,10 @@ def cluster(address: str, sides: Sides) -> Iterator[Spread]:
             return wait
 
         yield spread
+
+
+def _compiled() -> bool:
+    return compiled.load() is not None
 
 
 def _check(client: Client, place: Place, shown: str) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def compare(
         return whole.result()
 
 
-def _walked(asked: Asked, kernels: ModuleType | None, segment: tuple[int, int]) -> Walk:
+def _walked(asked: Asked, kernels: SimpleNamespace | None, segment: tuple[int, int]) -> Walk:
     """What one part of the tensors says."""
     with np.errstate(all="ignore"):
         if kernels is not None:

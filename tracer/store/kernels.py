@@ -20,8 +20,8 @@ LOW, HIGH, ZEROS, TOTAL, SQUARES, CUBES = range(6)
 """Places of what :func:`copy` finds; the extremes as those whole numbers."""
 
 # Without wrappers for Python, reference counts and exceptions the code is smaller, and compiled in half the time.
-_options = {"nogil": True, "_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True}
-_fast = njit(**_options, no_cpython_wrapper=True, fastmath={"reassoc", "contract", "nsz"})
+_options = {"_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True, "no_cpython_wrapper": True}
+_fast = njit(**_options, fastmath={"reassoc", "contract", "nsz"})
 
 
 @_fast
