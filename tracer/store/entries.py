@@ -18,8 +18,8 @@ class Row:
     rest: Sequence[Any] = ()
 
     def __str__(self) -> str:
-        rest = "".join(f",{zarr3.as_json(value)}" for value in self.rest)
-        return f"{zarr3.as_json(self.start)[:-1]},{self.summary}{rest}]"
+        rest = "".join(f",{zarr3.brief(value)}" for value in self.rest)
+        return f"{zarr3.brief(self.start)[:-1]},{self.summary}{rest}]"
 
 
 def listed(keys: Mapping[tuple[str, str], tuple[str, str]]) -> list[list[str]]:

@@ -291,6 +291,11 @@ class Pack:
         """Whether its arrays are compressed (:mod:`tracer.store.packed`)."""
         return self._rewritten and self.attributes.get(PACKED) is True
 
+    @property
+    def in_place(self) -> bool:
+        """Whether an array that is read lies where it was written, so that a part of it costs no more than that."""
+        return self._file.mapped and not self.packed
+
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Of the root. Raises TraceError where the pack is not whole."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,13 @@ class Recording:
     name: str
     folder: Path
     root: Path
-    attributes: Mapping[str, Any]
+    attributes: Mapping[str, Any] = field(repr=False)
     state: str
+
+    def _repr_html_(self) -> str:
+        from tracer.report.html import fragment
+
+        return fragment([self])
 
     @cached_property
     def structure(self) -> Structure:
@@ -205,9 +210,10 @@ class Recording:
         return chosen and stored not in self.skipped and stored not in self.summaries and self.state == "complete"
 
     def read(self, node: str, *, verify: bool = True) -> NDArray[Any]:
-        """A node's tensor, memory-mapped and read-only, in its own axes.
+        """A node's tensor, memory-mapped and read-only, in its own axes, batch first as the model has it.
 
-        Raises KeyError when it was not saved, TraceError when it is missing or damaged on disk.
+        With ``verify`` its checksum is looked at, for which the whole of it is read. Raises KeyError when it was not
+        saved, TraceError when it is missing or damaged on disk.
         """
         stored = self.stored(node)
         if stored is None:
@@ -215,14 +221,23 @@ class Recording:
         return self.read_stored(stored, verify=verify)
 
     def read_gradient(self, node: str, *, verify: bool = True) -> NDArray[Any]:
-        """The gradient of the loss with respect to a node's tensor, as :meth:`read`. Raises as it does."""
+        """The gradient of the loss with respect to a node's tensor, of its shape; ``verify`` as in :meth:`read`, which
+        raises the same."""
         stored = self.gradients.get(self.resolve(node))
         if stored is None:
             raise KeyError(node)
         return self.read_stored(stored, verify=verify)
 
+    def read_weight(self, owner: str, name: str, *, verify: bool = True) -> NDArray[Any]:
+        """A parameter or buffer by its ``owner`` and its ``name`` there (``weights`` lists them), in its own axes;
+        ``verify`` as in :meth:`read`, which raises the same."""
+        stored = self.weights.get((owner, name))
+        if stored is None:
+            raise KeyError((owner, name))
+        return self.read_stored(stored, verify=verify)
+
     def read_stored(self, stored: Stored, *, verify: bool = True) -> NDArray[Any]:
-        """The array of an index entry. Raises TraceError as :meth:`read`."""
+        """The array of an index entry, ``stored``; ``verify`` as in :meth:`read`. Raises TraceError as that."""
         return self.pack.read_array(stored.path, stored.shape, dtypes.by_name(stored.dtype), stored.at, verify=verify)
 
     def fingerprint(self, stored: Stored) -> list[Any]:

@@ -85,6 +85,8 @@ class Trace:
     def at(cls, path: str | os.PathLike[str], *, durable: bool = False) -> Self:
         """The trace at ``path``, which need not exist yet; nothing is written before :meth:`make`.
 
+        With ``durable`` what is written outlasts a power cut.
+
         Raises InputError when something else is there.
         """
         if ":/" in (given := os.fspath(path)):
@@ -120,10 +122,15 @@ class Trace:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a trace, or make an empty one where nothing is yet. Raises InputError as :meth:`at`."""
+        """Open the trace at ``path``, or make an empty one where nothing is yet. Raises InputError as :meth:`at`."""
         trace = cls.at(path)
         trace.make()
         return trace
+
+    def _repr_html_(self) -> str:
+        from tracer.report.html import fragment
+
+        return fragment(self.recordings())
 
     def recordings(self) -> list[Recording]:
         """All recordings, oldest first."""
@@ -148,10 +155,11 @@ class Trace:
         raise InputError(f"no recording '{names.display(name)}' in {sources.shown(self.root)} (have: {have})")
 
     def has(self, name: str) -> bool:
+        """Whether there is a recording of a name."""
         return (self.root / "recordings" / names.encode(name) / zarr3.METADATA).exists()
 
     def has_step(self, name: str, step: int) -> bool:
-        """Whether a step of the recording is kept, which one look at the disk says."""
+        """Whether a step of the recording ``name`` is kept, which one look at the disk says."""
         return (self.root / "recordings" / names.encode(name) / STEPS / pack_name(step)).exists()
 
     def _load(self, folder: Path) -> Recording:
@@ -195,6 +203,7 @@ class Trace:
         return found
 
     def has_inputs(self, input_id: str) -> bool:
+        """Whether the input ``input_id`` is saved."""
         return (self.root / "inputs" / names.encode(input_id) / zarr3.METADATA).exists()
 
     def inputs(self, input_id: str) -> dict[str, tuple[NDArray[Any], Mapping[str, Any]]]:
@@ -216,7 +225,10 @@ class Trace:
     def save_inputs(
         self, input_id: str, inputs: Mapping[str, NDArray[Any]], attributes: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        """Save an input once; one that is there already, and not damaged, is left alone. Raises OSError."""
+        """Save the ``inputs`` of ``input_id`` by name, with the ``attributes`` of each, once.
+
+        What is there already, and not damaged, is left alone. Raises OSError.
+        """
         folder = self.root / "inputs" / names.encode(input_id)
         try:
             self.inputs(input_id)
@@ -234,8 +246,8 @@ class Trace:
                 zarr3.settle(folder)
 
     def delete(self, name: str) -> None:
-        """Remove a recording and everything stored for it alone. Raises TraceError when it is being written or the disk
-        fails."""
+        """Remove the recording ``name`` and everything stored for it alone. Raises TraceError when it is being written
+        or the disk fails."""
         recording = self.recording(name)
         with lock(recording.folder):
             try:
@@ -258,7 +270,7 @@ class Trace:
                 shutil.rmtree(reference, ignore_errors=True)
 
     def update(self, name: str, attributes: Mapping[str, Any]) -> Recording:
-        """Change attributes of a recording; those of it as it is then.
+        """Change ``attributes`` of the recording ``name``, which is given as it is then.
 
         A reader sees the former ones or these. Raises TraceError when it is being written or the disk fails.
         """
@@ -272,7 +284,7 @@ class Trace:
         return self.recording(name)
 
     def rename(self, old: str, new: str) -> None:
-        """Give a recording another name, replacing the one that has it.
+        """Give the recording ``old`` the name ``new``, replacing the one that has it.
 
         Killed half way, at least one of the two is whole. Raises TraceError.
         """

@@ -208,7 +208,7 @@ class RecordingWriter:
         except Exception as error:
             self._skip(kind, name, error)
         else:
-            numbers = "{}" if found is None else zarr3.as_json(found[0].result())
+            numbers = "{}" if found is None else zarr3.brief(found[0].result())
             row = self._saved[kind][name] = Row([name, place, values.shape, dtype], numbers, [at])
             if found is None:
                 self._sums.later(row, self._open.start(at), values, quick=True)
@@ -399,7 +399,7 @@ class RecordingWriter:
         """Write whole tensors, several where they are small."""
         whole = [values for *_, values in tensors]
         numbers = summaries(whole) if len(whole) > 1 else [summarize(values, quick=True) for values in whole]
-        found = map(zarr3.as_json, numbers)
+        found = map(zarr3.brief, numbers)
         arrays, rows = [], []
         for (kind, name, values), summary in zip(tensors, found, strict=True):
             computed = dtypes.name_of(values.dtype)
@@ -436,7 +436,7 @@ class RecordingWriter:
         joined = self._storage.joined.get(name)
         if joined is not None and joined.axis is not None:
             attributes["sample_axis"] = joined.axis
-        return zarr3.spliced(zarr3.as_json(attributes), {} if summary is None else {"summary": summary})
+        return zarr3.spliced(zarr3.brief(attributes), {} if summary is None else {"summary": summary})
 
     def _write_attributes(self, index: Mapping[str, str] | None = None, **more: Any) -> None:
         encoded = {"structure": self._structure, **(index or {})}

@@ -8,6 +8,7 @@ here knows exactly this form and refuses any other, so a hostile trace reaches n
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
@@ -30,6 +31,11 @@ from tracer import dtypes
 from tracer.errors import TraceError
 from tracer.names import display
 from tracer.store.crc32c import checksum
+
+try:
+    import orjson
+except ImportError:  # in an environment of --python
+    orjson = None  # type: ignore[assignment]
 
 METADATA = "zarr.json"
 TEMPORARY = ".tracer-tmp"
@@ -102,9 +108,9 @@ def described(
     on_disk = dtypes.stored_as(dtype)
     own = attributes if isinstance(attributes, str) else as_json(attributes)
     if on_disk != dtype:
-        own = spliced(own, {"dtype": as_json(dtypes.name_of(dtype))})
+        own = spliced(own, {"dtype": brief(dtypes.name_of(dtype))})
     frame = _frame(tuple(shape), on_disk, checksum)
-    return f'{frame}"attributes":{own},"dimension_names":{as_json(list(dimensions))}}}'.encode()
+    return f'{frame}"attributes":{own},"dimension_names":{brief(list(dimensions))}}}'.encode()
 
 
 def bytes_of(values: NDArray[Any], on_disk: np.dtype[Any]) -> memoryview:
@@ -121,9 +127,17 @@ def as_json(value: Any) -> str:
     return _JSON.encode(value)
 
 
+def brief(value: Any) -> str:
+    """The same of what is surely JSON, in a tenth of the time where orjson is installed, which makes null of NaN."""
+    if orjson is not None:
+        with contextlib.suppress(TypeError):  # of numbers beyond 64 bits and lone surrogates
+            return str(orjson.dumps(value), "utf-8")
+    return as_json(value)
+
+
 def spliced(whole: str, more: Mapping[str, str]) -> str:
     """The JSON of an object with more items, whose values are given as JSON themselves."""
-    items = ",".join(f"{as_json(key)}:{value}" for key, value in more.items())
+    items = ",".join(f"{brief(key)}:{value}" for key, value in more.items())
     return f"{whole[:-1]}{',' if items and whole != '{}' else ''}{items}}}"
 
 
@@ -227,13 +241,20 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         return decoded(file.read(), display(str(path)))
 
 
+def _loads(raw: bytes) -> Any:
+    if orjson is not None:
+        with contextlib.suppress(ValueError):  # of lone surrogates, which json takes
+            return orjson.loads(raw)
+    return json.loads(raw)
+
+
 def decoded(raw: bytes, where: str) -> dict[str, Any]:
     """What a ``zarr.json`` says. Raises TraceError, naming ``where``, when it is damaged."""
     # Values without cycles: what the garbage collector looks for among all of a framework's objects is not here.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        value = json.loads(raw)
+        value = _loads(raw)
     except (ValueError, RecursionError) as error:
         raise TraceError(f"damaged: {where} is not JSON") from error
     finally:
