@@ -1,7 +1,8 @@
 """The cause engine on planted defects and on correct ports: what it names, rightly and wrongly, and in what time.
 
 python -m benchmarks.causes defects [--record] [--held-out]
-                                    [--new | --second | --third | --fourth | --fifth | --sixth | --seventh]
+                                    [--new | --second | --third | --fourth | --fifth | --sixth | --seventh |
+                                     --eighth]
                                     [--kinds KIND …] [--stacks N …] [PAIR …]
 python -m benchmarks.causes ports [--held-out] [PAIR …]
 
@@ -20,7 +21,7 @@ elsewhere are false ones, but for the ``latent``.
 ``--stacks`` takes several defects at once; ``--new`` those that were written when the engine was done; ``--second``
 those that another hand wrote then, on ports of their own, on either side, and two in one layer: what is said of these
 is told with ``--verbose`` alone. ``--third`` takes a third hand's, in small networks of their own, two in one layer or
-in neighbours, and other correct ways to write these ports; ``--fourth`` to ``--seventh`` those of further hands, in
+in neighbours, and other correct ways to write these ports; ``--fourth`` to ``--eighth`` those of further hands, in
 others, of which too what is said is told with ``--verbose`` alone. ``ports`` explains correct ports, where
 every cause is false. Results go to benchmarks/causes.json.
 """

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--second", action="store_true", help="the second set of these, by another hand")
     sets = {"third": "the third set, in small networks of its own", "fourth": "the fourth, in others",
             "fifth": "the fifth, in others again", "sixth": "the sixth, in others yet",
-            "seventh": "the seventh, in others than these"}  # fmt: skip
+            "seventh": "the seventh, in others than these", "eighth": "the eighth, in others still"}  # fmt: skip
     for which, told in sets.items():
         parser.add_argument(f"--{which}", dest="networks", action="store_const", const=which, help=told)
     parser.add_argument("--record", action="store_true", help="make the recordings that are missing")
