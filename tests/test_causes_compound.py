@@ -50,6 +50,40 @@ def test_functions_that_do_several_things(trace_path: Path, right: Function, wro
     assert named(told) == ({name} if name else set()), str(told)
 
 
+def placed(x: Any) -> Any:
+    y = torch.zeros(4, 8, 8)
+    y[:, 1:7] = x
+    return y
+
+
+def around(x: Any) -> Any:
+    return torch.tanh(x[:, None, :, :2]).repeat(1, 5, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "name"),
+    [
+        (lambda x, a, b, o: torch.cat([a(x)[:, 1:] - a(x)[:, :-1], x], 1),
+         lambda x, a, b, o: torch.cat([torch.diff(a(x), dim=1), x], 1), None),
+        (lambda x, a, b, o: o(F.pad(a(x), (0, 0, 1, 1))), lambda x, a, b, o: o(placed(a(x))), None),
+        (lambda x, a, b, o: torch.fft.rfft(a(x), dim=-1, norm="ortho").abs(),
+         lambda x, a, b, o: torch.fft.rfft(F.relu(a(x)), dim=-1, norm="ortho").abs(), "activation-extra"),
+        (lambda x, a, b, o: torch.cdist(a(x), b(x)), lambda x, a, b, o: torch.cdist(a(x), torch.tanh(b(x))),
+         "activation-extra"),
+        (lambda x, a, b, o: o(a(x).unfold(1, 2, 1).mean(-1)), lambda x, a, b, o: o(a(x).unfold(1, 2, 1).amax(-1)),
+         "pool-kind"),
+        (lambda x, a, b, o: F.grid_sample(a(x)[:, None], around(x), align_corners=False),
+         lambda x, a, b, o: F.grid_sample(a(x)[:, None], around(x), align_corners=True), "resize-align-corners"),
+        (lambda x, a, b, o: F.grid_sample(a(x)[:, None], around(x), align_corners=False),
+         lambda x, a, b, o: F.grid_sample(a(x)[:, None], around(x), mode="nearest", align_corners=False),
+         "resize-mode"),
+    ],
+)  # fmt: skip
+def test_functions_that_few_networks_have(trace_path: Path, right: Function, wrong: Function, name: str | None) -> None:
+    told = said(trace_path, right, wrong, ROWS, three)
+    assert named(told) == ({name} if name else set()), str(told)
+
+
 def levelled(weight: Any, ddof: int = 0, eps: float = 1e-4, *, root: bool = True) -> Any:
     middle = weight - weight.mean((1, 2, 3), keepdim=True)
     variance = weight.var((1, 2, 3), keepdim=True, correction=ddof)

@@ -42,6 +42,7 @@ _SETTINGS = {
     "use_centred": "norm-axis", "use_mask": "weights-perturbed",
     "axis": "axis-permutation", "repeats": "reshape-order", "output_padding": "transposed-conv-shift",
 }  # fmt: skip
+_SAMPLED = ("grid_sample", "mode")
 _OF_KINDS = (
     (kinds.RECURRENT, {"gates": "{kind}-gate-order", "mask": "rnn-last-step", "scale": "operation-kind"}),
     ({"attention"}, {"order": "qkv-order", "time": "axis-permutation", "layout": "head-layout"}),
@@ -83,7 +84,7 @@ def of_setting(kind: str, key: str, ours: Any, theirs: Any) -> str:
     for some, names in _OF_KINDS:
         if kind in some and key in names:
             return names[key].format(kind=kind.removesuffix("_cell"))
-    if kind in ("resize", "upsample") and key not in ("align_corners", "antialias"):
+    if (kind in ("resize", "upsample") and key not in ("align_corners", "antialias")) or (kind, key) == _SAMPLED:
         return "resize-mode"
     if kind in kinds.ARRANGING and key != "shifts":
         return "reshape-order" if kind != "flatten" else "flatten-order"
@@ -378,6 +379,8 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     read = [structure.by_name[name] for name in step.inputs if name in structure.by_name]
     if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in (*readers, *read)):
         return ("channel-order" if _along_features(step) else "rnn-direction"), True
+    if kind == "flip" and any(one.kind == "grid_sample" for one in readers):
+        return "axis-permutation", True  # the places of rows for those of columns
     at_ends = _at_input(step, side) or step.name in side.recording.structure.outputs
     if (kind in _CHANNELS and (at_ends or _turns_features(step, side))) or _reorders_channels(step):
         return "channel-order", True

@@ -19,6 +19,7 @@ from tracer.causes.families.common import (
     inputs,
     is_last,
     made,
+    ordered,
     sides,
     snapped,
     try_chain,
@@ -163,3 +164,12 @@ def whole_sequence(case: Case, step: Step) -> Iterator[Edit]:
             last = Step(step.name, kind, {"axes": (axis,), "keepdims": False}, {}, (first.name,))
             what = f"the {case.doer} takes {word} of {which} in place of one of the sequence in {step.name}"
             yield from try_chain(case, step, (first, last), "rnn-last-step", what, 3.0, same=("pool-kind",))
+
+
+@suggests("argmax", "argmin")
+def other_end(case: Case, step: Step) -> Iterator[Edit]:
+    """The smallest for the largest."""
+    other = "argmin" if step.kind == "argmax" else "argmax"
+    words = ordered(case, step.kind, other)
+    what = f"{step.name} is {words[0]} in the reference, {words[1]} in the candidate"
+    yield from try_step(case, step, replace(step, kind=other), "operation-kind", what, 2.0)

@@ -74,3 +74,16 @@ def tiled(case: Case, step: Step) -> Iterator[Edit]:
     whole = Step(step.name, "tile", {"repeats": repeats}, {}, step.inputs[:1], step.shape)
     what = f"the {case.doer} puts the whole map {repeats} times over in {step.name}, the {case.other} each place"
     yield from try_chain(case, step, (whole,), "resize-mode", what, 2.5)
+
+
+@suggests("grid_sample", "affine_grid")
+def sampled(case: Case, step: Step) -> Iterator[Edit]:
+    """Corners that are aligned or not, the nearest place, what lies beyond the edges."""
+    aligned = not step.settings.get("align_corners")
+    yield from try_settings(case, step, "resize-align-corners", 2.0, {"align_corners": aligned})
+    if step.kind == "affine_grid":
+        return
+    for mode in {"bilinear", "nearest"} - {step.settings["mode"]}:
+        yield from try_settings(case, step, "resize-mode", 2.0, {"mode": mode})
+    for padding in sorted({"zeros", "border", "reflection"} - {step.settings["padding_mode"]}):
+        yield from try_settings(case, step, "pad-mode", 2.1, {"padding_mode": padding})

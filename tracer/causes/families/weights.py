@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from tracer import kinds, relations
-from tracer.causes import naming
+from tracer.causes import naming, weighing
 from tracer.causes.case import Case, distance
-from tracer.causes.edit import Edit
-from tracer.causes.families.common import behind, is_last, made, snapped, try_chain, try_step, try_weights, value
+from tracer.causes.edit import Edit, of_program
+from tracer.causes.families.common import HELPS, behind, is_last, made, snapped, try_chain, try_step, try_weights, value
+from tracer.causes.reading import Read
 from tracer.causes.registry import suggests
-from tracer.causes.step import Array, Step
+from tracer.causes.step import Array, Program, Step, Unknown
 
 _PLAIN = tuple(kind for kind in kinds.CONVOLUTIONS if not kind.startswith("separable"))
 
@@ -174,3 +175,42 @@ def _factor(case: Case, step: Step, own: Array) -> Iterator[Edit]:
     what = f"the {case.doer} multiplies what {step.name} gives by {naming.said(factor)}{how}"
     yield from try_weights(case, step, "embedding-scale", 2.0, what, {"kernel": own * factor}, key="scale",
                            values=(1.0, factor) if not case.turned_round else (factor, 1.0))  # fmt: skip
+
+
+@suggests()
+def of_unread_layer(case: Case, step: Step) -> Iterator[Edit]:
+    """Weights of a layer of somebody's own: it cannot be computed, and what it has learnt is recorded all the same."""
+    if case.theirs.program is not None:
+        return
+    recording = case.theirs.recording
+    nodes = [recording.structure.by_name[name] for name in case.theirs.nodes]
+    for role, own in step.weights.items():
+        for node in (node for node in nodes if own.size > 1 and node.params):
+            for param in node.params:
+                try:
+                    its = Read(recording, node).named(param.name)
+                except Unknown:
+                    continue
+                for theirs in dict.fromkeys((its.shape, its.shape[::-1])) if its.size == own.size else ():
+                    values = its.reshape(own.shape) if theirs == its.shape else its.T.reshape(own.shape)
+                    yield from _taken(case, step, role, values)
+
+
+def _taken(case: Case, step: Step, role: str, values: Array) -> Iterator[Edit]:
+    """The edit that puts a weight of theirs for ours, wherever that is used."""
+    own = step.weights[role]
+
+    def change(program: Program) -> Program:
+        used = {one.name for one in program.steps if np.array_equal(one.weights.get(role, ()), own)}
+        return Program(tuple(one.weigh(**{role: values}) if one.name in used else one for one in program.steps))
+
+    if np.array_equal(values, own):
+        return
+    try:
+        left = case.error(of_program(change)(case.start))
+    except Unknown:
+        return
+    if left < HELPS * case.before:
+        for told in weighing.differences(case, step, step.weigh(**{role: values})):
+            yield Edit(told.cause, told.what, of_program(change), step.name, key=role, fix=told.fix, cost=2.0,
+                       same=told.same)  # fmt: skip

@@ -45,6 +45,8 @@ comparisons             ``operand``, ``side``
 ``resize`` ``upsample``  see :mod:`tracer.causes.operations.resizing`
 ``add`` ``matmul`` …    see :mod:`tracer.causes.operations.arithmetic`
 ``lerp`` ``median`` …   see :mod:`tracer.causes.operations.compound`
+``grid_sample`` ``fft`` …  see :mod:`tracer.causes.operations.sampling`
+``cdist`` ``diff`` …    see :mod:`tracer.causes.operations.functions`
 the others              see :mod:`tracer.causes.operations.arrangements`
 all                     ``inferred``: the recording does not tell the settings; they are what gives its own values
 ======================  =============================================================================================
@@ -64,7 +66,7 @@ from tracer.causes.step import Array, Step, Unknown, as_double
 Operation = Callable[[Step, Sequence[Array]], Array]
 _operations: dict[str, Operation] = {}
 _MODULES = ("convolutions", "normalisations", "activations", "arithmetic", "arrangements", "recurrent", "attention",
-            "resizing", "compound")  # fmt: skip
+            "resizing", "compound", "sampling", "functions")  # fmt: skip
 
 
 def operation(*kinds: str) -> Callable[[Operation], Operation]:

@@ -7,7 +7,8 @@ kinds                   settings
 ``lerp``                ``weight`` where no third input is: a · (1 − w) + b · w
 ``cosine_similarity``   ``axis``, ``epsilon`` (the least length)
 ``median``              ``axis``, ``keepdims``; the lower of two in the middle, as PyTorch takes it
-``sort``                ``axis``, ``descending``, ``count`` (how many of them; None: all)
+``sort``                ``axis``, ``descending``, ``count`` (how many of them; None: all), ``places`` (the numbers of
+                        the values, not these)
 ======================  =============================================================================================
 """
 
@@ -55,9 +56,12 @@ def median(step: Step, inputs: Sequence[Array]) -> Array:
 
 @operation("sort")
 def in_order(step: Step, inputs: Sequence[Array]) -> Array:
-    """All values along an axis in order, or the first of them."""
-    axis = step.settings["axis"]
-    values = np.sort(inputs[0], axis)
-    values = np.flip(values, axis) if step.settings.get("descending") else values
+    """All values along an axis in order, or the first of them; or where they stood."""
+    axis, down = step.settings["axis"], bool(step.settings.get("descending"))
+    if step.settings.get("places"):
+        values = np.argsort(-inputs[0] if down else inputs[0], axis, kind="stable")
+    else:
+        values = np.sort(inputs[0], axis)
+        values = np.flip(values, axis) if down else values
     count = step.settings.get("count")
     return np.asarray(values if count is None else np.take(values, range(count), axis))

@@ -21,7 +21,7 @@ from tracer.graph import Node, Param
 from tracer.store import Recording
 
 _MODULES = ("layers", "pointwise", "arithmetic", "arrangements", "picking", "recurrent", "attention", "resizing",
-            "custom", "compound", "convolving")  # fmt: skip
+            "custom", "compound", "convolving", "sampling", "functions")  # fmt: skip
 
 
 _CALL = re.compile(r"#\d+(?=$|[/\[])")

@@ -169,6 +169,8 @@ def matmul(node: Read) -> Step:
     equation = _equation(node)
     weights = weights_of(node)
     terms = _terms(node)
+    if len(node.node.parents) == 1 and equation is not None and "," not in equation:  # a trace, a sum
+        return inferring.step_of(node, equation=equation)
     if len(node.node.parents) == 1:
         steps = itertools.chain(
             _with_weights(node, weights, equation),
@@ -176,6 +178,8 @@ def matmul(node: Read) -> Step:
             _solved(node, equation),
         )
         return inferring.first(node, steps, "its other operand was not recorded", terms=terms)
+    if len(node.node.parents) > 2 and equation is not None and equation.count(",") == len(node.node.parents) - 1:
+        return inferring.step_of(node, equation=equation)
     if len(node.node.parents) == 3 and not weights:
         factors = {word: float(node.config[word]) for word in ("alpha", "beta") if word in node.config}
         summed = inferring.step_of(node, added=0).set(**factors)

@@ -72,13 +72,21 @@ def permute(node: Read) -> Step:
         if node.node.label == "Permute" and len(order) == node.rank - 1:  # Keras counts from 1, the batch aside
             order = [0, *order]
         return inferring.step_of(node, permutation=tuple(order))
-    if node.node.label == "ChannelShuffle":
-        raise Unknown("channels are shuffled")
+    if node.node.label.rpartition(".")[2].replace("_", "").lower() == "channelshuffle":
+        return inferring.first(node, _shuffled(node), "in how many groups channels are shuffled is not told")
     orders = [tuple(reversed(range(node.rank))), *itertools.permutations(range(node.rank))]
     fitting = (order for order in orders if tuple(node.source()[k] for k in order) == node.shape)
     return inferring.first(
         node, (inferring.step_of(node, permutation=order) for order in fitting), "the order of its axes is not told"
     )
+
+
+def _shuffled(node: Read) -> Iterator[Step]:
+    """Channels that are dealt out to groups, as many as the values tell."""
+    count = node.source()[1]
+    for groups in (n for n in range(2, count) if count % n == 0):
+        indices = np.arange(count).reshape(groups, -1).T.reshape(-1)
+        yield inferring.step_of(node, kind="gather", axis=1, indices=indices, mode="take")
 
 
 @reader("squeeze")
@@ -429,7 +437,11 @@ def triangle(node: Read) -> Step:
 
 @reader("unfold")
 def unfold(node: Read) -> Step:
-    """Windows of pictures as columns."""
+    """Windows of pictures as columns; PyTorch's method of that name is of one axis, with the windows last."""
+    if node.node.label == "torch.Tensor.unfold":
+        from tracer.causes.reading.sampling import sliding
+
+        return inferring.first(node, sliding(node), "how far its windows are apart is not told")
     rank = node.rank - 2
     found: dict[str, Any] = {
         word: numbers(node.config.get(word, usual), rank)

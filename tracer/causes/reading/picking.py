@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds
-from tracer.causes.reading import Read, attention, inferring, reader, recurrent
+from tracer.causes.reading import Read, attention, functions, inferring, reader, recurrent, sampling
 from tracer.causes.reading.arithmetic import constant, weights_of
 from tracer.causes.step import Array, Step, Unknown
 
@@ -101,11 +101,29 @@ def item(node: Read) -> Step:
         return recurrent.states(node, Read(node.recording, parent), node.node.name[len(parent.name) :])
     if parent.kind == "attention":
         return attention.scores(node, Read(node.recording, parent))
+    if parent.kind in _ORDERED:
+        return functions.places(node, Read(node.recording, parent))
+    if parent.kind == "fft":
+        return sampling.spectrum(node, Read(node.recording, parent), "imaginary")
+    if parent.kind in ("std", "var"):
+        return _mean(node, Read(node.recording, parent))
     if parent.kind != "split":
         raise Unknown(f"a further output of {parent.label} is not computed")
     name = node.node.name
     place = int(name[name.rindex("[") + 1 : -1]) if name.endswith("]") else 0
     return _part(node, Read(node.recording, parent), place)
+
+
+_ORDERED = ("sort", "topk", "amax", "amin")
+"""Kinds whose second result says where the values of the first stood."""
+
+
+def _mean(node: Read, whole: Read) -> Step:
+    """The mean that a function gives beside the deviation."""
+    axes, source = whole.config.get("axis"), (whole.node.parents[0],)
+    over = tuple(range(whole.rank)) if axes is None else tuple(axes) if isinstance(axes, list) else (int(axes),)
+    step = inferring.step_of(node, source, "mean", axes=over, keepdims=len(node.shape) == whole.rank)
+    return inferring.first(node, [step], "what it is taken over is not told", terms=16)
 
 
 def _part(node: Read, whole: Read, place: int) -> Step:
@@ -321,6 +339,33 @@ def _given(node: Read, table: Array, name: str) -> Step | None:
         if scale and inferring.reproduces(node, usual.set(scale=scale)):
             return usual.set(scale=scale)
     return None
+
+
+@reader("setitem")
+def setitem(node: Read) -> Step:
+    """Values that are put into a tensor, or a constant, at the places that the index says."""
+    index = _index(node)
+    if index is None or "newaxis" in index:
+        raise Unknown("where its values are put is not told")
+    return inferring.first(node, _put(node, index), "what it puts is not told")
+
+
+def _put(node: Read, index: tuple[Any, ...]) -> Iterator[Step]:
+    parents, y = node.node.parents, inferring.result(node)
+    if len(parents) == 2:
+        yield inferring.step_of(node, index=index)
+        yield inferring.step_of(node, parents[::-1], index=index)
+    if len(parents) != 1:
+        return
+    place = tuple(slice(*part) if isinstance(part, tuple) else ... if part == "..." else part for part in index)
+    put = y[place]
+    if put.size and np.all(put == put.flat[0]):
+        yield inferring.step_of(node, index=index, value=put.flat[0])
+    around = y.copy()
+    around[place] = 0
+    # What stands around is a constant where no sample has other numbers there than the first.
+    if np.all(around == around[:1]) or np.all(around == 0):
+        yield inferring.step_of(node, index=index, base=around)
 
 
 @reader("where", "masked_fill")
