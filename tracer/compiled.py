@@ -204,15 +204,15 @@ def make(module: str) -> None:
     place = folder()
     if place is None:
         raise OSError("there is no folder of the user's own to keep compiled kernels in")
-    functions, whole = {}, None
+    functions: dict[str, Any] = {}
+    whole: Any = llvm.parse_assembly("")
     for kernel, signature in importlib.import_module(module).entries():
         kernel.compile(signature.args)
-        part = llvm.parse_assembly(kernel.inspect_llvm(signature.args))
         functions[kernel.__name__] = (
             kernel.overloads[signature.args].fndesc.llvm_func_name,
             [asdict(_argument(one)) for one in signature.args],
         )
-        whole = part if whole is None else whole.link_in(part) or whole
+        whole.link_in(llvm.parse_assembly(kernel.inspect_llvm(signature.args)))
     missing = [f.name for f in whole.functions if f.is_declaration and not f.name.startswith("llvm.")]
     if missing:  # LLVM would end the process that loads it
         raise ValueError(f"{module} calls {', '.join(missing)}")
