@@ -22,6 +22,7 @@ from torch import nn
 from tracer.adapter import LoadRequest
 from tracer.errors import InputError, RefusedError
 from tracer_torch import TorchAdapter
+from tracer_torch.allowed import consented
 from tracer_torch.model import TorchModel
 
 NET = """
@@ -392,6 +393,9 @@ def test_no_consent_is_offered_that_would_be_refused(tmp_path: Path) -> None:
         assert "--import" not in text
     torch.save({"x": [Evil(os.system, "true"), Seizes()]}, path)
     refused(path, r"calls (posix|nt).system and would run code")
+    for name in ("os.system", "torch.os.system", "tempfile._os.system"):  # the same by other ways
+        with pytest.raises(RefusedError, match="would let the file run any code"):
+            consented((), [name])
 
 
 def test_tensors_of_the_file_that_were_not_used_are_named(net: Path, tmp_path: Path) -> None:

@@ -449,7 +449,13 @@ def test_system_call_numbers() -> None:
             pytest.skip("no kernel headers")
         found = re.findall(r"^#define (?:__NR|__NR3264)_(\w+)\s+(\d+)$", Path(header).read_text(), re.MULTILINE)
         tables.append({name: int(number) for name, number in found})
-    for name, row in {**seccomp.DENIED, **seccomp.OF_OTHERS, **seccomp.SOCKETS}.items():
+    for name, row in {
+        **seccomp.DENIED,
+        **seccomp.OF_OTHERS,
+        **seccomp.SOCKETS,
+        **seccomp.LEAVING,
+        "clone": seccomp.CLONE,
+    }.items():
         for table, number in zip(tables, row, strict=True):
             assert name == "fchmodat2" or table.get(name) == number, name
 

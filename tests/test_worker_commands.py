@@ -80,13 +80,21 @@ def tamper(job: Job, emit: Emit) -> dict[str, Any]:
 
     column = ("x86_64", "aarch64").index(platform.machine())
     rows = {**seccomp.DENIED, **seccomp.OF_OTHERS, **seccomp.SOCKETS}
-    numbers = {name: row[column] for name, row in rows.items()}
+    numbers: dict[str, Any] = {name: row[column] for name, row in rows.items()}
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(name: str, *arguments: int) -> int:
         result = libc.syscall(*[ctypes.c_long(value) for value in (numbers[name], *arguments, *[0] * 6)][:7])
         return ctypes.get_errno() if result < 0 else 0
 
+    def stay_in_the_group() -> None:
+        leaving = [sys.executable, "-c", "import os; os.setpgid(0, 0); print(os.getsid(0), os.getpgid(0))"]
+        done = subprocess.run(leaving, check=True, capture_output=True, text=True, start_new_session=True)
+        if done.stdout.split() != [str(os.getsid(0)), str(os.getpgid(0))]:
+            raise AssertionError("it would outlive the worker")
+
+    numbers["clone"] = seccomp.CLONE[column]
+    new_user = 0x1000_0200  # CLONE_NEWUSER with CLONE_FS: without a filter the kernel answers EINVAL
     victim, other = Path(job.options["outside"]) / "secret", os.getppid()
     readable = os.open(job.request["path"], os.O_RDONLY)
     said = {
@@ -102,11 +110,14 @@ def tamper(job: Job, emit: Emit) -> dict[str, Any]:
         "setpriority": _try(lambda: os.setpriority(os.PRIO_PROCESS, other, os.getpriority(os.PRIO_PROCESS, other))),
         "affinity": _try(lambda: os.sched_setaffinity(other, os.sched_getaffinity(other))),
         "prlimit": _try(lambda: resource.prlimit(other, resource.RLIMIT_NOFILE)),
-        **{name: os.strerror(call(name, -1)) for name, number in numbers.items() if number is not None},
+        "datagrams": _try(lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)),
+        "namespace": os.strerror(call("clone", new_user)),
+        **{name: os.strerror(call(name, -1)) for name, row in rows.items() if row[column] is not None},
     }
     own = {
         "affinity": _try(lambda: os.sched_setaffinity(0, os.sched_getaffinity(0))),
         "own affinity": _try(lambda: os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))),
+        "group": _try(stay_in_the_group),
         "limit": _try(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))),
     }
     unknown = libc.syscall(ctypes.c_long(463), *[ctypes.c_long(0)] * 6)

@@ -179,6 +179,22 @@ def test_bombs(tmp_path: Path) -> None:
     assert "zip bomb" in refusal(zip_check, path)
 
 
+def test_two_directories(tmp_path: Path) -> None:
+    """zipfile reads what lies before the end record, miniz (torch's) what that record or zip64's points to."""
+    plain = zipped(("data", b"x" * 100))
+    end = plain.rindex(b"PK\5\6")
+    count, length, start = struct.unpack_from("<HLL", plain, end + 10)
+
+    def with_zip64(where: int, first: int) -> bytes:
+        record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, first)
+        return plain[:end] + record + struct.pack("<4sLQL", b"PK\6\7", 0, where, 1) + plain[end:]
+
+    zip_check(archive(tmp_path, with_zip64(end, start)))
+    zip_check(archive(tmp_path, plain[:-2] + b"\2\0hi"))
+    for hidden in (b"junk" + plain, plain[:start] + plain, with_zip64(end - 8, start), with_zip64(end, start - 8)):
+        assert "would not agree" in refusal(zip_check, archive(tmp_path, hidden))
+
+
 def test_overlapping_members(tmp_path: Path) -> None:
     plain = zipped(("data1", b"x" * 1000), ("data2", b"y" * 10))
     entry = struct.pack("<II", 10, 10)  # compressed and full size of the second, in the directory

@@ -34,6 +34,12 @@ _HEAD = 4096
 _LARGEST_HEADER = 100 << 20
 """safetensors itself refuses longer headers."""
 _MEMBERS = 200_000
+_END = struct.Struct("<4s4H2LH")
+"""A zip's last record: signature, disks, members here and in all, the directory's bytes and place, a comment's."""
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR = struct.Struct("<4sLQL")
+_MOST = (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+"""What the last record says of members, bytes and place where zip64's record holds them."""
 _SMALL = 1 << 20
 """Below this many bytes a compressed member may have any ratio: configurations compress well."""
 
@@ -179,9 +185,12 @@ def zip_check(path: Path, max_ratio: float = 100, max_member: int = 8 << 30) -> 
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            agreed = _one_directory(archive)
         size = path.stat().st_size
     except Exception as error:  # of a damaged directory zipfile raises half a dozen types
         raise InputError(f"{shown}: truncated or damaged zip") from error
+    if not agreed:
+        raise RefusedError(f"{shown}: a zip whose end does not say where its directory lies: readers would not agree")
     if len(members) > _MEMBERS:
         raise RefusedError(f"{shown}: a zip of {len(members)} members, where {_MEMBERS} are allowed")
     if sum(member.compress_size for member in members) > size:
@@ -193,6 +202,35 @@ def zip_check(path: Path, max_ratio: float = 100, max_member: int = 8 << 30) -> 
     total = sum(member.file_size for member in members)
     if total > max(max_ratio * size, _SMALL):
         raise RefusedError(f"{shown}: a zip bomb: {size} bytes would unpack to {total}")
+
+
+def _one_directory(archive: zipfile.ZipFile) -> bool:
+    """Whether other readers find the directory that zipfile found.
+
+    zipfile takes what lies right before the end record, others (torch's miniz) go where that record says, and by
+    zip64's own record where there is one: two directories, of which only one would be checked.
+    """
+    file = archive.fp
+    assert file is not None
+    end = file.seek(0, os.SEEK_END) - _END.size - len(archive.comment)
+    file.seek(end)
+    signature, *_, count, length, start, comment = _END.unpack(file.read(_END.size))
+    if signature != b"PK\5\6" or comment != len(archive.comment):
+        return False
+    said, found = (count, length, start), (len(archive.infolist()), length, archive.start_dir)
+    end_64 = end - _LOCATOR.size - _END_64.size
+    file.seek(max(0, end_64))
+    before = file.read(end - max(0, end_64))
+    if before[-_LOCATOR.size :][:4] != b"PK\6\7":
+        return said == found
+    if len(before) < _END_64.size + _LOCATOR.size:
+        return False
+    _, _, where, _ = _LOCATOR.unpack(before[-_LOCATOR.size :])
+    signature, *_, count, length, start = _END_64.unpack(before[: _END_64.size])
+    found = (len(archive.infolist()), length, archive.start_dir)
+    return (signature, where, (count, length, start)) == (b"PK\6\6", end_64, found) and all(
+        short in (whole, most) for short, whole, most in zip(said, found, _MOST, strict=True)
+    )
 
 
 def _check_name(shown: str, member: zipfile.ZipInfo, names: set[str]) -> None:

@@ -153,13 +153,17 @@ def consented(imports: Iterable[str], allow: Iterable[str]) -> Globals:
 
 def runs_any_code(name: str) -> bool:
     """Whether a global amounts to running any code, so that naming it cannot be a harmless consent."""
-    return name.partition(".")[0] in _NEVER
+    return not _NEVER.isdisjoint(name.split("."))  # torch.nn.os.system is os.system, too
+
+
+def _refused(name: str) -> RefusedError:
+    return RefusedError(f"--allow {display(name)} would let the file run any code: if that is wanted say --trust")
 
 
 def _named(name: str) -> Callable[..., Any]:
     parts = name.split(".")
     if runs_any_code(name):
-        raise RefusedError(f"--allow {display(name)} would let the file run any code: if that is wanted say --trust")
+        raise _refused(name)
     reason = "not of the form pkg.mod.Class"
     for split in range(len(parts) - 1, 0, -1):
         try:
@@ -177,5 +181,7 @@ def _named(name: str) -> Callable[..., Any]:
             continue
         if not callable(value):
             raise InputError(f"--allow {display(name)} is a {type(value).__name__}, not a class")
+        if runs_any_code(str(getattr(value, "__module__", ""))):  # under another name
+            raise _refused(name)
         return value  # type: ignore[no-any-return]
     raise InputError(f"--allow {display(name)}: {reason}")

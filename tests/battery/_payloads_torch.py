@@ -101,6 +101,30 @@ def rezipped(raw: bytes, *more: tuple[str, bytes], compression: int = zipfile.ZI
     return buffer.getvalue()
 
 
+def two_faced(hidden: bytes, shown: bytes) -> bytes:
+    """Two archives with the same names in one: zipfile reads the directory of ``shown``, torch that of ``hidden``."""
+
+    def parts(raw: bytes) -> tuple[bytes, bytearray, int]:
+        end = raw.rindex(b"PK\5\6")
+        count, _, start = struct.unpack_from("<HLL", raw, end + 10)
+        return raw[:start], bytearray(raw[start:end]), count
+
+    (members, directory, _), (others, read, count) = parts(hidden), parts(shown)
+    assert len(directory) == len(read)
+    at = 0
+    while at < len(read):  # zipfile moves each place by as much as the directory is not where the end says
+        place = struct.unpack_from("<L", read, at + 42)[0]
+        struct.pack_into("<L", read, at + 42, place + len(members) - len(others))
+        at += 46 + sum(struct.unpack_from("<3H", read, at + 28))
+    end = b"PK\5\6" + struct.pack("<4H2LH", 0, 0, count, count, len(read), len(members), 0)
+    return members + bytes(directory) + others + bytes(read) + end
+
+
+def _two_faced(hidden: object, compression: int = zipfile.ZIP_STORED) -> bytes:
+    shown = rezipped(saved({"w": torch.ones(2)}))
+    return two_faced(rezipped(saved(hidden), compression=compression), shown)
+
+
 class _Writes(nn.Module):
     """A program that makes a file when it is loaded, or when it is run."""
 
@@ -210,6 +234,7 @@ def _archives() -> _Files:
     yield "extern modules", "m.pt", added("archive/.data/extern_modules")
     yield "members outside", "m.pt", added("../../outside/marker")
     yield "an absolute member", "m.pt", lambda at: rezipped(good, (str(at.marker), b"x"))
+    yield "a hidden directory", "m.pt", lambda at: _two_faced({"w": torch.ones(4), "x": system(at)})
     yield "a package", "m.pt", _packaged
     yield "TorchScript, on loading", "m.pt", lambda at: script(str(at.marker), on_load=True)
     yield "TorchScript, on running", "m.pt", lambda at: script(str(at.marker), on_load=False)
@@ -230,6 +255,7 @@ def _large() -> _Files:
         lambda _: saved({"w": torch.sparse_coo_tensor(torch.zeros(2, 1).long(), [1.0], (10**6, 10**6))}),
     )
     yield "deflated", "m.pt", lambda _: rezipped(saved({"w": torch.zeros(1 << 24)}), compression=zipfile.ZIP_DEFLATED)
+    yield "deflated, hidden", "m.pt", lambda _: _two_faced({"w": torch.zeros(1 << 24)}, zipfile.ZIP_DEFLATED)
     yield "storage that lies", "m.pt", lambda _: _stored_lie()
     yield "a frame of terabytes", "m.pth", lambda _: b"\x80\x04\x95" + struct.pack("<Q", 1 << 42) + b"."
     yield "a string of terabytes", "m.pth", lambda _: b"\x80\x04\x8d" + struct.pack("<Q", 1 << 42) + b"x."

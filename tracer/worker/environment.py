@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 _NAMES = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "XLA_FLAGS",
@@ -15,6 +15,9 @@ _PREFIXES = (
 )  # fmt: skip
 # Binding threads to processors sets other threads' affinity, which the sandbox denies: the thread pool would fail.
 _BINDING = frozenset({"OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY"})
+# A thread that BLAS starts when numpy is imported would stay outside the sandbox: one until the sandbox is closed.
+_BLAS = "OPENBLAS_NUM_THREADS"
+_BLAS_OF_USER = f"TRACER_{_BLAS}"
 _SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|_KEY", re.IGNORECASE)
 
 
@@ -25,4 +28,14 @@ def scrubbed(environment: Mapping[str, str], temporary: str) -> dict[str, str]:
         for name, value in environment.items()
         if (name in _NAMES or name.startswith(_PREFIXES)) and name not in _BINDING and not _SECRET.search(name)
     }
-    return {"LOGNAME": str(os.getuid()), **kept, "TMPDIR": temporary}
+    if _BLAS in kept:
+        kept[_BLAS_OF_USER] = kept[_BLAS]
+    return {"LOGNAME": str(os.getuid()), **kept, _BLAS: "1", "TMPDIR": temporary}
+
+
+def give_threads(environment: MutableMapping[str, str]) -> None:
+    """Let ``environment``, which :func:`scrubbed` made, say of BLAS's threads what the user's does."""
+    environment.pop(_BLAS, None)
+    wanted = environment.pop(_BLAS_OF_USER, None)
+    if wanted is not None:
+        environment[_BLAS] = wanted

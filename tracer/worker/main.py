@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from tracer.errors import ExitCode, MissingFrameworkError, TracerError
 from tracer.names import display
-from tracer.worker import protocol, sandbox
+from tracer.worker import environment, protocol, sandbox
 from tracer.worker.protocol import Event, Job
 
 COMMANDS: Mapping[str, str] = {
@@ -123,9 +123,6 @@ def run(job: Job, commands: Mapping[str, str], emit: Emit, temporary: Path) -> d
 
     Raises whatever the command raises, and TracerError when the framework or the sandbox fails.
     """
-    # A thread that BLAS starts while the framework is imported would stay outside the sandbox.
-    before = os.environ.get("OPENBLAS_NUM_THREADS")
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     emit(protocol.phase(protocol.IMPORTING))
     try:
         _set_environment(job)
@@ -135,10 +132,7 @@ def run(job: Job, commands: Mapping[str, str], emit: Emit, temporary: Path) -> d
         raise TracerError(f"{display(job.python)} has no {', '.join(error.modules)}") from error
     _import_framework(job.adapter)
     gc.freeze()
-    if before is None:
-        del os.environ["OPENBLAS_NUM_THREADS"]
-    else:
-        os.environ["OPENBLAS_NUM_THREADS"] = before
+    environment.give_threads(os.environ)
 
     confinement, notices = sandbox.close(replace(job, read=(*job.read, *_parts(job))), temporary)
     for text in notices:

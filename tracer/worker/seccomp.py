@@ -1,9 +1,11 @@
 """A seccomp filter that takes away what Landlock leaves open.
 
 Sockets: Landlock denies TCP alone. UDP would carry data out through a DNS look-up, and a named Unix socket (a
-container daemon's, a desktop bus) would do anything at all. ``socketpair``, which asyncio needs, stays.
+container daemon's, a desktop bus) would do anything at all. ``socketpair``, which asyncio needs, stays for streams:
+datagrams can be sent to any path.
 Files' metadata (mode, owner, times, attributes), other processes, System V and POSIX queues, keys, mounts and the
-kernel itself: no model needs to change those, and a model run by root could.
+kernel itself: no model needs to change those, and a model run by root could. A process that left the worker's group
+would outlive it: the calls for that are answered as if they were done.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import ctypes
 import errno
 import os
 import platform
+import socket
 import struct
 import sys
 
@@ -48,7 +51,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
     "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
-    "unshare": (272, 97), "setns": (308, 268), "open_by_handle_at": (304, 265),
+    "unshare": (272, 97), "setns": (308, 268), "open_by_handle_at": (304, 265), "fanotify_init": (300, 262),
     # the kernel and the machine
     "bpf": (321, 280), "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
     "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142), "syslog": (103, 116),
@@ -62,12 +65,19 @@ OF_OTHERS: dict[str, tuple[int | None, int | None]] = {
     "sched_setparam": (142, 118), "sched_setattr": (314, 274), "migrate_pages": (256, 238), "move_pages": (279, 239),
 }  # fmt: skip
 """Denied with EPERM where the first argument, a process id, is neither 0 nor this process's."""
+LEAVING: dict[str, tuple[int | None, int | None]] = {"setsid": (112, 157), "setpgid": (109, 154)}
+"""Answered as if they were done."""
+_SOCKETPAIR = (53, 199)
+CLONE = (56, 220)
+_CLONE3 = 435
+_KIND_OF_SOCKET = 0xF  # the rest of the argument are flags
+_NAMESPACES = 0x7E02_0000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
 _IOCTL = (16, 29)
 _IOCTLS = (0x4008_6602, 0x4004_6602, 0x4008_7602, 0x401C_5820)  # FS_IOC_{SETFLAGS,32_SETFLAGS,SETVERSION,FSSETXATTR}
 _UNKNOWN = 463
 """From here on (setxattrat, file_setattr, what is not invented yet; x32 too) a call is answered with ENOSYS."""
 
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_LOAD, _AND, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_IF_SET, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF_0000, 0x0005_0000
 _AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST, _AT_SECOND = 0, 4, 16, 24  # low halves: both machines are little-endian
 
@@ -91,6 +101,15 @@ def _filter(architecture: int, column: int, own: int) -> bytes:
         (_JUMP_AT_LEAST, "enosys", 0, _UNKNOWN),
         *((_JUMP_EQUAL, "eacces", 0, number) for number in _numbers(SOCKETS, column)),
         *((_JUMP_EQUAL, "eperm", 0, number) for number in _numbers(DENIED, column)),
+        *((_JUMP_EQUAL, "done", 0, number) for number in _numbers(LEAVING, column)),
+        (_JUMP_EQUAL, "enosys", 0, _CLONE3),  # its flags lie in memory; who gets this answer calls clone
+        (_JUMP_EQUAL, 0, 2, CLONE[column]),
+        (_LOAD, 0, 0, _AT_FIRST),
+        (_JUMP_IF_SET, "eperm", "allow", _NAMESPACES),
+        (_JUMP_EQUAL, 0, 3, _SOCKETPAIR[column]),
+        (_LOAD, 0, 0, _AT_SECOND),
+        (_AND, 0, 0, _KIND_OF_SOCKET),
+        (_JUMP_EQUAL, "allow", "eacces", socket.SOCK_STREAM),
     ]
     for number in _numbers(OF_OTHERS, column):
         steps += [
@@ -106,6 +125,7 @@ def _filter(architecture: int, column: int, own: int) -> bytes:
         "eperm": _ERRNO | errno.EPERM,
         "eacces": _ERRNO | errno.EACCES,
         "enosys": _ERRNO | errno.ENOSYS,
+        "done": _ERRNO,
     }
     place = {name: len(steps) + index for index, name in enumerate(returns)}
 
