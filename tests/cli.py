@@ -71,16 +71,22 @@ def _warm() -> Connection:
     return ours
 
 
+def ask(request: Request) -> tuple[int, int]:
+    """Have a fork of the process that has imported the frameworks run a command: its exit code, and its peak."""
+    wire = _warm()
+    wire.send(request)
+    try:
+        assert wire.poll(_TIMEOUT), f"tracer {' '.join(request.arguments)} takes too long"
+        code, peak = wire.recv()
+    except BaseException:  # its answer is not to be taken for that of the next command
+        _warm.cache_clear()
+        raise
+    return code, peak
+
+
 def _forked(arguments: tuple[str, ...], cwd: Path) -> Done:
     with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-        wire = _warm()
-        wire.send(Request(arguments, str(cwd), out.name, err.name))
-        try:
-            assert wire.poll(_TIMEOUT), f"tracer {' '.join(arguments)} takes too long"
-            code, peak = wire.recv()
-        except BaseException:  # its answer is not to be taken for that of the next command
-            _warm.cache_clear()
-            raise
+        code, peak = ask(Request(arguments, str(cwd), out.name, err.name))
         done = Done([*COMMAND, *arguments], code, out.read(), err.read())
         done.peak = peak
         return done

@@ -33,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_reading_commands_import_no_framework(folder: Path) -> None:
-    commands = ["--help", "record --help", "runs", "diff", "diff --json", "map", "weights", "info"]
+    commands = ["--help", "record --help", "runs", "diff", "diff --json", "map", "weights", "info", "show a"]
+    commands += ["export a -o a.npz", "export --model-explorer a.json"]
     code = f"""
 import sys
 from tracer.cli.main import run

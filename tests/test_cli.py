@@ -230,6 +230,13 @@ def test_a_full_disk_is_exit_3_and_harms_no_other_recording(files: Path, tmp_pat
     assert trace.recording("big").state in ("failed", "interrupted")
 
 
+def test_closed_streams(tmp_path: Path) -> None:
+    """What is opened later must not become standard output, and a missing one is no fault."""
+    shell = f"exec {COMMAND[0]} -c 'from tracer.cli.main import main; main()' info <&- >&-"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_model_that_raises_keeps_what_ran(files: Path, tmp_path: Path) -> None:
     arguments = ("record", "pt", "--arch", f"{files}/model.py:Broken", "--input-shape", "2,3,7")
     done = run(*arguments, cwd=tmp_path, code=3)

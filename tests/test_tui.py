@@ -24,9 +24,10 @@ from tests.tui_driving import HOSTILE, SIZES, layers, opened, press, record, sen
 from tracer.alignment import Alignment
 from tracer.compare import Diff, Tolerance, Verdict, diff
 from tracer.compare.stats import compare
+from tracer.report import tensors
 from tracer.store import Trace
 from tracer.store.recordings import VALUES
-from tracer_tui import actions, query, tensors
+from tracer_tui import actions, query
 from tracer_tui.look import Look
 from tracer_tui.screens.blocks import BlocksScreen
 from tracer_tui.screens.layer import LayerScreen

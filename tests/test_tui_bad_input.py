@@ -151,8 +151,8 @@ async def test_an_error_in_a_thread_is_a_notice(made: Path, monkeypatch: pytest.
     def broken(*_: Any, **__: Any) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("tracer_tui.tensors.locate", broken)
-    monkeypatch.setattr("tracer_tui.tensors.load", broken)
+    monkeypatch.setattr("tracer.report.tensors.locate", broken)
+    monkeypatch.setattr("tracer.report.tensors.load", broken)
     async with opened(made) as (app, pilot):
         await press(pilot, "enter")
         assert "no room" in shown(app)

@@ -12,11 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tui_driving import layers, opened, press, record, shown, two, values
-from tracer_tui import curves, pairs, sources, tensors
+from tracer.report.tensors import View
+from tracer_tui import curves, indices, pairs, sources
 from tracer_tui.screens.layer import LayerScreen
 from tracer_tui.screens.layers import LayersScreen
 from tracer_tui.screens.saving import SaveScreen
-from tracer_tui.tensors import View
 from tracer_tui.widgets.byaxis import ByAxis
 from tracer_tui.widgets.curves import Curves
 from tracer_tui.widgets.pictures import Pictures
@@ -110,7 +110,7 @@ async def test_the_error_is_shown_along_every_axis(tmp_path: Path, size: tuple[i
 )
 def test_an_index_is_typed_in_many_ways(text: str, index: tuple[int, ...]) -> None:
     view = View((2, 6, 8), 1, 2, (0, 0, 0))
-    assert tensors.index_of(text, view, ("batch", "row", "channel"), 1) == index
+    assert indices.index_of(text, view, ("batch", "row", "channel"), 1) == index
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_an_index_is_typed_in_many_ways(text: str, index: tuple[int, ...]) -> No
 )  # fmt: skip
 def test_a_wrong_index_says_what_would_be_right(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        tensors.index_of(text, View((2, 6, 8), 1, 2, (0, 0, 0)), ("batch", "row", "channel"), 1)
+        indices.index_of(text, View((2, 6, 8), 1, 2, (0, 0, 0)), ("batch", "row", "channel"), 1)
 
 
 async def test_a_wrong_index_stays_in_the_prompt(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import gc
 import importlib
 import os
 import pkgutil
+import runpy
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -25,12 +26,19 @@ _STDIN, _STDOUT, _STDERR = range(3)
 
 @dataclass(frozen=True)
 class Request:
-    """A command: its arguments, the directory that it runs in, and the files that take what it prints."""
+    """A command: its arguments, the directory that it runs in, and the files that take what it prints.
+
+    Attributes:
+        environment: variables besides ours; what a framework reads as it is imported comes too late.
+        script: a Python file that runs in place of ``tracer``.
+    """
 
     arguments: tuple[str, ...]
     cwd: str
     stdout: str
     stderr: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    script: str = ""
 
 
 def serve() -> None:
@@ -76,10 +84,16 @@ def _run(request: Request) -> NoReturn:
         opened = os.open(path, os.O_RDWR)
         os.dup2(opened, descriptor)
         os.close(opened)
-    sys.argv = ["-c", *request.arguments]
+    os.environ.update(request.environment)
+    sys.argv = [request.script or "-c", *request.arguments]
     code = 70
     try:
-        main()
+        if request.script:
+            sys.path[0] = request.cwd
+            runpy.run_path(request.script, run_name="__main__")
+            code = 0
+        else:
+            main()
     except SystemExit as end:
         code = int(end.code or 0)
     finally:  # taking the frameworks down takes as long as their import

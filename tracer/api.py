@@ -18,6 +18,7 @@ from tracer.store.writer import DEFAULT_MEMORY
 if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping as MappingFile
     from tracer.causes.explain import Explained
+    from tracer.compare.local import Measure
     from tracer.live.attach import Attached
     from tracer.rerun.grafted import Explanation, Graft
     from tracer.weighing.table import WeightTable
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def open(path: str | os.PathLike[str] = "trace.zarr") -> Trace:
-    """Open a trace. Raises :class:`~tracer.InputError` when there is none."""
+    """Open the trace at ``path``, a folder or ``s3://bucket/path``.
+
+    Raises :class:`~tracer.InputError` when there is none, :class:`~tracer.RemoteError` where the store cannot be used.
+    """
     return Trace.open(path)
 
 
@@ -49,7 +53,7 @@ def record(
     precision: str | None = None,
     durable: bool = False,
 ) -> Recording:
-    """Record one run of a live model (a ``torch.nn.Module``, a Keras model …).
+    """Record one run of a live model (a ``torch.nn.Module``, a Keras model …), or of a file (:func:`record_file`).
 
     The forward pass runs at least twice: once to see the graph, once to record it. Mode, buffers and hooks are put
     back; what a forward pass of the user's changes elsewhere (its own parameters, files) is not.
@@ -78,6 +82,14 @@ def record(
         ModelError: the model raised; what ran before is kept in the recording.
         TraceError: the trace cannot be written.
     """
+    if isinstance(model, str | os.PathLike):
+        from tracer.filed import record_file
+
+        return record_file(
+            model, inputs, name=name, trace=trace, layout=layout, save_weights=weights, force=force,
+            reference=reference, samples=samples, batch=batch, mode=mode, loss=loss, layers=layers, exclude=exclude,
+            statistics_only=statistics_only, precision=precision, durable=durable,
+        )  # fmt: skip
     return record_object(
         model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force, reference=reference,
         samples=samples, batch=batch, mode=mode, loss=loss, layers=_patterns(layers), exclude=_patterns(exclude),
@@ -159,6 +171,7 @@ def diff(
     rtol: float = 1e-5,
     map: MappingFile | str | os.PathLike[str] | None = None,
     of: Literal["values", "gradients"] = "values",
+    local: bool = False,
     models: tuple[object, object] | None = None,
     baseline: str | os.PathLike[str] | None = None,
     causes: bool = True,
@@ -168,21 +181,33 @@ def diff(
     ``d.first`` is the first divergence, ``d.first.cause`` and ``d.first.fix`` say why and what to change: the causes
     of what diverged are looked for, for a few seconds at most, unless ``causes`` is false.
 
-    ``of="gradients"`` compares the recorded gradients of the loss with respect to the activations instead. With
-    ``models``, the reference's and the candidate's, both are run again, and each pair is judged by what its layer adds
-    itself on the reference's own activations (``tracer diff --local`` does the same with the recorded files). Of what
-    the file ``baseline`` accepts only what grew is a divergence.
+    Args:
+        reference, candidate: recordings, or steps of them, made on one input.
+        atol, rtol: the tolerance: |reference − candidate| ≤ atol + rtol·|reference|, element by element.
+        map: what a person says about how they are paired, or the file that says it.
+        of: ``gradients`` compares the recorded gradients of the loss with respect to the activations instead.
+        local: run both models again, from the files that were recorded, in sandboxed processes: each pair is judged by
+            what its layer adds itself on the reference's own activations.
+        models: the same with two live models, the reference's and the candidate's.
+        baseline: a file of differences that are accepted: only what grew is a divergence.
+        causes: whether causes are looked for.
 
     Raises InputError when they were made on different inputs, the mapping file does not fit, or there are no
     gradients; ReplayError where ``models`` are not those that were recorded.
     """
-    measure = None
+    measure: Measure | None = None
+    if (local or models is not None) and of == "gradients":
+        raise InputError("local=True and models= are about values: leave of='gradients' out")
     if models is not None:
         from tracer.rerun.measure import in_process
 
         if len(models) != 2:
             raise InputError("models= wants the reference's model and the candidate's")
         measure = in_process(models)
+    elif local:
+        from tracer.cli.rerunning import Again
+
+        measure = Again()
     from tracer.compare.baseline import load as load_baseline
 
     mapping = _mapping(map)
@@ -213,9 +238,14 @@ def explain(
     """Find out why layers part, from the two recordings alone: the same as ``tracer explain``.
 
     ``str(e)`` is what the command prints, ``e.findings`` are the causes with proof and fix, ``bool(e)`` says that
-    nothing parts. ``seconds`` are for one pair; ``only`` are globs over the names of either side's nodes.
+    nothing parts.
 
     Args:
+        reference, candidate: recordings made on one input.
+        atol, rtol: the tolerance: |reference − candidate| ≤ atol + rtol·|reference|, element by element.
+        map: what a person says about how they are paired, or the file that says it.
+        seconds: for each pair at most.
+        only: globs over the names of either side's nodes: only these are explained.
         models: the reference and the candidate that were recorded, which ``probe`` and ``verify`` run; in place of one
             that is None the file that was recorded is loaded, in a sandboxed process. They are left as they were.
         probe: run layers on random input where this one leaves open what the cause is: ``finding.probed``.
@@ -251,7 +281,7 @@ def graft(
     reference: Recording,
     candidate: Recording,
     *,
-    models: tuple[object | None, object | None],
+    models: tuple[object | None, object | None] = (None, None),
     at: str | Sequence[str] = (),
     into: Literal["reference", "candidate"] = "candidate",
     atol: float = 1e-5,
@@ -265,26 +295,35 @@ def graft(
     own.
 
     Args:
-        models: the reference and the candidate that were recorded (``tracer graft`` loads the recorded files); with
-            ``at`` only the one that runs is needed, the other may be None.
+        reference, candidate: recordings made on one input.
+        models: the reference and the candidate that were recorded; where one is None the file that was recorded is
+            loaded, in a sandboxed process. They are left as they were.
         at: names of either recording's layers, or globs; the activation is that of the model that does not run.
         into: which model runs.
+        atol, rtol: the tolerance: |reference − candidate| ≤ atol + rtol·|reference|, element by element.
+        map: what a person says about how they are paired, or the file that says it.
 
-    Raises InputError for names that are no pairs and models that are missing, ReplayError where a model is not the one
-    recorded or cannot be run again, ModelError, TraceError where no output can be compared.
+    Raises InputError for names that are no pairs and where one live model is given and both are needed, ReplayError
+    where a model is not the one recorded or cannot be run again, ModelError, TraceError where no output can be
+    compared.
     """
+    from tracer.cli import grafting
+    from tracer.cli.rerunning import Again
     from tracer.rerun import defects
     from tracer.rerun.measure import in_process
 
-    mapping = _mapping(map)
-    tolerance, run = Tolerance(atol, rtol), defects.in_process(models, reference)
+    mapping, tolerance = _mapping(map), Tolerance(atol, rtol)
+    live, filed = defects.in_process(models, reference), grafting.running(Again())
+
+    def run(recording: Recording, options: dict[str, Any]) -> dict[str, Any]:
+        return (filed if models[recording.name != reference.name] is None else live)(recording, options)
+
     if at:
         return defects.at(reference, candidate, _patterns(at), run, into=into, tolerance=tolerance, mapping=mapping)
-    if models[0] is None or models[1] is None:
+    if (models[0] is None) != (models[1] is None):
         raise InputError("which layers are wrong is found by running both models: give both, or name a layer (at=…)")
-    both = (models[0], models[1])
-    measured = _diff(reference, candidate, tolerance, mapping=mapping, measure=in_process(both))
-    return defects.explain(measured, run)
+    measure: Measure = Again() if models[0] is None or models[1] is None else in_process((models[0], models[1]))
+    return defects.explain(_diff(reference, candidate, tolerance, mapping=mapping, measure=measure), run)
 
 
 def transfer(
@@ -317,6 +356,8 @@ def transfer(
         anyway: keep what was done although the outputs stay different.
         force: replace the file, and a recording of this name.
         trust: load the model's file even if that runs code.
+        atol, rtol: the tolerance: |reference − candidate| ≤ atol + rtol·|reference|, element by element.
+        map: what a person says about how they are paired, or the file that says it.
 
     Raises:
         TransferError: a tensor is missing or left over, or the outputs stay different: nothing is written, ``model``
@@ -357,8 +398,12 @@ def weights(
 
     ``str(w)`` is what the command prints, ``bool(w)`` says that they are equal. ``w.rows`` has a row for each pair of
     parameters and for each that is alone, in the reference's running order: ``row.status``, ``row.figures``, and
-    ``row.likeness`` says what one that differs would equal. ``only`` are globs over the names of either side's
-    parameters or layers.
+    ``row.likeness`` says what one that differs would equal.
+
+    Args:
+        reference, candidate: recordings; the input they were made on is of no matter.
+        map: what a person says about how they are paired, or the file that says it.
+        only: globs over the names of either side's parameters or layers.
 
     Raises InputError when the mapping file does not fit, or a glob fits nothing; TraceError where a recording holds no
     weights.

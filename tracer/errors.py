@@ -108,3 +108,10 @@ class MissingFrameworkError(TracerError, ImportError):
 
 class AdapterError(TracerError):
     """An installed adapter that cannot be used: it does not import, is none, or its name is taken."""
+
+
+def said(error: BaseException) -> str:
+    """An exception as a sentence for the user."""
+    if isinstance(error, TracerError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

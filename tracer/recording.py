@@ -435,13 +435,13 @@ def record_object(
     if inputs is None:
         arrays = None
     elif isinstance(inputs, Mapping):
-        arrays = {str(key): _array(value) for key, value in inputs.items()}
+        arrays = {str(key): as_array(value) for key, value in inputs.items()}
     elif isinstance(inputs, Sequence):
         specs = loaded.signature()
         labels = [s.name for s in specs] if len(specs) == len(inputs) else [f"input_{i}" for i in range(len(inputs))]
-        arrays = {label: _array(value) for label, value in zip(labels, inputs, strict=True)}
+        arrays = {label: as_array(value) for label, value in zip(labels, inputs, strict=True)}
     else:
-        arrays = {"": _array(inputs)}
+        arrays = {"": as_array(inputs)}
     record(
         loaded,
         opened,
@@ -452,7 +452,7 @@ def record_object(
     return opened.recording(chosen.name)
 
 
-def _array(value: Any) -> Array:
+def as_array(value: Any) -> Array:
     """A framework's tensor, or whatever numpy takes, as an array. Raises InputError."""
     import numpy as np
 

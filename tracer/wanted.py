@@ -25,25 +25,28 @@ def wanted(
     """
     if not layers and not exclude:
         return None
-    stored = {node.name for node in structure.stored()}
-
-    def matching(pattern: str, option: str) -> set[str]:
-        found = {node.alias_of or node.name for node in structure if _matches(node, pattern, keys)} & stored
-        if not found:
-            raise InputError(f"{option} '{display(pattern)}' matches no layer{_hint(structure, pattern)}")
-        return found
-
-    chosen = stored if not layers else {node.name for node in structure.inputs if node.alias_of is None}
+    chosen = {node.name for node in (structure.inputs if layers else structure) if node.alias_of is None}
     for pattern in layers:
-        chosen = chosen | matching(pattern, "--layers")
+        chosen = chosen | stored_of(structure, keys, pattern, "--layers ")
     for pattern in exclude:
-        chosen = chosen - matching(pattern, "--exclude")
+        chosen = chosen - stored_of(structure, keys, pattern, "--exclude ")
     if not chosen:
         raise InputError("--layers and --exclude leave nothing to record")
     return frozenset(chosen)
 
 
-def _matches(node: Node, pattern: str, keys: Mapping[str, str]) -> bool:
+def stored_of(structure: Structure, keys: Mapping[str, str], pattern: str, option: str = "") -> set[str]:
+    """The stored nodes that have a pattern as :func:`wanted` reads it. Raises InputError, naming ``option`` and what is
+    near, where there are none."""
+    stored = {node.name for node in structure.stored()}
+    found = {node.alias_of or node.name for node in structure if matches(node, pattern, keys)} & stored
+    if not found:
+        raise InputError(f"{option}'{display(pattern)}' matches no layer{near(structure, pattern)}")
+    return found
+
+
+def matches(node: Node, pattern: str, keys: Mapping[str, str]) -> bool:
+    """Whether a node has a pattern, see :func:`wanted`."""
     if pattern.startswith(_BY_KIND):
         word = pattern.removeprefix(_BY_KIND)
         return fnmatchcase(node.kind, word) or fnmatchcase(node.label.lower(), word.lower())
@@ -57,7 +60,8 @@ def _matches(node: Node, pattern: str, keys: Mapping[str, str]) -> bool:
     )
 
 
-def _hint(structure: Structure, pattern: str) -> str:
-    near = difflib.get_close_matches(pattern.strip("*"), [node.name for node in structure], 3, 0.4)
-    near = near or [node.name for node in structure if node.role != "input"][:3]
-    return f"; there is {', '.join(display(name, 60) for name in near)}" if near else ""
+def near(structure: Structure, pattern: str) -> str:
+    """Names that are like a pattern, to be put behind what says that nothing has it."""
+    close = difflib.get_close_matches(pattern.strip("*"), [node.name for node in structure], 3, 0.4)
+    close = close or [node.name for node in structure if node.role != "input"][:3]
+    return f"; there is {', '.join(display(name, 60) for name in close)}" if close else ""

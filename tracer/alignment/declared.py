@@ -48,10 +48,14 @@ class LayerWeights:
                 raise ValueError(f"{name}: a role and a different name for each axis are wanted, not {text!r}")
 
     def role(self, name: str) -> str:
+        """What the parameter ``name`` is for: ``kernel``, ``bias`` …"""
         return self.weights[name].split()[0]
 
     def order(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The parameter's axes as they stand in the common layout. Raises InputError where there are not as many."""
+        """The axes of the parameter ``name`` of that ``shape`` as they stand in the common layout.
+
+        Raises InputError where there are not as many.
+        """
         _, *axes = self.weights[name].split()
         if len(axes) != len(shape):
             raise InputError(
@@ -66,7 +70,8 @@ _DECLARED: dict[str, LayerWeights] = {}
 
 
 def layer_weights(kind: str, weights: Mapping[str, str]) -> Callable[[_T], _T]:
-    """Declare the weights of the class that this decorates, as :class:`LayerWeights` does. Raises ValueError."""
+    """Declare the weights of the class that this decorates, its ``kind`` and ``weights`` as in :class:`LayerWeights`.
+    Raises ValueError."""
     found = LayerWeights(kind, dict(weights))
 
     def declare(layer: _T) -> _T:

@@ -79,6 +79,7 @@ def align(
     tensors are read where several axis orders are possible. What ``mapping`` says wins.
 
     Args:
+        reference, candidate: recordings of the two models, or their structures.
         check: called between the steps; what it raises ends the work.
 
     Raises InputError when ``mapping`` names nodes, or recordings, that do not exist.

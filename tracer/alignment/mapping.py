@@ -171,10 +171,11 @@ class Mapping(_Strict):
         return self._head
 
     def ignores(self, side: Side, name: str) -> bool:
+        """Whether a node of a side, by name, is to be left without a twin."""
         return any(name == pattern or fnmatchcase(name, pattern) for pattern in getattr(self.ignore, side))
 
     def tolerance(self, aligned: str) -> Tolerance | None:
-        """The last entry whose glob fits."""
+        """The last entry whose glob fits an aligned name."""
         return next((t for t in reversed(self.tolerances) if fnmatchcase(aligned, t.match)), None)
 
     def accepted(self, reference: Structure, candidate: Structure) -> dict[str, str]:
@@ -203,7 +204,8 @@ class Mapping(_Strict):
         return dict(zip(ours, self.outputs, strict=True))
 
     def check_names(self, reference: Recording, candidate: Recording) -> None:
-        """Raises InputError for a name of a recording that does not exist, and for the two the other way round.
+        """Raises InputError where it names other recordings than ``reference`` and ``candidate`` that do not exist, and
+        for the two the other way round.
 
         A mapping may serve further recordings of its models: names of others than those that are compared are none.
         """
@@ -222,11 +224,12 @@ class Mapping(_Strict):
             )
 
     def check(self, reference: Structure, candidate: Structure) -> None:
-        """Raises InputError as :meth:`resolve` does."""
+        """Raises InputError as :meth:`resolve` of the two structures, ``reference`` and ``candidate``, does."""
         self.resolve(reference, candidate)
 
     def resolve(self, reference: Structure, candidate: Structure) -> Mapping:
-        """The mapping with each pattern replaced by the pairs it stands for.
+        """The mapping with each pattern replaced by the pairs it stands for in two structures, ``reference`` and
+        ``candidate``.
 
         Raises InputError for names and patterns that fit no node (with the nearest ones), for nodes that are in two
         pairs or in a pair that contradicts a block, and for axes that do not fit the shapes.

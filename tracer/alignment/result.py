@@ -46,6 +46,7 @@ class Pair:
         return self.reference[-1]
 
     def to_json(self) -> dict[str, Any]:
+        """As a pair of ``tracer map --json``."""
         return {
             "reference": list(self.reference),
             "candidate": list(self.candidate),
@@ -113,6 +114,7 @@ class Alignment:
         return out
 
     def to_json(self) -> dict[str, Any]:
+        """The pairs, and what has no twin with the reason, as JSON values."""
         return {
             "pairs": [pair.to_json() for pair in self.pairs],
             "unmatched": {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tracer.causes.change import Value
+
 WORDS: Mapping[str, str] = {
     "flatten-order": "move the channels before the flatten at {place} to where the reference has them, or put the rows "
     "of the dense kernel behind it into that order",
@@ -82,3 +84,21 @@ WORDS: Mapping[str, str] = {
 }  # fmt: skip
 """``node``: the candidate's; ``other``: the reference's; ``place``: the candidate's with its line in the code;
 ``reference``: what the reference computes there."""
+
+
+def moved(cause: str, place: str, library: str, values: tuple[Value, Value]) -> str:
+    """The line that moves axes into the order in which the reference flattens them; empty where there is none.
+
+    ``values`` are the orders in which the two read the same axes, the reference's first; None is as they stand.
+    """
+    theirs, ours = (value if isinstance(value, tuple) else () for value in values)
+    theirs, ours = theirs or tuple(range(len(ours))), ours or tuple(range(len(theirs)))
+    if cause != "flatten-order" or len(theirs) != len(ours) or set(theirs) != set(ours):
+        return ""
+    order = tuple(ours.index(axis) for axis in theirs)
+    line = {"torch": f"x = x.permute{order}"}
+    if order[:1] == (0,):
+        line |= dict.fromkeys(("keras", "tf_keras"), f"x = keras.layers.Permute({order[1:]})(x)")
+    if library not in line:
+        return ""
+    return f"before {place}: {line[library]}; or put the rows of the dense kernel behind it into that order"

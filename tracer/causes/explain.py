@@ -31,6 +31,8 @@ from tracer.rerun.cuts import Cut
 from tracer.store import Recording
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from tracer.rerun.verifying import Verified
 
 SCHEMA = "tracer-explain/1"
@@ -98,6 +100,11 @@ class Explained:
 
         return plain(self)
 
+    def _repr_html_(self) -> str:
+        from tracer.report.html import fragment
+
+        return fragment(self)
+
     def to_json(self) -> dict[str, Any]:
         """The documented object of ``tracer explain --json``."""
         diff = self.diff
@@ -115,6 +122,13 @@ class Explained:
             "failed": [{"family": one.family, "error": one.error} for one in self.failed],
             **({} if self.verified is None else {"verified": self.verified.to_json()}),
         }
+
+    def to_pandas(self) -> DataFrame:
+        """One row a finding, with the columns of ``tracer explain --format csv``. Raises
+        MissingFrameworkError without pandas."""
+        from tracer.exporting.frames import frame
+
+        return frame(self.to_json())
 
 
 @dataclass(frozen=True)
@@ -221,6 +235,8 @@ def explain(
     known.update({name: replace(known[name], finding=None) for name in cancelled})
 
     def look(index: int, apart: frozenset[str]) -> Finding | None:
+        if within is not None and time.monotonic() - began >= within:
+            return None
         try:
             case, turned = make(index, diff.pairs[index], apart)
             return of_pair(case, turned, Budget(_AGAIN), parts=True) if depends(case) else None

@@ -171,7 +171,10 @@ class Finding:
 
     @classmethod
     def from_json(cls, raw: Any) -> Finding:
-        """The inverse of :meth:`to_json`, but for infinite numbers. Raises KeyError, TypeError, ValueError."""
+        """The inverse of :meth:`to_json`, but for infinite numbers: of its object ``raw``.
+
+        Raises KeyError, TypeError, ValueError.
+        """
         if raw["status"] not in get_args(Status):
             raise ValueError("not a finding")
         proof = raw["proof"]

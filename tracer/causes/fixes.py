@@ -12,7 +12,7 @@ import numpy as np
 
 from tracer import kinds
 from tracer.causes import arguments, operations, patching
-from tracer.causes.advice import WORDS
+from tracer.causes.advice import WORDS, moved
 from tracer.causes.case import Case, Side, layer_of
 from tracer.causes.change import Change, Library, Scalar, Value
 from tracer.causes.cropped import before_crop
@@ -557,6 +557,8 @@ class _At:
             return f"the reference's {other.name} is in training mode: record it again in evaluation mode"
         template = WORDS.get(self.edit.cause)
         place = f"{node.source} ({node.label})" if node.source else node.name
+        if key == "permutation" and (told := moved(self.edit.cause, place, self.library or "", values)):
+            return told
         about = {"node": node.name, "other": other.name, "place": place, "reference": _what(self.wanted)}
         told = template.format(**about) if template else ""
         plain = key not in ("", "kind") and key not in arguments.OURS and _plain(values[0]) is not None

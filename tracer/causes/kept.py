@@ -99,6 +99,11 @@ def told(
     except Exception as error:
         why = str(error) if isinstance(error, TracerError) else f"{type(error).__name__}: {error}"
         return replace(diff, notes=(*diff.notes, f"the causes could not be looked for ({why})"))
+    return attached(diff, found)
+
+
+def attached(diff: Diff, found: Explained) -> Diff:
+    """The comparison with what was found of its pairs."""
     own = {one.pair: one for one in reversed(found.each)}
     whose = {name: one for one in reversed(found.findings) for name in one.pairs}
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+from tracer.cli.formatting import DiffFormatOption, FormatOption, chosen
 from tracer.cli.settings import DEFAULT_TRACE
 
 app = typer.Typer(
@@ -215,11 +216,11 @@ def inspect(
 
 
 @app.command()
-def runs(trace: TraceOption = DEFAULT_TRACE, json: JsonOption = False) -> int:
+def runs(trace: TraceOption = DEFAULT_TRACE, format: FormatOption = None, json: JsonOption = False) -> int:
     """List the recordings of a trace."""
     from tracer.cli import reading
 
-    return reading.runs(trace, as_json=json)
+    return reading.runs(trace, form=chosen(format, json))
 
 
 @app.command()
@@ -260,6 +261,7 @@ def diff(
     python: PythonsOption = None,
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
+    format: DiffFormatOption = None,
     json: JsonOption = False,
     ascii: AsciiOption = False,
 ) -> int:
@@ -273,7 +275,7 @@ def diff(
         again = Again(trust, sandbox, load_timeout, memory_limit, tuple(python or ()))
     return reading.diff(
         trace, reference, candidate, atol=atol, rtol=rtol, mapping=map, gradients=gradients, strict=strict,
-        everything=all, as_json=json, ascii_only=ascii, again=again,
+        everything=all, form=chosen(format, json), ascii_only=ascii, again=again,
         baseline=baseline, accept=write_baseline, force=force, why=explain, dask=dask,
     )  # fmt: skip
 
@@ -302,6 +304,7 @@ def graft(
     python: PythonsOption = None,
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
+    format: FormatOption = None,
     json: JsonOption = False,
     ascii: AsciiOption = False,
 ) -> int:
@@ -312,7 +315,7 @@ def graft(
     again = rerunning.Again(trust, sandbox, load_timeout, memory_limit, tuple(python or ()))
     return grafting.graft(
         trace, reference, candidate, names=tuple(at or ()), into=into, grows=grows, tolerance=Tolerance(atol, rtol),
-        mapping=map, again=again, as_json=json, ascii_only=ascii,
+        mapping=map, again=again, form=chosen(format, json), ascii_only=ascii,
     )  # fmt: skip
 
 
@@ -346,6 +349,7 @@ def explain(
     python: PythonsOption = None,
     memory_limit: MemoryOption = None,
     load_timeout: LoadTimeOption = 300.0,
+    format: FormatOption = None,
     json: JsonOption = False,
     ascii: AsciiOption = False,
 ) -> int:
@@ -361,7 +365,7 @@ def explain(
         again = Again(trust, sandbox, load_timeout, memory_limit, tuple(python or ()))
     return explaining.explain(
         trace, reference, candidate, asked, patch=patch, force=force, probe=again if probe else None,
-        verify=again if verify else None, everything=all, as_json=json, ascii_only=ascii,
+        verify=again if verify else None, everything=all, form=chosen(format, json), ascii_only=ascii,
     )  # fmt: skip
 
 
@@ -386,6 +390,7 @@ def map_(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --write.")] = False,
     all: Annotated[bool, typer.Option("--all", help="Each pair and node for itself, nothing folded or cut.")] = False,
+    format: FormatOption = None,
     json: JsonOption = False,
     ascii: AsciiOption = False,
 ) -> int:
@@ -394,7 +399,7 @@ def map_(
 
     return mapping.show(
         trace, reference, candidate, mapping=map, write=write, accept=accept, force=force, everything=all,
-        as_json=json, ascii_only=ascii,
+        form=chosen(format, json), ascii_only=ascii,
     )  # fmt: skip
 
 
@@ -478,13 +483,14 @@ def weights(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --export.")] = False,
     all: Annotated[bool, typer.Option("--all", help="Each parameter for itself, equal ones and buffers too.")] = False,
+    format: FormatOption = None,
     json: JsonOption = False,
     ascii: AsciiOption = False,
 ) -> int:
     """Compare the weights, whatever their layout, and say what those that differ would equal (exit 1 if any do)."""
     from tracer.cli import weighing
 
-    shown = weighing.Shown(tuple(only or ()), all, sort, json, ascii)
+    shown = weighing.Shown(tuple(only or ()), all, sort, chosen(format, json), ascii)
     exports = weighing.exports(export, side, layout, force)
     return weighing.weights(trace, reference, candidate, shown, mapping=map, exports=exports)
 
@@ -527,6 +533,16 @@ def info(json: JsonOption = False) -> int:
     from tracer.cli import about
 
     return about.info(as_json=json)
+
+
+@app.command()
+def schema(
+    name: Annotated[Optional[str], typer.Argument(help="Of which document: diff, explain, weights …")] = None,  # noqa: UP045
+) -> int:
+    """Print the JSON Schema of what a command prints with --json, or list the schemas."""
+    from tracer.cli import about
+
+    return about.schema(name)
 
 
 def _version(show: bool) -> None:

@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -236,8 +236,22 @@ def capture(
 
 def watch(*, once: bool, as_json: bool, steps: bool, stopped: Callable[[], bool] = lambda: False) -> int:
     """Print events as they happen; with ``once`` end with exit code 1 on the first that a rule tells."""
+    told = events(steps=steps, stopped=stopped, ready=lambda: settings.say("watching; Ctrl-C ends it"))
+    with contextlib.closing(told):
+        for event in told:
+            settings.out().print(Text(json.dumps(event) if as_json else event_line(event)))
+            if once and event["what"] not in ("step", "compared"):
+                return ExitCode.DIVERGED
+    return ExitCode.OK
+
+
+def events(
+    *, steps: bool, stopped: Callable[[], bool] = lambda: False, ready: Callable[[], None] = lambda: None
+) -> Generator[dict[str, Any]]:
+    """What the daemon tells as it happens, with ``steps`` of each step and comparison too; ``ready`` is called once it
+    listens. Raises InputError where there is no daemon, Away where it goes."""
     with _connected("watcher") as daemon:
-        settings.say("watching; Ctrl-C ends it")
+        ready()
         while not stopped():
             message = daemon.receive(wire.ALIVE)
             if message is None:
@@ -245,13 +259,8 @@ def watch(*, once: bool, as_json: bool, steps: bool, stopped: Callable[[], bool]
                 continue
             if isinstance(message, wire.Fault):
                 raise Away(message.why)
-            if not isinstance(message, wire.Event) or (message.what in ("step", "compared") and not steps):
-                continue
-            event = message.model_dump(exclude={"kind"})
-            settings.out().print(Text(json.dumps(event) if as_json else event_line(event)))
-            if once and message.what not in ("step", "compared"):
-                return ExitCode.DIVERGED
-    return ExitCode.OK
+            if isinstance(message, wire.Event) and (steps or message.what not in ("step", "compared")):
+                yield message.model_dump(exclude={"kind"})
 
 
-__all__ = ["capture", "event_line", "logs", "start", "status", "stop", "watch"]
+__all__ = ["capture", "event_line", "events", "logs", "start", "status", "stop", "watch"]

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from tracer.cli.app import CandidateArgument, JsonOption, ReferenceArgument, TraceOption, app
+from tracer.cli.formatting import FormatOption, chosen
 from tracer.cli.settings import DEFAULT_TRACE
 
 __all__ = ["app"]
@@ -117,12 +118,13 @@ def steps(
     trace: TraceOption = DEFAULT_TRACE,
     atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
     rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    format: FormatOption = None,
     json: JsonOption = False,
 ) -> int:
     """Compare two recordings of many steps: at which step they part, and how that grows (exit 1 if they do)."""
     from tracer.cli import stepping
 
-    return stepping.steps(trace, reference, candidate, atol=atol, rtol=rtol, as_json=json)
+    return stepping.steps(trace, reference, candidate, atol=atol, rtol=rtol, form=chosen(format, json))
 
 
 @app.command()

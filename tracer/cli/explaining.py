@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from tracer.adapter import Array
 from tracer.alignment import mapping as mappings
 from tracer.causes.explain import Explained
 from tracer.causes.kept import chosen, explained, probed
-from tracer.cli import settings
+from tracer.cli import formatting, settings
+from tracer.cli.formatting import DiffFormat
 from tracer.cli.rerunning import Again
 from tracer.compare import Tolerance, diff
 from tracer.errors import ExitCode, TraceError
@@ -55,7 +55,7 @@ def explain(
     probe: Again | None,
     verify: Again | None,
     everything: bool,
-    as_json: bool,
+    form: DiffFormat = "table",
     ascii_only: bool,
 ) -> int:
     """Explain and print; the exit code says whether anything parts.
@@ -70,14 +70,14 @@ def explain(
         found = probed(found, asking(probe), asked.seconds)
     if verify is not None:
         found = replace(found, verified=verified(found, changing(verify, found.diff.candidate)))
-    if as_json:
-        settings.out().print(json.dumps(found.to_json(), allow_nan=False))
+    if form != "table":
+        formatting.write(found.to_json(), form)
     else:
         plain, width = settings.ascii_only(ascii_only), settings.out().width
         settings.out().print(report.text(found, everything=everything, ascii_only=plain, width=width), end="")
     if patch is not None:
         _write(found, patch, force)
-    elif not as_json and found.parting:
+    elif form == "table" and found.parting:
         option = settings.trace_option(path)
         open_ = probe is None and any(one.status == "ambiguous" and one.probed is None for one in found.parting)
         options = ["--probe"] * open_ + ["--verify"] * (verify is None) + ["--patch FILE.py"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tracer.cli import settings
+from tracer.cli import formatting, settings
+from tracer.cli.formatting import DiffFormat
 from tracer.cli.rerunning import Again
 from tracer.compare import Tolerance, diff
 from tracer.errors import ExitCode, InputError
@@ -32,7 +32,7 @@ def graft(
     tolerance: Tolerance,
     mapping: Path | None,
     again: Again,
-    as_json: bool,
+    form: DiffFormat = "table",
     ascii_only: bool,
 ) -> int:
     """Graft and print; the exit code says whether the outputs agree then."""
@@ -40,23 +40,15 @@ def graft(
 
     ours, theirs = choose(Trace.open(path), reference, candidate)
     written = None if mapping is None else load(mapping)
-
-    def run(recording: Recording, options: dict[str, Any]) -> dict[str, Any]:
-        source = loading.source(recording, trust=again.trust)
-        with tempfile.TemporaryDirectory(prefix="tracer-") as own:
-            folder = options.pop("folder") or own
-            answer = again.run("graft", recording, source, folder, **options)
-        outputs, joints, groups = (len(options.get(key, ())) for key in ("outputs", "joints", "groups"))
-        return parse_graft(options["task"], answer, outputs, joints, groups)
-
+    run = running(again)
     result: Graft | Explanation
     plain = settings.ascii_only(ascii_only)
     if grows:
         if names or into is not None:
             raise InputError("--grows looks at all pairs: leave --at and --into out")
         found = growth.growth(ours, theirs, run, mapping=written)
-        if as_json:
-            settings.out().print(json.dumps(found.to_json(), allow_nan=False))
+        if form != "table":
+            formatting.write(found.to_json(), form)
         else:
             settings.out().print(report.growth_text(found, ascii_only=plain, width=settings.out().width), end="")
         return ExitCode.OK
@@ -70,12 +62,26 @@ def graft(
         result = defects.explain(diff(ours, theirs, tolerance, mapping=written, measure=again), run)
     for note in result.notes:
         settings.say(f"note: {display(note)}")
-    if as_json:
-        settings.out().print(json.dumps(result.to_json(), allow_nan=False))
+    if form != "table":
+        formatting.write(result.to_json(), form)
     else:
         settings.out().print(report.text(result, ascii_only=plain, width=settings.out().width), end="")
         settings.hint(_next(result, path))
     return result.exit_code()
+
+
+def running(again: Again) -> defects.Run:
+    """What runs a recorded model in a worker. Raises TracerError."""
+
+    def run(recording: Recording, options: dict[str, Any]) -> dict[str, Any]:
+        source = loading.source(recording, trust=again.trust)
+        with tempfile.TemporaryDirectory(prefix="tracer-") as own:
+            folder = options.pop("folder") or own
+            answer = again.run("graft", recording, source, folder, **options)
+        outputs, joints, groups = (len(options.get(key, ())) for key in ("outputs", "joints", "groups"))
+        return parse_graft(options["task"], answer, outputs, joints, groups)
+
+    return run
 
 
 def _side(into: str | None, reference: Recording, candidate: Recording) -> Side:

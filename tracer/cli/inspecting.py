@@ -67,7 +67,7 @@ def inspect(
     A file of weights is no fault: its tensors are printed. Raises RefusedError for what cannot be loaded safely, after
     printing what can be said without loading; InputError, WorkerError.
     """
-    found, saved = _look(loading, input_shape, save)
+    found, saved = look(loading, input_shape, save)
     if as_json:
         values = {**found.model_dump(), "file": found.file.model_dump(exclude_unset=True), "saved": saved}
         settings.out().print(json.dumps({"schema": SCHEMA, **values}))
@@ -82,7 +82,7 @@ def inspect(
     return ExitCode.OK
 
 
-def _look(
+def look(
     loading: Loading, input_shape: tuple[str, ...], save: tuple[str, str] | None
 ) -> tuple[InspectResult, list[str]]:
     """What the worker found, and the paths of the weights that were saved."""

@@ -15,11 +15,21 @@ from tracer.names import display
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    _open_streams()
     gc.set_threshold(50_000, 20, 50)  # what starting makes stays: going over it again and again was a tenth of it
     arguments = sys.argv[1:]
     # Accepted anywhere on the line: people add it to the end of the command that failed.
     debug = "--debug" in arguments
     sys.exit(run(_with_loss([a for a in arguments if a != "--debug"]), debug=debug))
+
+
+def _open_streams() -> None:
+    """Give this process what its caller has closed (``tracer … >&-``): a file opened later would take the number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _with_loss(arguments: list[str]) -> list[str]:
@@ -43,7 +53,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     import typer
 
     from tracer.cli import settings
-    from tracer.cli.storeapp import app
+    from tracer.cli.exportapp import app
 
     # typer brings a click of its own, or uses the package: its public exception knows which.
     usage_error, command_error = cast("tuple[type[Exception], type[Exception]]", typer.BadParameter.__mro__[1:3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from tracer.alignment import align, dumping
 from tracer.alignment.mapping import Mapping, load
 from tracer.alignment.patterns import block_pairs
 from tracer.alignment.result import Alignment
-from tracer.cli import settings
+from tracer.cli import formatting, settings
+from tracer.cli.formatting import DiffFormat
 from tracer.errors import ExitCode, InputError
 from tracer.names import display
 from tracer.report import pairing, words
@@ -33,7 +33,7 @@ def show(
     accept: float | None,
     force: bool,
     everything: bool,
-    as_json: bool,
+    form: DiffFormat = "table",
     ascii_only: bool,
 ) -> int:
     """Print or write the alignment; needs no values, so it works on failed recordings too."""
@@ -46,8 +46,8 @@ def show(
         settings.write_text(
             write, dumping.dump(alignment, ours.name, theirs.name, mapping=given, accept=accept or 0.0), force
         )
-    if as_json:
-        settings.out().print(json.dumps(_described(alignment, ours, theirs), allow_nan=False))
+    if form != "table":
+        formatting.write(_described(alignment, ours, theirs), form)
         return ExitCode.OK
     bar = dumping.SURE if accept is None else accept
     plain = settings.ascii_only(ascii_only)

@@ -38,7 +38,7 @@ def pack(path: Path, recordings: Sequence[str], *, undo: bool, as_json: bool) ->
 
 def push(path: Path, url: str, *, force: bool, as_json: bool) -> int:
     """Send a trace to an object store."""
-    where = _checked(url)
+    where = checked(url)
     with settings.progress("sending") as progress:
         size = remote.push(Trace.open(path), where, force=force, progress=progress)
     return _told(f"{display(str(path))} → {display(where)}", size, {"trace": str(path), "url": where}, as_json)
@@ -46,13 +46,13 @@ def push(path: Path, url: str, *, force: bool, as_json: bool) -> int:
 
 def pull(url: str, path: Path, *, as_json: bool) -> int:
     """Fetch a trace from an object store."""
-    where = _checked(url)
+    where = checked(url)
     with settings.progress("fetching") as progress:
         size = remote.pull(where, path, progress=progress)
     return _told(f"{display(where)} → {display(str(path))}", size, {"trace": str(path), "url": where}, as_json)
 
 
-def _checked(url: str) -> str:
+def checked(url: str) -> str:
     """Raises InputError for what is no URL of an object store."""
     found = remote.url_of(url)
     if found is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.text import Text
 
-from tracer.cli import settings
+from tracer.cli import formatting, settings
+from tracer.cli.formatting import DiffFormat
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.names import display
 from tracer.report import words
@@ -20,17 +21,19 @@ from tracer.report.outline import columns
 from tracer.selection import choose
 from tracer.store import Recording, Trace
 from tracer.store.recordings import ranges
+from tracer.text import some
 
 if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping
     from tracer.cli.rerunning import Again
+    from tracer.compare import Diff
 
 
-def runs(path: Path, *, as_json: bool) -> int:
+def runs(path: Path, *, form: DiffFormat = "table") -> int:
     """What the trace holds."""
     recordings = Trace.open(path).recordings()
-    if as_json:
-        settings.out().print(json.dumps({"schema": "tracer-runs/1", "recordings": [_described(r) for r in recordings]}))
+    if form != "table":
+        formatting.write({"schema": "tracer-runs/1", "recordings": [_described(r) for r in recordings]}, form)
         return ExitCode.OK
     if not recordings:
         settings.say(f"{display(str(path))} holds no recordings yet: tracer record tf MODEL")
@@ -131,7 +134,7 @@ def diff(
     gradients: bool,
     strict: bool,
     everything: bool,
-    as_json: bool,
+    form: DiffFormat = "table",
     ascii_only: bool,
     again: Again | None = None,
     baseline: Path | None = None,
@@ -179,9 +182,11 @@ def diff(
         made = baselines.of(fresh.pairs, known)
         settings.write_text(accept, baselines.dumped(made), force)
         settings.say(f"accepted {words.count(len(made.accepted), 'difference')} in {display(str(accept))}")
+        if left := baselines.left_open(fresh.pairs):
+            settings.say(f"note: of another shape, or NaN on one side only, which no baseline accepts: {some(left)}")
         code = ExitCode.OK if code == ExitCode.DIVERGED else code
-    if as_json:
-        settings.out().print(json.dumps(result.to_json(), allow_nan=False))
+    if form != "table":
+        _print(result, form, strict=strict)
         return code
     if not result.pairs:
         raise TraceError(f"'{display(ours.name)}' and '{display(theirs.name)}' have no layer in common to compare")
@@ -193,13 +198,39 @@ def diff(
     settings.out().print(text.summary(result, ascii_only=plain), end="")
     if everything:
         settings.out().print()
-        settings.out().print(text.table(result, ascii_only=plain))
+        settings.out().print(text.table(result, ascii_only=plain, width=settings.out().width))
     else:
         option = settings.trace_option(path)
         weigh = f"   or   tracer graft{option}" if again is not None and result.first is not None else ""
         explain = f"tracer explain{option}   or   " if result.causes else ""
         settings.hint(f"{explain}tracer diff --all{option}   or   tracer ui{option}{weigh}")
     return code
+
+
+def _print(result: Diff, form: DiffFormat, *, strict: bool) -> None:
+    """A comparison for other programs."""
+    match form:
+        case "junit":
+            from tracer.report.formats.junit import junit_text
+
+            formatting.raw(junit_text(result, strict=strict))
+        case "markdown":
+            from tracer.report.formats.markdown import diff_markdown
+
+            formatting.raw(diff_markdown(result))
+        case "github":
+            from tracer.report.formats.github import commands
+            from tracer.report.formats.markdown import diff_markdown
+
+            formatting.raw(commands(result, strict=strict))
+            if place := os.environ.get("GITHUB_STEP_SUMMARY"):
+                try:
+                    with open(place, "a", encoding="utf-8", errors="backslashreplace") as summary:
+                        summary.write(diff_markdown(result))
+                except OSError as error:
+                    settings.say(f"note: GITHUB_STEP_SUMMARY cannot be written: {error.strerror}")
+        case _:
+            formatting.write(result.to_json(), form)
 
 
 def _mapping(path: Path | None) -> Mapping | None:

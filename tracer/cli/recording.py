@@ -25,6 +25,7 @@ from tracer.store import Trace, zarr3
 from tracer.worker import protocol, supervise
 from tracer.worker.results import parse_record
 
+SCHEMA = "tracer-record/1"
 _NAMED = 5
 """How many of the tensors that could not be stored are named."""
 
@@ -150,6 +151,18 @@ def record(loading: Loading, options: Options, *, trace: Path, as_json: bool) ->
 
     Raises TracerError in one line; the trace's other recordings are never touched.
     """
+    result = recorded(loading, options, trace)
+    code = ExitCode.PARTIAL if result["skipped"] else ExitCode.OK
+    if as_json:
+        settings.out().print(json.dumps({"schema": SCHEMA, **result}))
+        return code
+    _say(loading, result, trace)
+    _next(loading, result, trace)
+    return code
+
+
+def recorded(loading: Loading, options: Options, trace: Path) -> dict[str, Any]:
+    """Record a model file in a worker: what it says of the recording. Raises TracerError."""
     from tracer.inputs import LAYOUTS
 
     if options.layout not in LAYOUTS:
@@ -171,13 +184,7 @@ def record(loading: Loading, options: Options, *, trace: Path, as_json: bool) ->
     if options.durable:
         with contextlib.suppress(PermissionError):  # a folder that may not be read cannot be synced
             zarr3.sync(trace.absolute().parent)
-    code = ExitCode.PARTIAL if result["skipped"] else ExitCode.OK
-    if as_json:
-        settings.out().print(json.dumps(result))
-        return code
-    _say(loading, result, trace)
-    _next(loading, result, trace)
-    return code
+    return result
 
 
 def named(names: str | None) -> tuple[str, ...]:
@@ -228,5 +235,8 @@ def _next(loading: Loading, result: dict[str, Any], trace: Path) -> None:
     if result["pairs"] is None:
         other = "pt model.pt" if loading.adapter == "tf" else "tf model.h5"
         settings.hint(f"tracer record {other}{option}")
+    elif Trace.at(trace).recording(result["reference"]).input_id != result["input_id"]:
+        given = display(result["reference"])
+        settings.hint(f"the same again with --force and without --input: it gets the input of '{given}'")
     else:
         settings.hint(f"tracer diff{option}   or   tracer ui{option}")

@@ -54,8 +54,10 @@ def say(text: str) -> None:
 
 
 def trace_option(trace: Path) -> str:
-    """The ``--trace`` that a suggested command needs, with a space before it; empty for the default."""
-    return "" if trace == DEFAULT_TRACE else f" --trace {shlex.quote(str(trace))}"
+    """The ``--trace`` that a suggested command needs, with a space before it; empty for the one it takes without."""
+    return (
+        "" if trace == Path(os.environ.get("TRACER_TRACE") or DEFAULT_TRACE) else f" --trace {shlex.quote(str(trace))}"
+    )
 
 
 def hint(text: str) -> None:

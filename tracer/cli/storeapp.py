@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from tracer.cli.app import JsonOption, TraceOption
-from tracer.cli.daemonapp import app
+from tracer.cli.reportapp import app
 from tracer.cli.settings import DEFAULT_TRACE
 
 __all__ = ["app"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.alignment import mapping as mappings
-from tracer.cli import settings
+from tracer.cli import formatting, settings
+from tracer.cli.formatting import DiffFormat
 from tracer.errors import ExitCode, InputError
 from tracer.names import display
 from tracer.report.weights import Listing, Sort
@@ -24,7 +24,7 @@ class Shown:
     only: tuple[str, ...]
     everything: bool
     sort: Sort
-    as_json: bool
+    form: DiffFormat
     ascii_only: bool
 
 
@@ -59,8 +59,8 @@ def weights(
     for recording in (ours, theirs):
         if recording.state != "complete":
             settings.say(f"note: recording '{display(recording.name)}' is {recording.state}")
-    if shown.as_json:
-        settings.out().print(json.dumps(table.to_json(), allow_nan=False))
+    if shown.form != "table":
+        formatting.write(table.to_json(), shown.form)
         return table.exit_code()
     plain = settings.ascii_only(shown.ascii_only)
     for line in Listing(table, shown.everything, shown.sort, plain).lines(settings.out().width):

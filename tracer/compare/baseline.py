@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from tracer.compare.verdict import Verdict
 from tracer.errors import InputError
 from tracer.names import display
 from tracer.preflight import check_kind
+from tracer.text import some
 
 SCHEMA = "tracer-baseline/1"
 GROWTH = 2.0
@@ -58,10 +59,43 @@ class Baseline(_Strict):
     def _by_pair(self) -> Mapping[tuple[str, str], Accepted]:
         return {(entry.reference, entry.candidate): entry for entry in self.accepted}
 
-    def judged(self, pair: PairDiff) -> PairDiff:
-        """``pair`` with the verdict that it has beside what was accepted of it."""
+    def judged(self, pairs: Sequence[PairDiff]) -> tuple[PairDiff, ...]:
+        """Pairs, in the order in which errors travel, with the verdicts that they have beside what was accepted.
+
+        What inherits a difference that was accepted, and is new, fails where it is more than :data:`GROWTH` times as
+        large; what grew because something above it did inherits that.
+        """
+        found: list[PairDiff] = []
+        parted = False
+        for pair in pairs:
+            now = self._judged(pair) if _acceptable(pair) else pair
+            if pair.verdict is Verdict.INHERITED and now.verdict is Verdict.DIVERGED and parted:
+                now = replace(now, verdict=Verdict.INHERITED)
+            elif now.verdict is Verdict.INHERITED and not parted and (why := _new(now)):
+                now = replace(now, verdict=Verdict.DIVERGED, reason=f"{why}; {now.reason}")
+            parted = parted or now.verdict is Verdict.DIVERGED
+            found.append(now)
+        return tuple(found)
+
+    def notes(self, pairs: Sequence[PairDiff]) -> Iterator[str]:
+        """What is in the file to no purpose any more, once ``pairs`` are judged."""
+        there = {_names(pair): pair for pair in pairs}
+        lost = [names for names in self._by_pair if names not in there]
+        if lost:
+            shown = some([" ⇄ ".join(names) for names in lost])
+            yield f"the baseline accepts what is not there any more (renamed?): {shown}"
+        less = [one for names, one in self._by_pair.items() if _less(one, there.get(names))]
+        if less:
+            were = "is gone, or less than half of what it was" if len(less) == 1 else "are gone, or less than half"
+            yield (
+                f"of {len(self.accepted)} differences that the baseline accepts {len(less)} {were}: "
+                "--write-baseline FILE --force keeps them from coming back"
+            )
+
+    def _judged(self, pair: PairDiff) -> PairDiff:
+        """A pair beside what was accepted of it itself."""
         known = self._by_pair.get(_names(pair))
-        if known is None or pair.verdict in (Verdict.MATCH, Verdict.NOT_COMPARABLE) or pair.stats is None:
+        if known is None or pair.stats is None:
             return pair
         now = (pair.stats.max_abs, pair.stats.rel_l2, _local(pair))
         then = (known.max_abs, known.rel_l2, known.local)
@@ -69,17 +103,40 @@ class Baseline(_Strict):
         for word, error, before in zip(("greatest difference", "relative error", "own error"), now, then, strict=True):
             if error is None or (word == "own error" and pair.local is not None and pair.local.ratio <= 1):
                 continue  # under its floor it may be measured otherwise than it was
-            if before is None:
-                if word == "own error":  # it was not measured then
-                    continue
-                before = 0.0
+            if before is None and word != "greatest difference":
+                continue  # it was not measured then, or infinite: of a reference that is zero
+            before = before or 0.0
             if error > GROWTH * before:
                 grew = f"accepted in the baseline{why}, but its {word} grew from {before:.1e} to {error:.1e}"
                 return replace(pair, verdict=Verdict.DIVERGED, reason=f"{grew}; {pair.reason}")
-        if pair.stats.nonfinite:
-            return pair
         said = f"accepted in the baseline{why}: {now[0]:.1e} now, {then[0] or 0.0:.1e} then"
         return replace(pair, verdict=Verdict.NOISE, reason=said, accepted=said)
+
+
+def _acceptable(pair: PairDiff) -> bool:
+    """Whether there is a difference that can be accepted: one of finite numbers in tensors of one shape."""
+    if pair.verdict in (Verdict.MATCH, Verdict.NOT_COMPARABLE):
+        return False
+    return pair.stats is not None and not pair.stats.nonfinite
+
+
+def _new(pair: PairDiff) -> str:
+    """Why a pair that only inherits what was accepted is more than that; empty where it is not, or nobody knows."""
+    if pair.stats is None or not pair.inherited:
+        return ""
+    if pair.stats.nonfinite:
+        return "not in the baseline"
+    if pair.stats.rel_l2 <= GROWTH * pair.inherited or pair.local is not None:
+        return ""
+    own, above = pair.stats.rel_l2, pair.inherited
+    return f"not in the baseline, and its relative error is {own:.1e} where that of its inputs is {above:.1e}"
+
+
+def _less(known: Accepted, pair: PairDiff | None) -> bool:
+    """Whether an accepted difference is much smaller now."""
+    if pair is None or pair.stats is None or known.max_abs is None:
+        return False
+    return GROWTH * pair.stats.max_abs < known.max_abs
 
 
 def _names(pair: PairDiff) -> tuple[str, str]:
@@ -114,12 +171,20 @@ def load(path: Path) -> Baseline:
         raise InputError(f"{shown} is no baseline: it is not JSON") from error
 
 
-def of(pairs: tuple[PairDiff, ...], before: Baseline | None = None) -> Baseline:
-    """Everything of a comparison that does not match, to be accepted; the reasons of ``before`` stay."""
+def left_open(pairs: Sequence[PairDiff]) -> list[str]:
+    """Pairs that diverge and that no baseline can accept: of another shape, or NaN (infinite) on one side only."""
+    return [pair.aligned for pair in pairs if pair.verdict is Verdict.DIVERGED and not _acceptable(pair)]
+
+
+def of(pairs: Sequence[PairDiff], before: Baseline | None = None) -> Baseline:
+    """Everything of a comparison that does not match, to be accepted; the reasons of ``before`` stay.
+
+    ``pairs`` are judged without a baseline.
+    """
     words = {} if before is None else {(a.reference, a.candidate): a.reason for a in before.accepted}
     found = []
     for pair in pairs:
-        if pair.verdict in (Verdict.MATCH, Verdict.NOT_COMPARABLE) or pair.stats is None:
+        if not _acceptable(pair) or pair.stats is None:
             continue
         names, stats = _names(pair), pair.stats
         relative = stats.rel_l2 if math.isfinite(stats.rel_l2) else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer import configuration, dtypes, kinds
@@ -29,6 +31,8 @@ from tracer.graph import Node
 from tracer.store import Recording, Stored
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from tracer.alignment.mapping import Mapping as MappingFile
     from tracer.compare.baseline import Baseline
 
@@ -128,7 +132,7 @@ class Diff:
                    for name, reason in side.items())  # fmt: skip
 
     def exit_code(self, *, strict: bool = False) -> ExitCode:
-        """What the command line exits with; comparing nothing is never success."""
+        """What the command line exits with, ``strict`` as its option; comparing nothing is never success."""
         if self.verdict is Verdict.NOT_COMPARABLE:
             return ExitCode.PARTIAL
         if self.verdict is Verdict.DIVERGED:
@@ -147,6 +151,31 @@ class Diff:
 
         return diff_text(self)
 
+    def _repr_html_(self) -> str:
+        from tracer.report.html import fragment
+
+        return fragment(self)
+
+    def show(self) -> None:
+        """Open it: as HTML in a notebook, as the terminal interface in a terminal; elsewhere it is printed."""
+        from tracer.report.showing import show
+
+        show(self)
+
+    def report(self, path: str | os.PathLike[str], *, force: bool = False, details: int = 10) -> Path:
+        """Write it as one HTML file that needs nothing else, as ``tracer report`` does.
+
+        Args:
+            path: of the file.
+            force: replace a file that is there.
+            details: layers that are shown with their tensors, at most.
+
+        Raises InputError where a file is in the way or cannot be written, TraceError where the disk fails.
+        """
+        from tracer.report.showing import write
+
+        return write(self, Path(path), force=force, details=details)
+
     def at(self, tolerance: Tolerance) -> Diff:
         """The same comparison judged by another tolerance, from the statistics alone; what only the tensors could tell,
         how many elements are outside, is None."""
@@ -155,7 +184,7 @@ class Diff:
         )
         pairs = tuple(pair.counted() for pair in pairs)
         if self.baseline is not None:
-            pairs = tuple(map(self.baseline.judged, pairs))
+            pairs = self.baseline.judged(pairs)
         return replace(self, tolerance=tolerance, pairs=pairs)
 
     def _undone(self, index: int) -> bool:
@@ -190,6 +219,15 @@ class Diff:
             "first_divergence": None if self.first is None else self.first.aligned,
             "causes": [finding.to_json() for finding in self.causes],
         }
+
+    def to_pandas(self) -> DataFrame:
+        """One row a pair, then one for each node without a twin, with the columns of ``tracer diff --format csv``.
+
+        Raises MissingFrameworkError without pandas.
+        """
+        from tracer.exporting.frames import frame
+
+        return frame(self.to_json())
 
 
 def diff(
@@ -255,8 +293,21 @@ def diff(
         found.append(_compare(pair, reference, candidate, tolerance, mapping, of, kept, measured.found.get(done)))
     kept.save()
     notes = (*measured.notes, *_unexplained(mapping))
-    whole = Diff(reference, candidate, tolerance, tuple(found), alignment, mapping, of, notes, baseline)
-    return whole.at(tolerance)
+    whole = Diff(reference, candidate, tolerance, tuple(found), alignment, mapping, of, notes, baseline).at(tolerance)
+    return whole if baseline is None else replace(whole, notes=(*notes, *baseline.notes(whole.pairs)))
+
+
+def recalled(reference: Recording, candidate: Recording, of: Of = "values") -> Diff | None:
+    """The comparison of two recordings as an earlier one left it with the trace; None where a tensor would have to be
+    read for it. Raises as :func:`diff`."""
+    kept = Kept(reference, candidate, of)
+    alignment = kept.last_alignment(None)
+    if alignment is None:
+        return None
+    pairs = alignment.pairs if of == "values" else tuple(_with_gradients(alignment.pairs, reference, candidate))
+    if next(_waiting(pairs, kept), None) is not None:
+        return None
+    return diff(reference, candidate, of=of, kept=kept, alignment=alignment)
 
 
 def _measured(alignment: Alignment, kept: Kept, measure: Measure | None) -> Measured:

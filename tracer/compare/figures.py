@@ -94,7 +94,8 @@ class Stats:
         return nan or None not in self.constant
 
     def passes(self, atol: float, rtol: float) -> bool:
-        """Whether the tensors agree within a tolerance, whichever was asked for."""
+        """Whether the tensors agree within a tolerance, |reference − candidate| ≤ ``atol`` + ``rtol``·|reference|,
+        whichever was asked for."""
         return not self.nonfinite and self.sufficient_atol(rtol) <= atol
 
     def sufficient_atol(self, rtol: float) -> float:
@@ -103,7 +104,7 @@ class Stats:
         return self.envelope.atol(rtol)
 
     def at(self, atol: float, rtol: float) -> Stats:
-        """The same for another tolerance; ``outside`` is None where only the tensors could tell it."""
+        """The same for ``atol`` and ``rtol``; ``outside`` is None where only the tensors could tell it."""
         if (atol, rtol) == (self.atol, self.rtol):
             return self
         outside = self.nonfinite if self.sufficient_atol(rtol) <= atol else None

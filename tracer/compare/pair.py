@@ -113,10 +113,12 @@ class PairDiff:
         return replace(self, stats=both[0], ordered=both[1])
 
     def to_json(self) -> dict[str, Any]:
+        """As a pair of ``tracer diff --json``."""
         s = self.stats
         local = self.local if self.local is not None and self.local.known else None
         return {
             **self.pair.to_json(),
+            "operation": {"reference": self.node.label, "candidate": self.candidate_node.label},
             "shape": None if self.shape is None else list(self.shape),
             "max_abs": None if s is None else s.max_abs,
             "mean_abs": None if s is None else s.mean_abs,
@@ -130,6 +132,7 @@ class PairDiff:
             "between": {"reference": list(self.between[0]), "candidate": list(self.between[1])},
             "verdict": str(self.verdict),
             "reason": self.reason,
+            "accepted": self.accepted,
         }
 
 

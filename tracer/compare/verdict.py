@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(Word):
-    """What is said about a pair (see the README's glossary)."""
+    """What is said about a pair (docs/verdicts.md)."""
 
     MATCH = "match"
     NOISE = "noise"

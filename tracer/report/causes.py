@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tracer.causes.finding import Cause, Finding, Probed
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 MOST = 4
 """Layers, causes or pairs that are named of many."""
 _LABEL = 7
+_OF_ALL = ("for ", "tracer transfer ")
+"""What lines begin with that change all layers at once."""
 
 
 def where(one: Finding, diff: Diff) -> str:
@@ -33,6 +36,16 @@ def pair_of(name: str, diff: Diff) -> PairDiff | None:
     return next((pair for pair in diff.pairs if pair.aligned == name), None)
 
 
+@dataclass(frozen=True)
+class Said:
+    """A sentence about a finding: its label (empty where it needs none), its style, and whether it is kept whole."""
+
+    label: str
+    text: str
+    style: str = ""
+    whole: bool = False
+
+
 def of(
     one: Finding, *, width: int, everything: bool = False, indent: str = "   ", brief: bool = False
 ) -> Iterator[tuple[str, str]]:
@@ -41,38 +54,53 @@ def of(
     ``brief``: the proof without what was computed, and no source.
     """
     lines = Lines(width, indent)
+    for said in parts(one, everything=everything, brief=brief):
+        if said.label:
+            yield from lines.labelled(said.label, said.text, said.style, whole=said.whole)
+        else:
+            yield from lines.said(said.text, said.style)
+
+
+def parts(one: Finding, *, everything: bool = False, brief: bool = False) -> Iterator[Said]:
+    """What :func:`of` says, a sentence each."""
     for cause in one.causes:
         several = len(one.causes) > 1 and cause.without is not None
         share = f" (without it {error_text(cause.without)} is left)" if several else ""
-        yield from lines.said(f"{display(cause.id)}: {display(cause.what)}{share}", "")
+        yield Said("", f"{display(cause.id)}: {display(cause.what)}{share}")
     if one.status == "unknown":
-        yield from lines.said(f"unknown cause{_unknown(one)}", "")
+        yield Said("", f"unknown cause{_unknown(one)}")
     if one.status == "ambiguous" or one.candidates:
-        yield from lines.said(_candidates(one), "")
+        yield Said("", _candidates(one))
     if len(one.pairs) > 1:
         shown = one.pairs if everything else one.pairs[:MOST]
         rest = f" and {len(one.pairs) - len(shown)} more" if len(shown) < len(one.pairs) else ""
-        yield from lines.said(f"in {len(one.pairs)} layers: {', '.join(map(display, shown))}{rest}", "")
+        yield Said("", f"in {len(one.pairs)} layers: {', '.join(map(display, shown))}{rest}")
     if one.seen:
-        yield from lines.labelled("seen", "; ".join(map(display, one.seen)), "")
+        yield Said("seen", "; ".join(map(display, one.seen)))
     if one.status != "unknown":
-        yield from lines.labelled("proof", _proof(one, brief), "dim")
+        yield Said("proof", _proof(one, brief), "dim")
     if one.probed is not None:
-        yield from lines.labelled("probe", probe(one.probed), "dim")
+        yield Said("probe", probe(one.probed), "dim")
     for note in one.notes:
-        yield from lines.labelled("note", display(note), "dim")
+        yield Said("note", display(note), "dim")
     for fix in fixes(one):
-        yield from lines.labelled("fix", fix, "green", whole=True)
+        yield Said("fix", fix, "green", whole=True)
     for source in dict.fromkeys(cause.source for cause in one.causes if cause.source and not brief):
-        yield from lines.labelled("at", display(source), "dim", whole=True)
+        yield Said("at", display(source), "dim", whole=True)
 
 
 def fixes(one: Finding) -> list[str]:
     """What to change, each a line."""
+    more = f"   (and so in {others_text(one)})" if len(one.pairs) > 1 else ""
+    return [display(line) + ("" if line.startswith(_OF_ALL) else more) for line in one.fixes]
+
+
+def others_text(one: Finding) -> str:
+    """The other layers in which the same is to be changed; empty where there are none, or the lines are for all."""
     count = len(one.pairs) - 1
-    more = f"   (and so in the {f'{count} others' if count > 1 else 'other'})" if count > 0 else ""
-    of_all = ("for ", "tracer transfer ")
-    return [display(line) + ("" if line.startswith(of_all) else more) for line in one.fixes]
+    if count < 1 or all(line.startswith(_OF_ALL) for line in one.fixes):
+        return ""
+    return f"the {f'{count} others' if count > 1 else 'other'}"
 
 
 def short(one: Finding) -> str:

@@ -29,7 +29,7 @@ def text(found: Explained, *, everything: bool = False, ascii_only: bool = False
     out = Text()
     out.append(f"{words.title(diff)}   atol {diff.tolerance.atol:g} rtol {diff.tolerance.rtol:g}\n")
     verdict = Verdict.DIVERGED if found.parting or diff.verdict is Verdict.DIVERGED else diff.verdict
-    out.append(f"{glyphs[verdict]} {_headline(found)}\n", STYLES[verdict])
+    out.append(f"{glyphs[verdict]} {headline(found)}\n", STYLES[verdict])
     width = min(width, _WIDEST)
     for number, one in enumerate(found.parting, 1):
         out.append("\n")
@@ -44,11 +44,11 @@ def text(found: Explained, *, everything: bool = False, ascii_only: bool = False
     for line, style in _open(found, width, everything):
         out.append(f"{line}\n", style)
     if found.verified is not None:
-        out.append(_verified(found.verified, glyphs, width))
+        out.append(verified(found.verified, glyphs, width))
     return Text(to_ascii(out.plain)) if ascii_only else out
 
 
-def _verified(result: Verified, glyphs: Mapping[Verdict, str], width: int) -> Text:
+def verified(result: Verified, glyphs: Mapping[Verdict, str], width: int) -> Text:
     """What is left of the outputs' difference once the fixes were made."""
     verdict = Verdict.MATCH if result.agrees else Verdict.DIVERGED
     out = Text("\n")
@@ -101,7 +101,8 @@ def plain(found: Explained) -> str:
     return capture.get().rstrip("\n")
 
 
-def _headline(found: Explained) -> str:
+def headline(found: Explained) -> str:
+    """How many causes there are, and of how many pairs."""
     unknown = sum(one.status == "unknown" for one in found.parting)
     known = sum(max(1, len(one.causes)) for one in found.parting if one.status != "unknown")
     pairs = len({pair for one in found.parting for pair in one.pairs or (one.pair,)})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -34,7 +36,7 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
     glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
     out = Text()
     out.append(f"{words.title(diff)}   atol {diff.tolerance.atol:g} rtol {diff.tolerance.rtol:g}\n")
-    out.append(f"{glyphs[diff.verdict]} {_headline(diff)}", STYLES[diff.verdict])
+    out.append(f"{glyphs[diff.verdict]} {headline(diff)}", STYLES[diff.verdict])
     counts = "  ".join(f"{glyphs[v]} {diff.counts[v]} {v}" for v in Verdict if diff.counts[v])
     out.append(f"   {len(diff.pairs)} pairs: {counts}")
     if diff.unmatched:
@@ -43,11 +45,11 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
     modes = [str(r.attributes.get("mode", "eval")) for r in (diff.reference, diff.candidate)]
     if modes[0] != modes[1]:
         out.append(f"the two were recorded in different modes: {display(modes[0])} and {display(modes[1])}\n", "bold")
-    shown = diff.first or _worst(diff)
+    shown = diff.first or worst(diff)
     if shown is not None:
         what = "first divergence" if diff.first is not None else "largest difference"
         out.append(f"\n{what}: ", "bold")
-        out.append(f"{_names(shown)}", STYLES[shown.verdict])
+        out.append(f"{names(shown)}", STYLES[shown.verdict])
         out.append(f"   {words.op_text(shown)}, {words.shape_text(shown.shape)}, axes {words.axes_text(shown)}\n")
         for fact in words.facts(shown):
             out.append(f"  {fact}\n")
@@ -58,41 +60,48 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
                 out.append(f"{line}\n", style)
         if shown.candidate_node.source:
             out.append(f"  at {display(shown.candidate_node.source)}\n", "dim")
+    for line, style in remarks(diff):
+        out.append(f"{line}\n", style)
+    return Text(to_ascii(out.plain)) if ascii_only else out
+
+
+def remarks(diff: Diff) -> Iterator[tuple[str, str]]:
+    """What there is to say besides the first divergence, as lines with their styles."""
+    shown = diff.first or worst(diff)
     others = [p for p in diff.pairs if p.verdict is Verdict.DIVERGED and p is not diff.first]
-    if others:
-        head = "also diverged: "
-        for line in causes.others(diff, others):
-            out.append(f"{head}{line}\n")
-            head = " " * len(head)
+    head = "also diverged: "
+    for line in causes.others(diff, others):
+        yield f"{head}{line}", ""
+        head = " " * len(head)
     if diff.moved:
-        out.append(f"{display(order(diff.moved))}\n", "bold")
+        yield display(order(diff.moved)), "bold"
     if diff.accepted:
-        out.append(f"{_waived(diff)}\n")
+        yield _waived(diff), ""
     if diff.latent:
-        out.append(f"settings differ where the values agree:{_settings(diff.latent)}\n")
+        yield f"settings differ where the values agree:{_settings(diff.latent)}", ""
     hidden = settings.hidden(diff, shown)
     if hidden:
-        out.append(f"settings differ further on:{_settings(hidden)}\n")
+        yield f"settings differ further on:{_settings(hidden)}", ""
     if diff.of == "values":
         differing = quiet(diff.pairs, diff.reference, diff.candidate, diff.alignment.parameters)
         if differing:
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-            out.append(f"weights differ where the values agree: {'; '.join(differing[:3])}{more}\n")
+            yield f"weights differ where the values agree: {'; '.join(differing[:3])}{more}", ""
     blank = diff.untested
     if blank:
         names = settings.first([pair.aligned for pair in blank], 3)
-        out.append(f"NaN or one value throughout, on both sides, so nothing was tested there: {names}\n", "yellow")
+        yield f"NaN or one value throughout, on both sides, so nothing was tested there: {names}", "yellow"
     if faint := diff.faint:
         names = settings.first([pair.aligned for pair in faint], 3)
-        worst = max(p.stats.rel_l2 for p in faint if p.stats)
-        said = f"match only because all values are below atol, relative L2 error up to {words.number(worst, 1)}"
-        out.append(f"{said}: {names}; a smaller --atol judges them\n", "yellow")
+        most = max(p.stats.rel_l2 for p in faint if p.stats)
+        said = f"match only because all values are below atol, relative L2 error up to {words.number(most, 1)}"
+        yield f"{said}: {names}; a smaller --atol judges them", "yellow"
     broken = diff.broken
     if diff.verdict is Verdict.NOT_COMPARABLE and (why := _nothing(diff)):
-        out.append(f"{why}\n", "bold")
+        yield why, "bold"
     elif broken:
-        out.append(f"not comparable: {display(broken[0].aligned)}: {display(broken[0].reason)}")
-        out.append(f" (and {len(broken) - 1} more)\n" if len(broken) > 1 else "\n")
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        yield f"not comparable: {display(broken[0].aligned)}: {display(broken[0].reason)}{more}", ""
     for recording, lonely in (
         (diff.reference, diff.alignment.unmatched_reference),
         (diff.candidate, diff.alignment.unmatched_candidate),
@@ -101,8 +110,7 @@ def summary(diff: Diff, *, ascii_only: bool = False) -> Text:
         passing = f"{len(lonely) - len(busy)} that hand on their input" if len(busy) < len(lonely) else ""
         if lonely:
             parts = [part for part in (settings.first(busy), passing) if part]
-            out.append(f"unmatched in {display(recording.name)}: {'; '.join(parts)}\n", "dim")
-    return Text(to_ascii(out.plain)) if ascii_only else out
+            yield f"unmatched in {display(recording.name)}: {'; '.join(parts)}", "dim"
 
 
 def _waived(diff: Diff) -> str:
@@ -120,7 +128,8 @@ def _settings(pairs: tuple[PairDiff, ...]) -> str:
     return f" {parts[0]}" if len(parts) == 1 else "".join(f"\n  {part}" for part in parts)
 
 
-def _headline(diff: Diff) -> str:
+def headline(diff: Diff) -> str:
+    """The verdict in words."""
     broken, left_out = len(diff.broken), sum(pair.left_out for pair in diff.pairs)
     if broken and diff.verdict in (Verdict.MATCH, Verdict.NOISE):
         return f"incomplete: {broken} of {len(diff.pairs)} pairs could not be compared, the others agree"
@@ -149,30 +158,58 @@ def _nothing(diff: Diff) -> str:
     )
 
 
-def _names(pair: PairDiff) -> str:
+def names(pair: PairDiff) -> str:
+    """Both sides of a pair."""
     return f"{words.together(pair.pair.reference)} ⇄ {words.together(pair.pair.candidate)}"
 
 
-def _worst(diff: Diff) -> PairDiff | None:
+def worst(diff: Diff) -> PairDiff | None:
     """The pair furthest above its own rounding floor."""
     measured = [p for p in diff.pairs if p.stats is not None and p.stats.max_abs > 0 and p.verdict is not Verdict.MATCH]
     return max(measured, key=lambda p: p.stats.rel_l2 if p.stats else 0.0, default=None)
 
 
-def table(diff: Diff, *, ascii_only: bool = False) -> Table:
-    """Every pair, a row each, then what has no twin."""
+def table(diff: Diff, *, ascii_only: bool = False, width: int | None = None) -> Table:
+    """Every pair, a row each, then what has no twin.
+
+    Where it would be wider than ``width`` it does without axes, then without shapes, before names are folded.
+    """
+    heads, rows = _cells(diff, ascii_only)
+    for without in ((), ("axes",), ("axes", "shape")):
+        out = Table(box=None, pad_edge=False, header_style="bold")
+        shown = [at for at, head in enumerate(heads) if head.plain not in without or at < _NAMES.stop]
+        for at in shown:
+            # A figure that is cut says something else.
+            out.add_column(heads[at], justify="right" if at in _FIGURES else "left", no_wrap=at in _FIGURES,
+                           overflow="fold")  # fmt: skip
+        for row in rows:
+            out.add_row(*(row[at] for at in shown if at < len(row)))
+        if width is None or Measurement.get(*_unbounded(), out).maximum <= width:
+            break
+    return out
+
+
+_NAMES = range(2, 4)  # the columns that are called as the recordings
+_FIGURES = frozenset({0, 1, *range(7, 12)})
+
+
+def _unbounded() -> tuple[Console, ConsoleOptions]:
+    console = Console(width=10_000)
+    return console, console.options
+
+
+def _cells(diff: Diff, ascii_only: bool) -> tuple[list[Text], list[list[Text]]]:
+    """The heads of all columns, and the rows; those of nodes without a twin are shorter."""
     glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
 
     def cell(text: str, style: str = "") -> Text:
         return Text(to_ascii(text) if ascii_only else text, style)
 
-    out = Table(box=None, pad_edge=False, header_style="bold")
-    for name, right in (("", 0), ("#", 1), (diff.reference.name, 0), (diff.candidate.name, 0), ("op", 0)):
-        out.add_column(cell(display(name)), justify="right" if right else "left")
     again = any(pair.local is not None for pair in diff.pairs)
     figures = ["max|d|" if ascii_only else "max|Δ|", "rel L2", *(("own", "floor") if again else ()), "conf"]
-    for name, right in (("shape", 0), ("axes", 0), *((figure, 1) for figure in figures)):
-        out.add_column(cell(name), justify="right" if right else "left")
+    names = [display(diff.reference.name), display(diff.candidate.name)]
+    heads = [cell(head) for head in ("", "#", *names, "op", "shape", "axes", *figures)]
+    rows = []
     for count, pair in enumerate(diff.pairs):
         s = pair.stats
         cells = [str(count), words.together(pair.pair.reference), words.together(pair.pair.candidate)]
@@ -185,14 +222,18 @@ def table(diff: Diff, *, ascii_only: bool = False) -> Table:
             cells += [words.number(known.relative(known.floor) if known else None, 1)]
         cells += [f"{pair.pair.confidence:.2f}"]
         style = STYLES[pair.verdict] if pair.verdict is not Verdict.MATCH else ""
-        out.add_row(cell(glyphs[pair.verdict], STYLES[pair.verdict]), *(cell(c, style) for c in cells))
-    for name, node in ((n, diff.reference.structure.by_name[n]) for n in diff.alignment.unmatched_reference):
-        out.add_row(cell(glyphs[Verdict.UNMATCHED]), "", cell(display(name), "dim"), cell("—", "dim"),
-                    cell(display(node.label), "dim"), cell(words.shape_text(node.shape), "dim"))  # fmt: skip
-    for name, node in ((n, diff.candidate.structure.by_name[n]) for n in diff.alignment.unmatched_candidate):
-        out.add_row(cell(glyphs[Verdict.UNMATCHED]), "", cell("—", "dim"), cell(display(name), "dim"),
-                    cell(display(node.label), "dim"), cell(words.shape_text(node.shape), "dim"))  # fmt: skip
-    return out
+        rows.append([cell(glyphs[pair.verdict], STYLES[pair.verdict]), *(cell(c, style) for c in cells)])
+    unmatched = (
+        (diff.reference, diff.alignment.unmatched_reference, 0),
+        (diff.candidate, diff.alignment.unmatched_candidate, 1),
+    )
+    for recording, left, side in unmatched:
+        for name in left:
+            node = recording.structure.by_name[name]
+            twins = [display(name), "—"] if side == 0 else ["—", display(name)]
+            cells = ["", *twins, display(node.label), words.shape_text(node.shape)]
+            rows.append([cell(glyphs[Verdict.UNMATCHED]), *(cell(c, "dim") for c in cells)])
+    return heads, rows
 
 
 def diff_text(diff: Diff) -> str:

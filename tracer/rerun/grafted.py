@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tracer.alignment import Pair
 from tracer.compare import Diff, PairDiff, Tolerance
 from tracer.errors import ExitCode
 from tracer.rerun.graft import Off, Output, explained
 from tracer.store import Recording
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA = "tracer-graft/1"
 Side = Literal["reference", "candidate"]
@@ -199,6 +202,13 @@ class Explanation(_Result):
         enough = None if self.enough is None else list(self.enough)
         left_out = [pair.aligned for d in self.left_out for pair in d.pairs]
         return {**self._to_json(), "defects": defects, "enough": enough, "left_out": left_out}
+
+    def to_pandas(self) -> DataFrame:
+        """One row a defect, with the columns of ``tracer graft --format csv``. Raises
+        MissingFrameworkError without pandas."""
+        from tracer.exporting.frames import frame
+
+        return frame(self.to_json())
 
     def __str__(self) -> str:
         from tracer.report.graft import plain

@@ -35,6 +35,8 @@ from tracer.weighing.plan import Copy, Fill, plan
 from tracer.weighing.reading import Part, Reading
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from tracer.alignment.mapping import Mapping as MappingFile
 
 SCHEMA = "tracer-weights/1"
@@ -140,6 +142,11 @@ class WeightTable:
 
         return table_text(self)
 
+    def _repr_html_(self) -> str:
+        from tracer.report.html import fragment
+
+        return fragment(self)
+
     def parts(self, row: Row) -> list[Part]:
         """The values of a row, parameter by parameter, both sides in one layout.
 
@@ -163,6 +170,7 @@ class WeightTable:
         return ExitCode.DIVERGED if any(self.counts[s] for s in (*FAULTS, Status.OPEN)) else ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
+        """The documented object of ``tracer weights --json``."""
         return {
             "schema": SCHEMA,
             "reference": self.reference.name,
@@ -178,6 +186,13 @@ class WeightTable:
             "tied": {side: [list(names) for names in found]
                      for side, found in zip(("reference", "candidate"), self.tied, strict=True)},
         }  # fmt: skip
+
+    def to_pandas(self) -> DataFrame:
+        """One row for each of :attr:`rows`, with the columns of ``tracer weights --format csv``. Raises
+        MissingFrameworkError without pandas."""
+        from tracer.exporting.frames import frame
+
+        return frame(self.to_json())
 
 
 def compare(

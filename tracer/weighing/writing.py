@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from tracer.errors import InputError, TraceError
 from tracer.names import display
+from tracer.preflight import check_kind
 from tracer.store import zarr3
 
 
@@ -24,6 +25,8 @@ def check(path: Path, force: bool) -> None:
         raise InputError(f"{shown} is a folder: name a file")
     if not force and (path.exists() or path.is_symlink()):
         raise InputError(f"{shown} exists already: --force replaces it")
+    if path.exists():
+        check_kind(path)  # a device or a pipe would be replaced itself: /dev/null is everybody's
     if not folder.is_dir():
         raise InputError(f"there is no folder {display(str(folder))}")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -44,15 +47,16 @@ def publish(made: Path, path: Path, force: bool) -> None:
                 raise OSError(errno.EINVAL, "no regular file")
             shutil.copyfileobj(given, out, 1 << 20)
 
-    _publish(fill, path, force)
+    publish_filled(fill, path, force)
 
 
 def publish_text(text: str, path: Path, force: bool) -> None:
     """:func:`publish` of a file that holds ``text``."""
-    _publish(lambda out: out.write(text.encode()), path, force)
+    publish_filled(lambda out: out.write(text.encode()), path, force)
 
 
-def _publish(fill: Callable[[BinaryIO], object], path: Path, force: bool) -> None:
+def publish_filled(fill: Callable[[BinaryIO], object], path: Path, force: bool) -> None:
+    """:func:`publish` of what ``fill`` writes into a new file beside it, whose ``name`` is its path."""
     path = path.absolute()
     temporary: str | None = None
     try:
@@ -67,6 +71,8 @@ def _publish(fill: Callable[[BinaryIO], object], path: Path, force: bool) -> Non
         zarr3.sync(path.parent)
     except FileExistsError:
         raise InputError(f"{display(str(path))} exists already: --force replaces it") from None
+    except TraceError:  # of what was to be written
+        raise
     except OSError as error:
         raise TraceError(f"cannot write {display(str(path))}: {error.strerror}") from error
     finally:

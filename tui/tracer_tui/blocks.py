@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tracer.compare import Verdict
-from tracer_tui.rows import Row
+from tracer.report.rows import Row
 
 _SPLIT = re.compile(r"[./]")
 _RUN = 4

@@ -11,10 +11,10 @@ from rich.text import Text
 from tracer.compare import Verdict
 from tracer.errors import TracerError
 from tracer.report import words
+from tracer.report.rows import Row
 from tracer.store import Recording
 from tracer_tui.columns import Field
 from tracer_tui.look import Look
-from tracer_tui.rows import Row
 from tracer_tui.screens.listing import BAR
 
 if TYPE_CHECKING:

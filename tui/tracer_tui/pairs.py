@@ -1,4 +1,4 @@
-"""The tensors of a pair: to be looked at in one order of axes, or to be saved."""
+"""The tensors of a pair, to be saved."""
 
 from __future__ import annotations
 
@@ -6,46 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tracer.alignment.axes import apply
 from tracer.report import words
+from tracer.report.rows import Row, opened
+from tracer.report.tensors import Array
 from tracer.store import Recording
 from tracer.weighing import exporting
-from tracer_tui.rows import Row
 from tracer_tui.screens.saving import Choice, file_name
-from tracer_tui.session import explain
-from tracer_tui.tensors import Array, Tensors
-
-
-def opened(row: Row, recordings: tuple[Recording, Recording]) -> Tensors:
-    """Map both tensors, in the reference's axes; the comparison has checked their sums already."""
-    found: list[Array | None] = [None, None]
-    reasons = ["", ""]
-    nodes = (row.node, row.pair.candidate_node) if row.pair is not None else (row.node, row.node)
-    for side, (recording, node) in enumerate(zip(recordings, nodes, strict=True)):
-        if row.pair is None and row.on_reference == bool(side):
-            reasons[side] = "no twin here"
-            continue
-        try:
-            if recording.stored(node.name) is None:
-                reasons[side] = recording.why_missing(node.name)
-                continue
-            values = recording.read(node.name, verify=False)
-            if side and row.pair is not None and found[0] is not None:
-                axes, arrangement = row.pair.pair.axes, row.pair.pair.arrangement
-                if axes is not None:
-                    values = apply(values, axes)
-                elif arrangement is not None:
-                    values = arrangement.apply(values)
-                else:
-                    reasons[side] = f"shape {words.shape_text(values.shape)} does not fit"
-                    continue
-                if values.shape != found[0].shape:
-                    reasons[side] = f"shape {words.shape_text(values.shape)} does not fit"
-                    continue
-            found[side] = values
-        except Exception as error:
-            reasons[side] = explain(error)
-    return Tensors(found[0], found[1], (reasons[0], reasons[1]))
 
 
 def choices(row: Row, recordings: tuple[Recording, Recording]) -> list[Choice]:

@@ -73,10 +73,3 @@ class Session:
                 if complete or any(recording.state == "recording" for recording in found):
                     return self.trace.so_far(found[0]), self.trace.so_far(found[1])
         return None
-
-
-def explain(error: BaseException) -> str:
-    """An exception as a sentence for the user."""
-    if isinstance(error, TracerError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

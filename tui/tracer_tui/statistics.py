@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rich.text import Text
 
-from tracer.report import words
+from tracer.report import tensors, words
+from tracer.report.rows import Row
+from tracer.report.tensors import Where
 from tracer.store import Recording
-from tracer_tui import tensors
 from tracer_tui.look import Look
-from tracer_tui.rows import Row
-from tracer_tui.tensors import Where
 from tracer_tui.weights import STYLES, WeightRow
 
 _LABEL = 9

@@ -7,11 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.errors import TracerError
+from tracer.errors import TracerError, said
 from tracer.store import Recording, Trace
 from tracer.store.trace import is_locked
 from tracer.store.zarr3 import METADATA
-from tracer_tui.session import explain
 
 PERIOD = 0.5
 """Seconds between two looks."""
@@ -56,7 +55,7 @@ class Watch:
             self._last = self._look()
         except Exception as error:
             self._stamps = None
-            self._last = Snapshot((), explain(error))
+            self._last = Snapshot((), said(error))
         return self._last
 
     def _look(self) -> Snapshot:

@@ -7,12 +7,13 @@ from typing import ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
-from tracer_tui import actions, pairs, tensors
-from tracer_tui.rows import Row
+from tracer.report import tensors
+from tracer.report.rows import Row, opened
+from tracer.report.tensors import Tensors
+from tracer_tui import actions
 from tracer_tui.screens.layers import LayersScreen
 from tracer_tui.screens.tensor import TensorScreen
 from tracer_tui.statistics import statistics
-from tracer_tui.tensors import Tensors
 from tracer_tui.widgets.diagnosis import copied, source_of
 
 
@@ -25,7 +26,7 @@ class LayerScreen(TensorScreen[Row]):
     home: LayersScreen
 
     def open_tensors(self, row: Row) -> Tensors:
-        return pairs.opened(row, (self.home.reference, self.home.candidate))
+        return opened(row, (self.home.reference, self.home.candidate))
 
     def axis_names(self, row: Row, rank: int) -> tuple[str, ...]:
         return tensors.axis_names(row.node, row.pair, rank)

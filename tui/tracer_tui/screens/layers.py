@@ -18,18 +18,19 @@ from textual.message import Message
 from textual.worker import Worker, get_current_worker
 
 from tracer.compare import Tolerance, Verdict
+from tracer.errors import said
 from tracer.report import words
+from tracer.report.profile import Bar
+from tracer.report.rows import SORTS, Row, ordered, rows_of
 from tracer.store import Recording
 from tracer_tui import actions, layertable, query
 from tracer_tui.columns import fit
-from tracer_tui.rows import SORTS, Row, ordered, rows_of
 from tracer_tui.screens.comparing import Cancelled
 from tracer_tui.screens.live import LiveScreen
-from tracer_tui.session import explain
 from tracer_tui.widgets.diagnosis import Diagnosis, copied, source_of
 from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.lines import KeyBar, Lines, Prompt
-from tracer_tui.widgets.profile import Bar, Profile
+from tracer_tui.widgets.profile import Profile
 
 if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping
@@ -137,7 +138,7 @@ class LayersScreen(LiveScreen[Row]):
         except Cancelled:
             return
         except Exception as error:
-            self.post_message(self.Failed(explain(error)))
+            self.post_message(self.Failed(said(error)))
             return
         if worker.is_cancelled:
             return

@@ -18,7 +18,7 @@ from textual.message import Message
 from tracer.alignment.dumping import SURE
 from tracer.alignment.mapping import Mapping
 from tracer.compare import Verdict
-from tracer.errors import InputError
+from tracer.errors import InputError, said
 from tracer.report import words
 from tracer_tui import actions, pairing, query
 from tracer_tui.columns import Field, fit
@@ -26,7 +26,6 @@ from tracer_tui.editing import write
 from tracer_tui.pairing import Listed, Names, Said, State, Suggestion
 from tracer_tui.screens.listing import ListScreen
 from tracer_tui.screens.saving import Choice, SaveScreen
-from tracer_tui.session import explain
 from tracer_tui.widgets.grid import FramedGrid, Grid
 from tracer_tui.widgets.lines import KeyBar, Lines, Prompt
 from tracer_tui.widgets.panel import Panel
@@ -347,7 +346,7 @@ class MappingScreen(ListScreen[Suggestion]):
         try:
             mapping = make(self._said)
         except (InputError, ValueError) as error:
-            self.say(explain(error), "warning")
+            self.say(said(error), "warning")
             return
         place = self.listing.cursor
         here = self.listed[place].key if place < len(self.listed) else None
@@ -513,7 +512,7 @@ class MappingScreen(ListScreen[Suggestion]):
         try:
             self._write(path, True)
         except Exception as error:
-            self.post_message(self.Saved(path, mapping, explain(error)))
+            self.post_message(self.Saved(path, mapping, said(error)))
         else:
             self.post_message(self.Saved(path, mapping, ""))
 

@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from tracer_tui.session import explain
+from tracer.errors import said
 from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class SaveScreen(ModalScreen[tuple[Path, ...]]):
         try:
             there = [file for file in choice.files(path) if file.exists() or file.is_symlink()]
         except (OSError, ValueError) as error:
-            self._say(explain(error))
+            self._say(said(error))
             return
         if there and self._warned != text:
             self._warned = text
@@ -151,7 +151,7 @@ class SaveScreen(ModalScreen[tuple[Path, ...]]):
         try:
             self.post_message(self.Done(tuple(choice.save(path, force)), ""))
         except Exception as error:
-            self.post_message(self.Done((), explain(error)))
+            self.post_message(self.Done((), said(error)))
 
     @on(Done)
     def _done(self, event: Done) -> None:

@@ -14,15 +14,15 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.worker import get_current_worker
 
-from tracer.errors import TracerError
+from tracer.errors import TracerError, said
 from tracer.live import judging
 from tracer.report import words
+from tracer.report.steps import LayerSteps, Overview
 from tracer.store import Recording
 from tracer_tui import actions
 from tracer_tui.columns import Field, fit
 from tracer_tui.screens.base import TracerScreen
-from tracer_tui.session import explain
-from tracer_tui.steps import LayerSteps, Overview, overview
+from tracer_tui.steps import overview
 from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.lines import KeyBar, Lines
 from tracer_tui.widgets.panel import Panel
@@ -245,7 +245,7 @@ class StepsScreen(TracerScreen):
         try:
             self.own_app.compare(self.reference.at(step), self.candidate.at(step))
         except TracerError as error:
-            self.say(explain(error), "warning")
+            self.say(said(error), "warning")
 
     def action_back(self) -> None:
         self.app.pop_screen()

@@ -12,13 +12,13 @@ from textual.containers import Horizontal
 from textual.message import Message
 from textual.worker import get_current_worker
 
-from tracer.report import words
-from tracer_tui import tensors
+from tracer.errors import said
+from tracer.report import tensors, words
+from tracer.report.tensors import Histogram, Planes, Tensors, View, Where
 from tracer_tui.columns import Field, fit
+from tracer_tui.indices import index_of
 from tracer_tui.query import Listed
 from tracer_tui.screens.base import TracerScreen
-from tracer_tui.session import explain
-from tracer_tui.tensors import Histogram, Planes, Tensors, View, Where
 from tracer_tui.widgets.byaxis import ByAxis
 from tracer_tui.widgets.curves import Curve, Curves
 from tracer_tui.widgets.distribution import Distribution
@@ -137,7 +137,7 @@ class TensorScreen(TracerScreen, Generic[R]):
         try:
             found = self.open_tensors(row)
         except Exception as error:
-            found = Tensors(None, None, (explain(error),) * 2)
+            found = Tensors(None, None, (said(error),) * 2)
         if worker.is_cancelled:
             return
         self.post_message(self.Opened(row, found))
@@ -149,7 +149,7 @@ class TensorScreen(TracerScreen, Generic[R]):
                     found.reference, found.candidate, *tolerance, stop=lambda: worker.is_cancelled
                 )  # fmt: skip
         except Exception as error:
-            self.app.call_from_thread(self.say, explain(error), "error")
+            self.app.call_from_thread(self.say, said(error), "error")
             return
         if not worker.is_cancelled:
             self.post_message(self.Measured(row, histogram, where))
@@ -195,7 +195,7 @@ class TensorScreen(TracerScreen, Generic[R]):
         try:
             planes: Planes | str = tensors.load(view, found.reference, found.candidate)
         except Exception as error:
-            planes = explain(error)
+            planes = said(error)
         if not worker.is_cancelled:
             self.post_message(self.Drawn(view, planes))
 
@@ -374,7 +374,7 @@ class TensorScreen(TracerScreen, Generic[R]):
             return
         if event.purpose == "index":
             try:
-                index = tensors.index_of(event.text, self.view, self.names, self.axis)
+                index = index_of(event.text, self.view, self.names, self.axis)
             except ValueError as error:
                 self.query_one(Prompt).hint(self.look.plain(f"{error} "))
                 return

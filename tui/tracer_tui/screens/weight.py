@@ -10,13 +10,13 @@ from textual.binding import BindingType
 
 from tracer.relations import SAME
 from tracer.report import weights as words
+from tracer.report.tensors import Tensors
 from tracer.report.words import count, shape_text
 from tracer.weighing.reading import Part
 from tracer.weighing.table import WeightTable
 from tracer_tui import actions
 from tracer_tui.screens.tensor import TensorScreen
 from tracer_tui.statistics import weight_statistics
-from tracer_tui.tensors import Tensors
 from tracer_tui.weights import STYLES, WeightRow, copied
 
 if TYPE_CHECKING:

@@ -16,18 +16,19 @@ from textual.message import Message
 from textual.worker import get_current_worker
 
 from tracer.alignment.owned import Key
+from tracer.errors import said
+from tracer.report import tensors
 from tracer.report import weights as words
+from tracer.report.tensors import Array, Planes, View
 from tracer.report.words import bytes_text, count, number
 from tracer.weighing import exporting
 from tracer.weighing.parameters import percent
 from tracer.weighing.table import Status, WeightTable, compare
-from tracer_tui import actions, tensors
+from tracer_tui import actions
 from tracer_tui.columns import Field, fit
 from tracer_tui.screens.comparing import Cancelled, ComparingScreen
 from tracer_tui.screens.listing import BAR
 from tracer_tui.screens.saving import Choice, file_name
-from tracer_tui.session import explain
-from tracer_tui.tensors import Array, Planes, View
 from tracer_tui.weights import SORTS, STYLES, WeightRow, copied, figures, ordered, rows_of
 from tracer_tui.widgets.grid import Grid
 from tracer_tui.widgets.lines import KeyBar, Lines, Prompt
@@ -112,7 +113,7 @@ class WeightsScreen(ComparingScreen[WeightRow]):
         except Cancelled:
             return
         except Exception as error:
-            self.post_message(self.Failed(explain(error)))
+            self.post_message(self.Failed(said(error)))
             return
         self._tell(found)
 
@@ -296,7 +297,7 @@ class WeightsScreen(ComparingScreen[WeightRow]):
                 view = View.of(found.shape, chosen.axes, None)
                 planes = tensors.load(view, found.reference, found.candidate)
         except Exception as error:
-            planes = row.row.reason or explain(error)
+            planes = row.row.reason or said(error)
         if not worker.is_cancelled:
             self.post_message(self.Drawn(row, view, planes))
 

@@ -8,9 +8,9 @@ import numpy as np
 from rich.text import Text
 from textual.strip import Strip
 
-from tracer_tui import tensors
+from tracer.report import tensors
+from tracer.report.tensors import Array
 from tracer_tui.curves import peaks
-from tracer_tui.tensors import Array
 from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:

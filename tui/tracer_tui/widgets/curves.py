@@ -15,8 +15,8 @@ from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
 
+from tracer.report.tensors import Array
 from tracer_tui.curves import braille, dots, envelope, peaks
-from tracer_tui.tensors import Array
 from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:

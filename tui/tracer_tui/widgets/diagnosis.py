@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tracer.compare import Verdict
 from tracer.report import causes, settings, words
-from tracer_tui.rows import Row
+from tracer.report.rows import Row
 from tracer_tui.widgets.panel import Panel
 
 if TYPE_CHECKING:

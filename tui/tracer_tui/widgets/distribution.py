@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from rich.text import Text
 from textual.strip import Strip
 
-from tracer_tui.tensors import Histogram
+from tracer.report.tensors import Histogram
 from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
 
-from tracer_tui import tensors
+from tracer.report import tensors
 from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 
-from tracer_tui.tensors import Planes, View
+from tracer.report.tensors import Planes, View
 from tracer_tui.widgets.heatmap import Heatmap
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from tracer.compare import Verdict
+from tracer.report.profile import Bar, pooled, scale
 from tracer_tui.widgets.framed import Framed
 
 if TYPE_CHECKING:
@@ -21,36 +22,6 @@ if TYPE_CHECKING:
 
 _LABEL = 7
 _WIDEST = 6
-_GRAVITY = (
-    Verdict.UNMATCHED,
-    Verdict.MATCH,
-    Verdict.NOISE,
-    Verdict.INHERITED,
-    Verdict.NOT_COMPARABLE,
-    Verdict.DIVERGED,
-)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One pair: its verdict and max|Δ| (None where nothing was compared, infinite where a side is not finite)."""
-
-    verdict: Verdict
-    error: float | None
-
-
-def pooled(bars: Sequence[Bar], columns: int) -> list[tuple[Bar, int, int]]:
-    """At most ``columns`` bars, each with the range it stands for; a group shows its greatest error and gravest
-    verdict, so that the one bad pair among a thousand stays visible."""
-    count = min(len(bars), max(1, columns))
-    out = []
-    for column in range(count):
-        start, end = column * len(bars) // count, (column + 1) * len(bars) // count
-        group = bars[start:end]
-        errors = [bar.error for bar in group if bar.error is not None]
-        verdict = max((bar.verdict for bar in group), key=_GRAVITY.index)
-        out.append((Bar(verdict, max(errors, default=None)), start, end))
-    return out
 
 
 @dataclass(frozen=True)
@@ -114,18 +85,8 @@ class Profile(Framed):
             room = size[0] - _LABEL - 1
             groups = pooled(self._bars, room)
             width = max(1, min(_WIDEST, room // max(1, len(groups))))
-            self._laid = size, _Layout(groups, width, *self._scale(size[1] - 1))
+            self._laid = size, _Layout(groups, width, *scale(self._bars, self._atol, size[1] - 1))
         return self._laid[1]
-
-    def _scale(self, rows: int) -> tuple[float, float]:
-        """Exponents of the lower and upper edge."""
-        known = [b.error for b in self._bars if b.error is not None and 0 < b.error < math.inf]
-        edges = [*known, *([self._atol] if self._atol > 0 else [])] or [1e-5]
-        low, high = math.floor(math.log10(min(edges)) - 0.5), math.ceil(math.log10(max(edges)) + 0.3)
-        if self._atol > 0:  # room below the tolerance, so that its line does not lie on the ground
-            low = min(low, math.floor(math.log10(self._atol)) - 2)
-        low = max(low, high - 14)
-        return low, max(high, low + min(rows, 3))
 
     def on_click(self, event: events.Click) -> None:
         laid = self._layout()

@@ -1,15 +1,19 @@
-"""The lines of the Layers screen: every pair, and in their places the nodes without a twin."""
+"""The rows of a comparison: every pair, and in their places the nodes without a twin; and a row's tensors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tracer.alignment.axes import apply
 from tracer.compare import Verdict
+from tracer.errors import said
 from tracer.graph import Node
 from tracer.report import words
+from tracer.report.tensors import Array, Tensors
+from tracer.store import Recording
 
 if TYPE_CHECKING:
     from tracer.compare import Diff, PairDiff
@@ -140,8 +144,6 @@ def _pending(diff: Diff, pair: PairDiff) -> bool:
 
 
 def _placed(row: Row, place: int) -> Row:
-    from dataclasses import replace
-
     return replace(row, place=place)
 
 
@@ -152,3 +154,35 @@ def ordered(rows: Sequence[Row], sort: str) -> list[Row]:
     if sort == "name":
         return sorted(rows, key=lambda row: (row.reference or row.candidate).casefold())
     return sorted(rows, key=lambda row: row.place)
+
+
+def opened(row: Row, recordings: tuple[Recording, Recording]) -> Tensors:
+    """Map both tensors, in the reference's axes; the comparison has checked their sums already."""
+    found: list[Array | None] = [None, None]
+    reasons = ["", ""]
+    nodes = (row.node, row.pair.candidate_node) if row.pair is not None else (row.node, row.node)
+    for side, (recording, node) in enumerate(zip(recordings, nodes, strict=True)):
+        if row.pair is None and row.on_reference == bool(side):
+            reasons[side] = "no twin here"
+            continue
+        try:
+            if recording.stored(node.name) is None:
+                reasons[side] = recording.why_missing(node.name)
+                continue
+            values = recording.read(node.name, verify=False)
+            if side and row.pair is not None and found[0] is not None:
+                axes, arrangement = row.pair.pair.axes, row.pair.pair.arrangement
+                if axes is not None:
+                    values = apply(values, axes)
+                elif arrangement is not None:
+                    values = arrangement.apply(values)
+                else:
+                    reasons[side] = f"shape {words.shape_text(values.shape)} does not fit"
+                    continue
+                if values.shape != found[0].shape:
+                    reasons[side] = f"shape {words.shape_text(values.shape)} does not fit"
+                    continue
+            found[side] = values
+        except Exception as error:
+            reasons[side] = said(error)
+    return Tensors(found[0], found[1], (reasons[0], reasons[1]))

@@ -1,4 +1,4 @@
-"""What the Layer screen shows of two tensors: slices, pooled pictures, histograms, where the error sits.
+"""What is shown of two tensors: slices, pooled pictures, histograms, where the error sits.
 
 Tensors are memory-mapped and may be larger than memory: every function here reads a bounded part, or walks in blocks.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tracer import dtypes
 from tracer.graph import Node
+from tracer.store.sources import forget
 
 if TYPE_CHECKING:
     from tracer.compare import PairDiff
@@ -27,6 +28,10 @@ BINS = 960
 WALK = 1 << 26
 """Elements looked at when the place of the error is sought."""
 _BLOCK = 1 << 18
+_MAPPED = 1 << 26
+"""Bytes of a file that stay mapped while a slice of it is read."""
+_HELD = 32
+"""Blocks or runs of a file that stay mapped while one walks."""
 
 Array = NDArray[Any]
 
@@ -221,7 +226,15 @@ def load(view: View, reference: Array | None, candidate: Array | None) -> Planes
         if values is None or not values.size:
             return None
         plane = view.plane(values)
-        return real(plane[rows][:, columns] if thinned else plane)
+        if not thinned:
+            return real(plane)
+        # Elements far apart map most of a file: a part of it at a time.
+        longer = int(len(columns) > len(rows))
+        parts = []
+        for part in np.array_split((rows, columns)[longer], max(1, values.nbytes // _MAPPED)):
+            parts.append(real(plane[rows][:, part] if longer else plane[part][:, columns]))
+            forget(values)
+        return np.concatenate(parts, axis=longer)
 
     a, b = read(reference), read(candidate)
     difference = None
@@ -274,7 +287,13 @@ def sample(values: Array) -> Array:
     if flat.size > SAMPLE:
         run = 1000
         starts = np.linspace(0, flat.size - run, SAMPLE // run).astype(np.int64)
-        flat = np.concatenate([flat[start : start + run] for start in starts])
+        parts = []
+        for number, start in enumerate(starts, 1):
+            parts.append(np.array(flat[start : start + run]))
+            if number % _HELD == 0:
+                forget(values)
+        forget(values)
+        flat = np.concatenate(parts)
     found: Array = real(flat)
     finite: Array = found[np.isfinite(found)]
     return finite
@@ -362,7 +381,7 @@ def locate(
     if not shape:
         reference, candidate = reference.reshape(1), candidate.reshape(1)
     best: list[tuple[float, tuple[int, ...], float, float]] = []
-    for cut in _cuts(reference.shape):
+    for number, cut in enumerate(_cuts(reference.shape), 1):
         if stop() or found.seen >= WALK:
             break
         x, y = real(reference[cut]), real(candidate[cut])
@@ -385,6 +404,9 @@ def locate(
             index = tuple(int(i) + s.start for i, s in zip(local, cut, strict=True))[: len(shape)]
             best.append((float(flat[at]), index, float(x[local]), float(y[local])))
         best = sorted(best, key=lambda item: -item[0])[:count]
+        if number % _HELD == 0:
+            forget(reference)
+            forget(candidate)
     found.worst = [(index, ours, theirs) for _, index, ours, theirs in best]
     return found
 
@@ -415,35 +437,3 @@ def spans(hit: Array) -> str:
     runs = [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)]
     listed = ", ".join(runs[:3]) + (" …" if len(runs) > 3 else "")
     return f"{listed} ({len(places)} of {len(hit)})"
-
-
-def index_of(text: str, view: View, names: Sequence[str], axis: int | None) -> tuple[int, ...]:
-    """The index a person means by ``0,3,12``, ``channel 3``, or ``3`` along ``axis``; negative ones count from the end.
-
-    Raises ValueError with what is expected.
-    """
-    words = text.replace(",", " ").replace("=", " ").split()
-    index, rank = list(view.index), len(view.shape)
-    try:
-        if len(words) == rank and all(_whole(word) for word in words):
-            places = list(enumerate(map(int, words)))
-        elif len(words) == 1:
-            if axis is None:
-                raise ValueError
-            places = [(axis, int(words[0]))]
-        else:
-            *found, number = words
-            wanted = " ".join(found).casefold()
-            places = [(next(a for a, name in enumerate(names) if name.casefold() == wanted), int(number))]
-    except (ValueError, StopIteration):
-        example = ",".join(map(str, view.index))
-        raise ValueError(f"{example} or {names[-1] if names else 'axis'} 0") from None
-    for at, place in places:
-        if not -view.shape[at] <= place < view.shape[at]:
-            raise ValueError(f"{names[at]} ends at {view.shape[at] - 1}")
-        index[at] = place % view.shape[at]
-    return tuple(index)
-
-
-def _whole(word: str) -> bool:
-    return word.removeprefix("-").isdecimal()
