@@ -247,7 +247,7 @@ def test_the_reference_may_run_on_from_the_candidate(trace_path: Path) -> None:
     with torch.no_grad():
         wanted = models[1](torch.from_numpy(X)).numpy()
     np.testing.assert_allclose(found.after[0].scale, np.abs(wanted).max(), rtol=1e-6)
-    with pytest.raises(ReplayError, match="'b' was recorded from a live model, .* give the models"):
+    with pytest.raises(ReplayError, match=r"'b' was recorded from a live model, .* give the models"):
         tracer.graft(a, b, models=(models[0], None), at="act#1")
 
 
