@@ -20,7 +20,7 @@ from tracer.errors import ExitCode, InputError, MissingFrameworkError
 from tracer.names import display
 from tracer.options import Options
 from tracer.recording import check_name, check_run
-from tracer.report.words import bytes_text, shape_text
+from tracer.report.words import bytes_text, count, shape_text
 from tracer.store import Trace, zarr3
 from tracer.worker import protocol, supervise
 from tracer.worker.results import parse_record
@@ -220,7 +220,7 @@ def _say(loading: Loading, result: dict[str, Any], trace: Path) -> None:
         line += f"; gradients of {result['gradients']} activations and {result['weight_gradients']} weights"
     settings.out().print(Text(line))
     if result["pairs"] is not None:
-        settings.out().print(Text(f"aligned to '{display(result['reference'])}': {result['pairs']} pairs"))
+        settings.out().print(Text(f"aligned to '{display(result['reference'])}': {count(result['pairs'], 'pair')}"))
     skipped = list(result["skipped"].items())
     for name, reason in skipped[:_NAMED]:
         settings.say(f"note: {display(name)} not recorded: {display(reason)}")
