@@ -222,6 +222,12 @@ def test_a_file_is_recorded_as_the_command_does(tmp_path: Path) -> None:
         tracer.record(tmp_path / "net.pt", [X], trace=tmp_path / "t.zarr")
 
 
+def test_a_comparison_is_one_line_at_a_prompt(pair: tuple[tracer.Recording, tracer.Recording]) -> None:
+    """pytest shows it of ``assert tracer.diff(a, b)``, and cuts what is longer than 240 characters."""
+    assert re.fullmatch(r"<Diff right ⇄ wrong: diverged first at \S+ \(\S+\), \d+ pairs>", repr(tracer.diff(*pair)))
+    assert re.fullmatch(r"<Diff right ⇄ right: match, \d+ pairs>", repr(tracer.diff(pair[0], pair[0])))
+
+
 def test_gradients_and_weights_are_read_by_name(pair: tuple[tracer.Recording, tracer.Recording]) -> None:
     """Grad-CAM from a recording equals Grad-CAM by hooks."""
     net = Net().eval()

@@ -184,6 +184,27 @@ def test_known():
     worse.stdout.fnmatch_lines(["*ccepted in the baseline, but its greatest difference grew*"])
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_tests_that_share_a_baseline_add_to_it(ran: Ran, pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    """However many differ, and in whatever order they run; what was there before the run goes, its reasons stay."""
+    code = """
+pytestmark = pytest.mark.port(baseline="known.json")
+@pytest.mark.parametrize("eps", [1e-5, 1e-3, 1e-2, 2e-5])
+def test_known(eps):
+    tracer.assert_port(net(), net(eps), X)
+"""
+    before = {"verdict": "diverged", "max_abs": 9.0, "rel_l2": 9.0, "local": None, "reason": "as agreed"}
+    accepted = [{"reference": name, "candidate": name, **before} for name in ("1", "gone")]
+    known = pytester.path / "known.json"
+    known.write_text(json.dumps({"schema": "tracer-baseline/1", "accepted": accepted}))
+    ran(code, "--tracer-update-baseline", *workers).assert_outcomes(passed=4)
+    found = {entry["reference"]: entry for entry in json.loads(known.read_text())["accepted"]}
+    assert "gone" not in found
+    assert found["1"]["reason"] == "as agreed"
+    assert 0 < found["1"]["max_abs"] < 9
+    ran(code).assert_outcomes(passed=4)
+
+
 def test_each_worker_of_xdist_keeps_its_own(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile("""

@@ -172,16 +172,26 @@ class _Check:
             raise InputError(f"no such baseline: {shown} (pytest --tracer-update-baseline makes it)")
 
     def _accepted(self, found: Diff) -> Diff:
-        """The comparison with all its differences accepted in the file, as far as they can be."""
+        """The comparison with all its differences accepted in the file, as far as they can be.
+
+        Tests may share the file: the first of a run replaces what is in it, the others add to that.
+        """
         from dataclasses import replace
 
         from tracer.compare import baseline as baselines
         from tracer.weighing import writing
 
         assert self.baseline is not None
-        known = baselines.load(self.baseline) if self.baseline.exists() else None
-        made = baselines.of(found.pairs, known)
-        writing.publish_text(baselines.dumped(made), self.baseline, force=True)
+        assert self.test is not None
+        with self.test.alone_at(self.baseline) as original:
+            now = baselines.load(self.baseline) if self.baseline.exists() else None
+            written = original.exists()  # by another test of this run
+            if not written and now is not None:
+                shutil.copyfile(self.baseline, original)
+            elif not written:
+                original.write_text(baselines.dumped(baselines.of(())))
+            made = baselines.of(found.pairs, baselines.load(original), beside=now if written else None)
+            writing.publish_text(baselines.dumped(made), self.baseline, force=True)
         return replace(found, baseline=made).at(found.tolerance)
 
     def failure(self, found: Diff, place: Path) -> str:

@@ -10,7 +10,8 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,20 @@ class Test:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(folder)
 
+    @contextmanager
+    def alone_at(self, baseline: Path) -> Iterator[Path]:
+        """Keeps this run's other tests, those of pytest-xdist's other workers too, from writing a baseline meanwhile.
+
+        Yields where its text from before the run is to be kept: that is there once one of them has written it.
+        """
+        import fcntl
+
+        folder = _common(self.item.config)
+        digest = hashlib.sha256(str(baseline.resolve()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        with (folder / f"{digest}.lock").open("w") as lock:  # closing it opens the lock
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder / f"{digest}.json"
+
     def failed_with(self, found: Diff, place: Path) -> list[str]:
         """Further lines of an assertion's text; writes the report where ``--tracer-report`` wants one."""
         self._told.add(place)
@@ -121,6 +136,23 @@ class Test:
                 shutil.rmtree(place, ignore_errors=True)
 
 
+_COMMON = pytest.StashKey[Path]()
+
+
+def _common(config: pytest.Config) -> Path:
+    """A folder of this run alone, one for all workers of pytest-xdist."""
+    if _COMMON not in config.stash:
+        factory = getattr(config, "_tmp_path_factory", None)
+        if factory is None:
+            folder = Path(tempfile.mkdtemp(prefix="tracer-"))
+        else:
+            base = factory.getbasetemp()
+            folder = (base.parent if hasattr(config, "workerinput") else base) / "tracer-baselines"
+            folder.mkdir(exist_ok=True)
+        config.stash[_COMMON] = folder
+    return config.stash[_COMMON]
+
+
 _running: list[Test] = []
 """The tests that run: one, or several where a test runs pytest itself."""
 
@@ -134,7 +166,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tracer", "comparisons of networks (tracer.assert_port)")
     group.addoption("--tracer-dir", metavar="DIR", help="keep the traces of failing tests in this folder")
     group.addoption("--tracer-keep", action="store_true", help="keep the traces of passing tests too")
-    group.addoption("--tracer-report", action="store_true", help="write an HTML report beside each kept trace")
+    group.addoption(
+        "--tracer-report", action="store_true", help="write an HTML report where assert_port fails, beside the trace"
+    )
     group.addoption(
         "--tracer-update-baseline", action="store_true", help="accept all differences of now in the tests' baselines"
     )

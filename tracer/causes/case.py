@@ -16,6 +16,7 @@ import numpy as np
 
 from tracer import dtypes, kinds
 from tracer.alignment.consistency import MASKED
+from tracer.causes.edges import as_padding
 from tracer.causes.failing import Failure
 from tracer.causes.folding import folded
 from tracer.causes.reading import read
@@ -314,15 +315,16 @@ def cases(
 def _alike(side: Side, other: Side) -> Side:
     """A side's attention that is written out as one step, where the other side calls a function for it; its two
     directions beside one another where the other's are; its normalisation in the layer where the other has none; its
-    terms in one sum where the other's are."""
+    terms in one sum where the other's are; its ends as a padding where the other pads."""
     if side.program is None or other.program is None:
         return side
     if (whole := folded(side.program, other.program)) is not None:
         return replace(side, program=whole)
     if (whole := unmerged(side.program, other.program)) is not None:
         return replace(side, program=whole)
-    if (whole := in_one(side.program, other.program)) is not None:
-        return replace(side, program=whole)
+    for form in (in_one, as_padding):
+        if (whole := form(side.program, other.program)) is not None:
+            return replace(side, program=whole)
     if _attention(side.program) or not _attention(other.program):
         return side
     known = side.recording.structure.by_name

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds
-from tracer.causes import masks, namesakes, naming, weighing
+from tracer.causes import masks, namesakes, naming, preparing, weighing
 from tracer.causes.case import Case, Side
 from tracer.causes.edit import Edit, of_program, of_step
 from tracer.causes.scores import SCALING
@@ -51,6 +51,17 @@ def differences(case: Case) -> Iterator[Edit]:
         twins[a.name], taken[b.name] = b, a
     alone = [step.name for step in ours if step.name not in twins]
     gone: set[str] = set()
+    for a, b in pairs:
+        if a.inputs and a.inputs[0] in alone:
+            crossed = namesakes.crosswise(case, a, b, _mapped(case, b.inputs, taken, above))
+            if crossed is not None:
+                gone |= crossed[1]
+                yield crossed[0]
+    if not theirs and len(alone) >= BLOCK and any(step.weights for step in ours):
+        (read,) = _mapped(case, case.theirs.program.inputs[:1], taken, above) or (None,)
+        if read is not None:  # they compute nothing: one layer or another of ours may make no difference on this input
+            yield _block_missing(case, alone, read)
+            return
     for step in reversed(ours):
         if step.name not in alone or step.name in gone:
             continue
@@ -170,7 +181,8 @@ def _in_place(
 def _exchangeable(a: str, b: str) -> bool:
     """Whether a person might have written the one operation for the other."""
     groups = (kinds.ACTIVATIONS | kinds.ELEMENTWISE | {"clip"}, kinds.POOLS | kinds.REDUCTIONS | {"slice", "gather"},
-              _SYMMETRIC | {"sub", "div", "concat", "stack"}, kinds.POOLS | {"flatten", "reshape"})  # fmt: skip
+              _SYMMETRIC | {"sub", "div", "concat", "stack"}, kinds.POOLS | {"flatten", "reshape"},
+              {"crop", "pad", "slice", "upsample", "resize"})  # fmt: skip
     return any(a in group and b in group for group in groups)
 
 
@@ -181,7 +193,7 @@ def _comparable(a: Step, b: Step) -> bool:
 
 def _score(a: Step, b: Step) -> float:
     """How far two steps are the same one: of a block that stands twice it is the one with the same weights."""
-    alike = kinds.similarity(a.kind, b.kind)
+    alike = 1.0 if {a.kind, b.kind} <= naming.LOGARITHMS else kinds.similarity(a.kind, b.kind)
     if alike < _ALIKE:
         return 0.0
     if a.kind != b.kind and {a.kind, b.kind} <= _ARITHMETIC and len(a.inputs) != len(b.inputs):
@@ -268,7 +280,7 @@ def _about(side: Side, *steps: Step) -> dict[str, Any]:
     made = {step.name for step in steps}
     known = side.recording.structure.by_name
     begins = tuple(known[name] for step in steps for name in step.inputs if name not in made and name in known)
-    prepares = all(naming.of_input(step, side) for step in steps if step.inputs)
+    prepares = all(preparing.of_input(step, side) for step in steps if step.inputs)
     return {"steps": steps, "begins": begins, "result": known.get(steps[-1].name), "prepares": prepares}
 
 
@@ -413,12 +425,7 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     if instead:  # the order is a difference of its own
         change = of_step(a.name, lambda step: replace(step, inputs=tuple(instead.get(n, n) for n in step.inputs)))
     if not own and (both := namesakes.exchanged(case, a, b, mine, names, {n: t.name for n, t in taken.items()})):
-        those, here, there = both
-        what = f"{those} have one another's weights in the {case.doer}, or are given one another's inputs"
-        yield Edit(
-            "weights-swapped", what, change, here, there, "layers", (those, "the other way round"),
-            fix=f"load the weights of {those} the other way round", seen=True, cost=1.5, same=("wiring",),
-        )  # fmt: skip
+        yield namesakes.edit_of(case, both, change)
         return
     yield Edit(cause, what, change, a.name, b.name, seen=True, cost=1.5)
 
@@ -484,7 +491,7 @@ def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) ->
     if masks.makes_mask(step, case.ours):
         return "attention-mask"
     if step.kind in _SUMS and len(its) > 1:
-        return "residual-order" if _on_one_path(structure, mine, its) else "wiring"
+        return "residual-order" if naming.on_one_path(structure, mine, its) else "wiring"
     if step.kind in ("matmul", "permute", "reshape", "attention", *SCALING) and naming.about_heads(structure, step):
         return "qkv-order" if naming.multiplied(structure, step) else "wiring"
     sums = [structure.by_name[name] for name in (*mine, *its) if name in structure.by_name]
@@ -530,15 +537,6 @@ _NEXT = 3
 
 def _known(structure: Structure, names: Sequence[str]) -> list[Node]:
     return [structure.by_name[name] for name in names if name in structure.by_name]
-
-
-def _on_one_path(structure: Structure, mine: Sequence[str], its: Sequence[str]) -> bool:
-    """Whether a term that is read in place of another is made of it, or the other way round: added before or behind."""
-    gone, new = terms_apart(mine, its)
-    return bool(gone) and all(
-        any(one in naming.above(structure, other) or other in naming.above(structure, one) for one in gone)
-        for other in new
-    )
 
 
 def _around_activation(case: Case, mine: Sequence[str], its: Sequence[str]) -> str:

@@ -46,6 +46,8 @@ _SINGLY = 3
 """Of these tensors, those that are looked through one at a time."""
 _FAR = 4
 """Tensors on which values may be moved back to where they were."""
+_NEXT = 3
+"""Those on which a sum or a product may be made with another term."""
 _LIKELY = 0.7
 """Evidence of a pair below which it says little."""
 _AGAIN = 1.0
@@ -212,7 +214,7 @@ def explain(
             if doubted:
                 one = _look(make, index, pair, given, frozenset(apart | doubted))
             known[key], own = one, one.finding
-            far = 0 if own is None else _FAR if _moved(own) else _structural(own) or _held(own, cut, diff.candidate)
+            far = 0 if own is None else _far(own, cut, diff)
             if (
                 one.elsewhere
                 or _unfounded(own, pair)
@@ -332,6 +334,22 @@ def _longer(one: Finding) -> bool:
 def _absorbs(one: Finding) -> bool:
     """Whether a bias is among what was found, or statistics that may hold one of the layer above."""
     return any("bias" in cause.key.split(", ") or "running_mean" in cause.key.split(", ") for cause in one.causes)
+
+
+def _far(one: Finding, cut: Cut, diff: Diff) -> int:
+    """Tensors on which what was found may be taken back, at most."""
+    if _moved(one):
+        return _FAR
+    if not _structural(one):
+        return int(_held(one, cut, diff.candidate))
+    return _NEXT if len(one.causes) == 1 and _joins(one.causes[0], diff) else 1
+
+
+def _joins(cause: Cause, diff: Diff) -> bool:
+    """Whether it is about a sum or a product: the other side may make it further on, with another of its terms."""
+    sides = ((diff.reference, cause.reference), (diff.candidate, cause.candidate))
+    nodes = [side.structure.by_name[name] for side, name in sides if name in side.structure.by_name]
+    return bool(nodes) and all(node.kind in ("add", "mul") for node in nodes)
 
 
 def _held(one: Finding, cut: Cut, candidate: Recording) -> bool:

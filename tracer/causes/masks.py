@@ -68,9 +68,41 @@ def on_scores(
     structure, names = side.recording.structure, [step.name]
     for _ in range(FAR):
         following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
-        if any(one.kind in ends and not (one.kind == "softmax" and _ends_with(structure, one)) for one in following):
+        if any(one.kind in ends and _attends(one, step, side) for one in following):
             return True
         names = [one.name for one in following if one.kind in PASSED | kinds.LAYOUT_ONLY or one.alias_of is not None]
+    return False
+
+
+def _attends(node: Node, step: Step | Node, side: Side) -> bool:
+    """Whether what comes next is part of attention: a softmax that something is computed of, or a product of queries
+    and keys, or of scores and values. Others are products as of any layer: a graph's, of links and features."""
+    structure = side.recording.structure
+    if node.kind == "softmax":
+        return not _ends_with(structure, node)
+    return node.kind == "attention" or _before_softmax(structure, node) or _behind_softmax(structure, step)
+
+
+def _before_softmax(structure: Structure, product: Node) -> bool:
+    """Whether a softmax that something is computed of comes a few operations behind a product, before any layer: what
+    is not known, such as a layer of somebody's own that adds a bias, is passed."""
+    names = {product.name}
+    for _ in range(FAR):
+        following = [structure.by_name[child] for name in names for child in structure.children.get(name, ())]
+        if any(node.kind == "softmax" and not _ends_with(structure, node) for node in following):
+            return True
+        names = {node.name for node in following if node.kind not in kinds.WEIGHTED | {*PRODUCTS}}
+    return False
+
+
+def _behind_softmax(structure: Structure, step: Step | Node) -> bool:
+    """Whether what a step reads are scores that a softmax has been over."""
+    names = set(step.inputs if isinstance(step, Step) else step.parents)
+    for _ in range(FAR):
+        above = [structure.by_name[name] for name in names if name in structure.by_name]
+        if any(node.kind == "softmax" for node in above):
+            return True
+        names = {parent for node in above if node.kind in PASSED | kinds.LAYOUT_ONLY for parent in node.parents}
     return False
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tracer import kinds
 from tracer.causes import naming
 from tracer.causes.case import Case
+from tracer.causes.edit import Change, Edit, of_step
 from tracer.causes.step import Step
 from tracer.causes.sums import terms_apart
 from tracer.graph import Node, Structure
@@ -48,6 +50,31 @@ def exchanged(
     return _said(*layers[0]), layers[0][0].name, layers[1][1].name
 
 
+def edit_of(case: Case, both: tuple[str, str, str], change: Change) -> Edit:
+    """Two layers whose weights were exchanged; ``both`` as :func:`exchanged` gives them."""
+    those, here, there = both
+    what = f"{those} have one another's weights in the {case.doer}, or are given one another's inputs"
+    return Edit(
+        "weights-swapped", what, change, here, there, "layers", (those, "the other way round"),
+        fix=f"load the weights of {those} the other way round", seen=True, cost=1.5, same=("wiring",),
+    )  # fmt: skip
+
+
+def crosswise(case: Case, a: Step, b: Step, its: Sequence[str | None]) -> tuple[Edit, set[str]] | None:
+    """The same of a layer that reads what we alone move the axes of first, with the names of what moves them."""
+    steps, moving = {step.name: step for step in case.program.steps}, list[str]()
+    first = a.inputs[0]
+    while first in steps and steps[first].kind == "permute":
+        moving.append(first)
+        first = steps[first].inputs[0]
+    if not moving or len(a.inputs) != 1 or len(its) != 1 or its[0] in (None, first) or its[0] not in case.ours.above:
+        return None
+    read = (str(its[0]),)
+    both = exchanged(case, a, b, (first,), read, {})
+    change = of_step(moving[-1], lambda step: replace(step, inputs=read))
+    return None if both is None else (edit_of(case, both, change), {*moving})
+
+
 _TWO = 2
 
 
@@ -68,11 +95,21 @@ def _of_layers(own: Node, twin: Node, ours: Structure, theirs: Structure, above:
     if len(namesake) != 1 or len(other) != 1:
         return ""
 
-    def reads(node: Node) -> list[str]:
-        return [above.get(name, name) for name in node.parents]
+    def begins(node: Node, structure: Structure) -> list[str]:
+        return [_unmoved(structure, name) for name in node.parents]
 
-    crosswise = reads(namesake[0]) == list(own.parents) and reads(twin) == list(other[0].parents)
+    def reads(node: Node) -> list[str]:
+        return [above.get(name, name) for name in begins(node, theirs)]
+
+    crosswise = reads(namesake[0]) == begins(own, ours) and reads(twin) == begins(other[0], ours)
     return _said(own, other[0]) if crosswise else ""
+
+
+def _unmoved(structure: Structure, name: str) -> str:
+    """The tensor of which one is made by moving its axes alone."""
+    while (node := structure.by_name.get(name)) is not None and node.kind == "permute" and len(node.parents) == 1:
+        name = node.parents[0]
+    return name
 
 
 def _like(one: Node, nodes: Sequence[Node]) -> list[Node]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from tracer import kinds, relations
 from tracer.causes import masks
 from tracer.causes.case import Side
+from tracer.causes.preparing import at_input, is_table, of_input
 from tracer.causes.scores import FAR, PRODUCTS, SCALING, of_scores
 from tracer.causes.step import Step
+from tracer.causes.sums import terms_apart
 from tracer.graph import Node, Structure
 
 SHOWING = frozenset({
@@ -135,7 +137,7 @@ def of_kinds(ours: str, theirs: str) -> str:
         return "activation-kind"
     if both <= kinds.POOLS:
         return "pool-kind"
-    if both & {"upsample", "resize"} and both & kinds.REPEATING:
+    if both & {"upsample", "resize"} and both & (kinds.REPEATING | {"crop", "slice", "pad"}):
         return "resize-mode"
     if both & kinds.POOLS and both & {"flatten", "reshape", "slice", "gather", *kinds.REDUCTIONS}:
         return "pool-kind"
@@ -157,6 +159,8 @@ def of_kinds(ours: str, theirs: str) -> str:
 def of_exchange(ours: Step, theirs: Step, side: Side) -> str:
     """The cause where ``theirs`` stands in the place of ``ours``, a step of ``side``."""
     both, structure = {ours.kind, theirs.kind}, side.recording.structure
+    if both <= LOGARITHMS:
+        return "scale"  # one is a multiple of the other
     if both & {"where", "masked_fill"} and masks.masks_scores(ours, side):
         return "attention-mask"
     if both <= SCALING and len(ours.inputs) == len(theirs.inputs) == 1:
@@ -175,6 +179,7 @@ def of_exchange(ours: Step, theirs: Step, side: Side) -> str:
     return "head-layout" if cause in _LAID and about_heads(structure, ours) else cause
 
 
+LOGARITHMS = frozenset({"log", "log2", "log10"})
 _LAID = ("reshape-order", "channel-order", "concat-order")
 
 
@@ -255,12 +260,6 @@ GENERIC = frozenset({"operation-kind", "wiring"})
 _FEW = 16
 """Numbers of an array that are told."""
 _CHANNELS = frozenset({"flip", "gather", "roll"})
-_PREPARING = (
-    SCALING | kinds.REDUCTIONS | kinds.ELEMENTWISE | kinds.UNCHANGED | {"power", "clip", "maximum", "minimum", "full"}
-) | {"expand_dims", "squeeze", "global_max_pool", "global_avg_pool"}
-_STATISTICAL = SCALING - {"add"}
-"""What is kept as a weight there are means and deviations of a data set; of what is added it may be anything."""
-_FLOATING = ("float", "bfloat", "uint8")
 _HEADS = 3
 _PROBABLE = (["softmax"], ["sigmoid"])
 _SCORES = 2
@@ -274,7 +273,7 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
     if any(one.kind not in SCALING for one in both):
         return "operation-kind"
     scaling, adding = (all(map(does, both)) for does in (_scales, _adds))
-    if _at_input(step, side) and not any(map(_is_table, both)):
+    if at_input(step, side) and not any(map(is_table, both)):
         return "input-scale" if scaling and all(map(_is_scalar, both)) else "input-normalisation"
     known = side.recording.structure.by_name
     if adding and any(counts(known[name]) for name in step.inputs if name in known) and _looked_up(step, side):
@@ -367,7 +366,7 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     if kind in SCALING and len(step.inputs) == 1:
         if _one_more(step, side):
             return "residual", False
-        if step.kind == "add" and _is_table(step) and _at_input(step, side):
+        if step.kind == "add" and is_table(step) and at_input(step, side):
             return "block", False
         cause = of_operand(step, side)
         if cause == "scale" and np.size(step.weights.get("operand", 0.0)) > 1:
@@ -377,11 +376,13 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
             return ("bias" if operand.ndim < 2 else "block"), False
         return cause, True
     read = [structure.by_name[name] for name in step.inputs if name in structure.by_name]
+    if kind in ("add", "sub") and read and all(map(counts, read)) and _looked_up(step, side):
+        return "embedding-offset", True
     if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in (*readers, *read)):
         return ("channel-order" if _along_features(step) else "rnn-direction"), True
     if kind == "flip" and any(one.kind == "grid_sample" for one in readers):
         return "axis-permutation", True  # the places of rows for those of columns
-    at_ends = _at_input(step, side) or step.name in side.recording.structure.outputs
+    at_ends = at_input(step, side) or step.name in side.recording.structure.outputs
     if (kind in _CHANNELS and (at_ends or _turns_features(step, side))) or _reorders_channels(step):
         return "channel-order", True
     if kind in ("pixel_shuffle", "pixel_unshuffle"):
@@ -422,52 +423,6 @@ def _reorders_channels(step: Step) -> bool:
         return False
     rank, axis = len(step.shape), step.settings.get("axis", 0)
     return axis in (-1, rank - 1) and np.array_equal(np.sort(indices), np.arange(step.shape[-1]))
-
-
-def _is_table(step: Step) -> bool:
-    """Whether what a step adds or multiplies by varies along both axes of a square: a matrix, as of a graph, and no
-    mean or deviation."""
-    operand = np.squeeze(np.asarray(step.weights.get("operand", step.settings.get("operand", 0.0))))
-    return operand.ndim == 2 and operand.shape[0] == operand.shape[1]
-
-
-def of_input(step: Step, side: Side) -> bool:
-    """Whether a step is part of the model's preprocessing: of what is computed of the input alone, and meets nothing
-    else before a layer reads it."""
-    if _is_table(step):
-        return False
-    own = _PREPARING | kinds.LAYOUT_ONLY
-    learnt = bool(step.weights) and step.kind not in _STATISTICAL
-    if step.kind not in _PREPARING or learnt or not _of_the_input(step.inputs, side, own):
-        return False
-    structure, names, seen = side.recording.structure, [step.name], set[str]()
-    while names:
-        for child in map(structure.by_name.__getitem__, structure.children.get(names.pop(), ())):
-            if child.kind in own and child.name not in seen:
-                seen.add(child.name)
-                names.append(child.name)
-                if not _of_the_input(child.parents, side, own):
-                    return False
-    return True
-
-
-def _of_the_input(names: Sequence[str], side: Side, through: Container[str]) -> bool:
-    """Whether tensors are made of the model's input, of floating type, by operations of some kinds and constants."""
-    known, left, seen, found = side.recording.structure.by_name, [*names], set[str](), False
-    while left:
-        name = side.recording.resolve(left.pop())
-        if name in seen or name not in known:
-            continue
-        seen.add(name)
-        node = known[name]
-        if node.role == "input":
-            found = True
-            if not (node.dtype or "float").startswith(_FLOATING):
-                return False
-        elif (node.params and node.kind not in _STATISTICAL) or (node.parents and node.kind not in through):
-            return False
-        left += node.parents
-    return found
 
 
 def about_heads(structure: Structure, step: Step) -> bool:
@@ -530,6 +485,14 @@ def above(structure: Structure, name: str) -> set[str]:
     return found
 
 
+def on_one_path(structure: Structure, mine: Sequence[str], its: Sequence[str]) -> bool:
+    """Whether a term that is read in place of another is made of it, or the other way round: added before or behind."""
+    gone, new = terms_apart(mine, its)
+    return bool(gone) and all(
+        any(one in above(structure, other) or other in above(structure, one) for one in gone) for other in new
+    )
+
+
 def moved_before_sum(step: Step, side: Side, other: Side, twins: Mapping[str, str]) -> bool:
     """Whether an activation of a term stands behind the sum on the other side, and there alone."""
     mine, its = side.recording.structure, other.recording.structure
@@ -571,11 +534,6 @@ def _is_scalar(step: Step) -> bool:
 
 def _merges(step: Step, shape: tuple[int, ...] | None) -> bool:
     return shape is not None and step.shape is not None and len(shape) < len(step.shape)
-
-
-def _at_input(step: Step, side: Side) -> bool:
-    """Whether a step reads the model's input, through nothing that computes."""
-    return _of_the_input(step.inputs, side, SCALING | kinds.LAYOUT_ONLY)
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds, relations
-from tracer.causes import constants, masks, naming, weighing
+from tracer.causes import constants, masks, naming, preparing, weighing
 from tracer.causes.case import Case
 from tracer.causes.edit import Change, Edit, of_step
 from tracer.causes.operations.kernels import PREFIX
@@ -139,7 +139,7 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
         return
     if a.kind in SCALING and len(a.inputs) != len(given.inputs):
         if ("operand" in a.settings) != ("operand" in given.settings):
-            cause = "input-normalisation" if naming.of_input(a, case.ours) else "wiring"
+            cause = "input-normalisation" if preparing.of_input(a, case.ours) else "wiring"
             cause = "attention-mask" if masks.hides(a, case.ours) else cause
             what = f"{a.name} takes a constant on one side, a tensor that is computed on the other"
             if a.kind == "div" and _counted(case, a, b):
@@ -169,16 +169,26 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
                 cause = "attention-mask"
         if key == "axes" and a.kind in kinds.REDUCTIONS | kinds.POOLS:
             cause = "norm-axis" if naming.normalises(a, case.ours) else "pool-kind"
+        turned, reader, fix = key == "axes" and _turned_above(case, a, b), (a if case.turned_round else b).name, ""
         cause = cause or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
         if key == "index" and naming.about_heads(case.ours.recording.structure, a):
             cause = "head-layout"
         same = ("shift",) if cause == "pad-asymmetry" and a.kind == "pad" else ()
+        if key == "operand" and cause == "shift" and (idle := _of_nothing(case, mine, its)):
+            same = (idle,)
         values = _ordered(case, naming.plain(mine), naming.plain(its))
         told_as = _USES.get(key, key)
         what = f"{told_as} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
         constant = key == "operand" or (key == "value" and a.kind not in kinds.ACTIVATIONS)
         if key == "value" and constant:
             cause = constants.of_table(np.asarray(mine), np.asarray(its))
+        if turned:
+            what = f"{source} has its axes in another order in the {case.doer}, and {a.name} is over the same ones"
+            cause, same, fix = (
+                "axis-permutation",
+                (cause,),
+                f"move the axes of what {reader} reads as the reference does",
+            )
         if key == "parts":
             cause, what = _of_parts(case, a, mine, its)
             values = (None, None)
@@ -195,7 +205,7 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
             changed["ceil"] = given.settings.get("ceil", 0)
         if key == "mask" and a.kind == "attention":
             changed |= {word: given.settings.get(word) for word in ("given", "given_as", "kept")}
-        yield Edit(cause, what, _set(a.name, changed), a.name, b.name, key, values, seen=True, same=same)
+        yield Edit(cause, what, _set(a.name, changed), a.name, b.name, key, values, fix=fix, seen=True, same=same)
     for edit in weighing.differences(case, a, given):
         regrouped = "kernel" in edit.key and not same_value(mine_.settings.get("groups"), other.settings.get("groups"))
         yield replace(edit, cause="groups") if regrouped else edit
@@ -220,6 +230,29 @@ def _of_none(case: Case, a: Step, b: Step) -> str:
         if other.size == 1 and float(other.reshape(())) == idle:
             stem, whole = naming.of_single(step, side)
             return stem if whole else told(stem)
+    return ""
+
+
+def _turned_above(case: Case, a: Step, b: Step) -> bool:
+    """Whether both sides state the same axes, of a tensor that has two axes of one length the other way round on one
+    side: the axes of a picture in another convention are of other lengths."""
+    node = case.ours.recording.structure.by_name.get(a.inputs[0]) if a.inputs else None
+    axes = case.axes.get(a.inputs[0]) if a.inputs else None
+    if node is None or node.shape is None or axes is None or None in axes or len(axes) != len(node.shape):
+        return False
+    if not all(isinstance(step.settings.get("axes"), tuple | list) for step in (a, b)):
+        return False
+    rank = len(axes)
+    stated = [sorted(axis % rank for axis in step.settings["axes"]) for step in (a, b)]
+    moved = [k for k, axis in enumerate(axes) if k != axis]
+    return stated[0] == stated[1] and bool(moved) and len({node.shape[k] for k in moved}) == 1
+
+
+def _of_nothing(case: Case, mine: Any, its: Any) -> str:
+    """The other name of a number that is added where the other side adds zero; empty where it adds something."""
+    for value, told in ((its, case.lacks), (mine, case.has)):
+        if np.size(value) == 1 and not np.any(value):
+            return told("bias")
     return ""
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from tracer.causes.step import Program, Step
 from tracer.causes.written import without_idle
 
@@ -24,9 +26,10 @@ def in_one(program: Program, other: Program) -> Program | None:
         terms: list[str] = []
         for name in step.inputs if _plain(step) else ():
             inner = steps.get(name)
-            whole = inner is not None and _plain(inner) and read[name] == 1 and inner.shape == step.shape
+            once = inner is not None and read[name] == 1 and inner.shape == step.shape
+            whole = inner is not None and once and (_plain(inner) or _of_nothing(inner))
             terms += inner.inputs if inner is not None and whole else [name]
-        if len(terms) > len(step.inputs):
+        if terms != [*step.inputs] and _plain(step):
             steps[step.name] = replace(step, inputs=tuple(terms))
             changed = True
     return without_idle(Program(tuple(steps[step.name] for step in program.steps))) if changed else None
@@ -56,6 +59,12 @@ def _plain(step: Step) -> bool:
     return step.kind == "add" and len(step.inputs) > 1 and not step.weights and not set(step.settings) - {"alpha"} and (
         step.settings.get("alpha", 1) == 1
     )  # fmt: skip
+
+
+def _of_nothing(step: Step) -> bool:
+    """Whether a step adds zero, as Python's ``sum`` does first."""
+    operand = np.asarray(step.settings.get("operand", 1.0))
+    return step.kind == "add" and len(step.inputs) == 1 and operand.size == 1 and not operand.any()
 
 
 def terms_apart(mine: Sequence[str], its: Sequence[str]) -> tuple[list[str], list[str]]:

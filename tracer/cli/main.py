@@ -100,7 +100,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
 
 def _text(error: BaseException) -> str:
     text = getattr(error, "format_message", error.__str__)()
-    return str(text)
+    return str(text).replace(": Value error, ", ": ", 1)  # pydantic's words, which typer passes on
 
 
 def _fail(message: str, code: int) -> int:

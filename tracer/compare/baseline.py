@@ -176,10 +176,11 @@ def left_open(pairs: Sequence[PairDiff]) -> list[str]:
     return [pair.aligned for pair in pairs if pair.verdict is Verdict.DIVERGED and not _acceptable(pair)]
 
 
-def of(pairs: Sequence[PairDiff], before: Baseline | None = None) -> Baseline:
+def of(pairs: Sequence[PairDiff], before: Baseline | None = None, beside: Baseline | None = None) -> Baseline:
     """Everything of a comparison that does not match, to be accepted; the reasons of ``before`` stay.
 
-    ``pairs`` are judged without a baseline.
+    ``pairs`` are judged without a baseline. What ``beside`` accepts, of other comparisons that share the file, stays
+    accepted: of a pair that several have the greater errors.
     """
     words = {} if before is None else {(a.reference, a.candidate): a.reason for a in before.accepted}
     found = []
@@ -199,7 +200,20 @@ def of(pairs: Sequence[PairDiff], before: Baseline | None = None) -> Baseline:
                 reason=words.get(names, ""),
             )
         )
+    if beside is not None:
+        now = {(entry.reference, entry.candidate): entry for entry in found}
+        kept = {(entry.reference, entry.candidate): entry for entry in beside.accepted}
+        both = {names: _greater(kept[names], now[names]) for names in kept.keys() & now.keys()}
+        found = list({**kept, **now, **both}.values())
     return Baseline.model_validate({"schema": SCHEMA, "accepted": found})
+
+
+def _greater(one: Accepted, other: Accepted) -> Accepted:
+    """Both differences of a pair as one; a relative error that is not finite is the greatest."""
+    large, small = (one, other) if (one.max_abs or 0.0) >= (other.max_abs or 0.0) else (other, one)
+    relative = None if large.rel_l2 is None or small.rel_l2 is None else max(large.rel_l2, small.rel_l2)
+    measured = [entry.local for entry in (large, small) if entry.local is not None]
+    return large.model_copy(update={"rel_l2": relative, "local": max(measured, default=None)})
 
 
 def dumped(baseline: Baseline) -> str:

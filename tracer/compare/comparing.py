@@ -28,6 +28,7 @@ from tracer.compare.tensors import Kept, Spread, Tensors, Way
 from tracer.compare.verdict import AGREEING, Tolerance, Verdict
 from tracer.errors import ExitCode, InputError, TraceError
 from tracer.graph import Node
+from tracer.names import display
 from tracer.store import Recording, Stored
 
 if TYPE_CHECKING:
@@ -150,6 +151,17 @@ class Diff:
         from tracer.report.text import diff_text
 
         return diff_text(self)
+
+    def __repr__(self) -> str:
+        """One line, for a prompt and for what pytest shows of ``assert tracer.diff(a, b)``."""
+        from tracer.report.words import count
+
+        at = ""
+        if self.first is not None:
+            cause = f" ({self.first.cause})" if self.first.cause else ""
+            at = f" first at {display(self.first.aligned)}{cause}"
+        sides = f"{display(self.reference.name)} ⇄ {display(self.candidate.name)}"
+        return f"<Diff {sides}: {self.verdict}{at}, {count(len(self.pairs), 'pair')}>"
 
     def _repr_html_(self) -> str:
         from tracer.report.html import fragment

@@ -174,8 +174,8 @@ class _Grafted(Part):
     agrees: bool
     """Whether they agree now."""
     outputs: list[GraftOutput]
-    explained: Annotated[float, Field(le=1)] | None
-    """Share of the outputs' difference that is gone."""
+    explained: float | None
+    """Share of the outputs' difference that is gone; more than 1 where it is overshot."""
     runs: Count
     """How often models were run."""
     notes: list[str]
@@ -211,11 +211,11 @@ class Defect(Part):
     """What differs in each of several layers."""
     local: Size | None
     """The largest own error, relative to the largest value."""
-    explains: Annotated[float, Field(le=1)] | None
+    explains: float | None
     """The mean of alone and last."""
-    alone: Annotated[float, Field(le=1)] | None
+    alone: float | None
     """Share that goes when this is repaired alone; negative where that makes it worse."""
-    last: Annotated[float, Field(le=1)] | None
+    last: float | None
     """Share that goes when this is repaired after all others."""
     grows: Size | None
     """Relative change of the outputs per relative change of the layer's result."""

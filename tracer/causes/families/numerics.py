@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tracer import dtypes, kinds, relations
-from tracer.causes import naming
+from tracer.causes import naming, preparing
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import (
@@ -136,7 +136,7 @@ def multiplied(case: Case, step: Step) -> Iterator[Edit]:
         what = f"what the {case.doer} makes in {step.name} is {numbers}"
         chain = behind(case, step, made("mul", operand=float(both[0])), made("add", operand=float(both[1])))
         cause = "shift" if math.isclose(both[0], 1, rel_tol=1e-5) else "scale"
-        cause = "input-normalisation" if naming.of_input(step, case.ours) else cause
+        cause = "input-normalisation" if preparing.of_input(step, case.ours) else cause
         yield from try_chain(case, step, chain, cause, what, cost + 1)
 
 

@@ -198,8 +198,22 @@ def skipped(case: Case, step: Step) -> Iterator[Edit]:
         if distance(tensor, gap) <= max(1e-3, 4 * case.bar):
             chain = behind(case, step, made("add", operand=tensor))
             what = f"the {case.doer} adds {name} to what {step.name} gives"
-            yield from try_chain(case, step, chain, case.has("residual"), what, 4.0)
+            cause = case.has("residual")
+            if later := _added_later(case, step, name):
+                cause, what = "residual-order", f"{what}, the {case.other} further on: {later}"
+            yield from try_chain(case, step, chain, cause, what, 4.0)
             return
+
+
+def _added_later(case: Case, step: Step, name: str) -> str:
+    """Our sum of what a step gives and of what is made of the twin of their tensor; empty where there is none."""
+    structure = case.ours.recording.structure
+    twins = {mine for mine, its in case.ours.above.items() if its == name}
+    for child in map(structure.by_name.__getitem__, structure.children.get(step.name, ())):
+        others = [parent for parent in child.parents if parent != step.name]
+        if child.kind == "add" and any(twins & naming.above(structure, other) for other in others):
+            return child.name
+    return ""
 
 
 @suggests()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -322,5 +322,27 @@ def _limits_between(read: Read) -> Iterator[Option]:
         some = x[holds == (read.node.kind == "equal")]
         found = [float(some.flat[0])] if some.size else []
     else:
-        found = [0.0, *(float(f(x[side])) for side in (holds, ~holds) if side.any() for f in (np.min, np.max))]
+        ends = [(float(x[side].min()), float(x[side].max())) for side in (holds, ~holds) if side.any()]
+        found = [0.0, *_round_between(ends), *chain(*ends)]
     yield from (({"operand": number, "side": "right"}, {}) for number in found)
+
+
+def _round_between(ends: Sequence[tuple[float, float]]) -> list[float]:
+    """The number of the fewest digits that stands between two ranges, as a person would have written it."""
+    if len(ends) < 2:
+        return []
+    (_, low), (high, _) = sorted(ends)
+    largest = max(abs(low), abs(high))
+    if not low < high or not np.isfinite(largest):
+        return []
+    most = int(np.ceil(np.log10(largest)))
+    for digits in range(-most, _DIGITS - most):
+        number = round((low + high) / 2, digits)
+        for near in (number, number - 10.0**-digits, number + 10.0**-digits):
+            if low < near < high:
+                return [round(near, digits)]
+    return []
+
+
+_DIGITS = 7
+"""Of a number that stands between two others, at most."""
