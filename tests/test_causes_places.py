@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from test_causes_smallest import ROWS, named, said
 from torch import nn
 from torch.nn import functional as F
 
+import tracer
 from tracer.causes.edges import as_padding
 from tracer.causes.reading.pointwise import _round_between
 from tracer.causes.step import Program, Step
@@ -157,3 +160,17 @@ def test_numbers_that_are_compared_with_are_round() -> None:
     assert _round_between([(0.0, 0.0995), (0.1004, 2.0)]) == [0.1]
     assert _round_between([(0.0, 0.5), (0.4, 2.0)]) == []
     assert _round_between([(np.nan, np.nan), (0.4, 2.0)]) == []
+
+
+def test_a_tensor_that_was_left_out_is_not_known(trace_path: Path) -> None:
+    torch.manual_seed(3)
+    parts = [("a", nn.Linear(5, 6)), ("b", nn.ReLU()), ("c", nn.Linear(6, 6)), ("d", nn.Tanh()), ("e", nn.Linear(6, 3))]
+    net, x = nn.Sequential(OrderedDict(parts)), np.random.default_rng(1).normal(size=(4, 5)).astype("f4")
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.c.weight *= 1.3
+    ours = tracer.record(net, x, name="a", trace=trace_path)
+    theirs = tracer.record(other, x, name="b", trace=trace_path, exclude=["b", "c"])
+    found = tracer.explain(ours, theirs)
+    assert not found.failed
+    assert found.diff.report(trace_path.parent / "report.html").exists()

@@ -155,7 +155,7 @@ class Case:
         """Our own tensors by name. Raises Unknown."""
         try:
             return {name: self.ours.read(name) for name in self.ours.above}
-        except TraceError as error:
+        except (TraceError, KeyError) as error:
             raise Unknown(str(error)) from error
 
     @cached_property
@@ -163,7 +163,7 @@ class Case:
         """What they made, in our axes. Raises Unknown."""
         try:
             return self.way(self.theirs.read(self.theirs.node.name))
-        except (TraceError, ValueError) as error:
+        except (TraceError, KeyError, ValueError) as error:
             raise Unknown(f"{self.theirs.node.name}: {error}") from error
 
     @cached_property
@@ -171,7 +171,7 @@ class Case:
         """What we made ourselves. Raises Unknown."""
         try:
             return self.ours.read(self.ours.node.name)
-        except TraceError as error:
+        except (TraceError, KeyError) as error:
             raise Unknown(str(error)) from error
 
     @cached_property
@@ -479,7 +479,7 @@ def _given(recording: Recording, name: str, named: Callable[[str], str]) -> Step
             raise  # it draws other numbers
         try:
             value = recording.read(name)
-        except TraceError as error:
+        except (TraceError, KeyError) as error:
             raise Unknown(str(error)) from error
         value = value if value.dtype.kind in "biu" else dtypes.as_float64(value)
         return Step(name, "full", {"value": value, "inferred": True, GIVEN: True}, shape=node.shape, source=node.source)

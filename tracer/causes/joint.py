@@ -6,6 +6,7 @@ queries, the other the scores. What is said there is true then and no defect; th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import combinations
@@ -16,6 +17,9 @@ from tracer.rerun.cuts import Cut
 
 _FAR = 4
 """Tensors that may lie between two findings."""
+_ENOUGH = 3
+"""Times that two findings of the same names are looked at as one in vain: a cause in every block of a deep network
+would be looked at with each of its neighbours."""
 _ONE_EACH = 2
 _ENDS = ("missing", "extra")
 Look = Callable[[int, frozenset[str]], Finding | None]
@@ -36,14 +40,18 @@ def at_one(
     """
     left = [one for one in found if one.pair in places]
     tried: set[tuple[str, str, tuple[str, ...]]] = set()
+    in_vain: Counter[tuple[tuple[str, ...], tuple[str, ...]]] = Counter()
     while True:
         for first, second in combinations(left, 2):
-            key = first.pair, second.pair, (*first.names, *second.names)
-            if key in tried or not {first.pair, second.pair} & opens:
+            key, sort = (first.pair, second.pair, (*first.names, *second.names)), (first.names, second.names)
+            if key in tried or not {first.pair, second.pair} & opens or in_vain[sort] >= _ENOUGH:
                 continue
             tried.add(key)
             index, apart = _where(places[first.pair][1], *places[second.pair], made)
-            whole = look(index, apart) if apart else None
+            if not apart:
+                continue
+            whole = look(index, apart)
+            in_vain[sort] += 1
             # What was found on the way rests on tensors that are no twins.
             covered = {name for name, (at, cut) in places.items() if at == index or cut.candidate in apart}
             between = [one for one in left if one.pair in covered and one not in (first, second)]
@@ -52,6 +60,7 @@ def at_one(
                 continue
             if (count == _ONE_EACH and not _same(whole, first, second)) or _denied(whole, (first, second)):
                 continue
+            in_vain[sort] -= 1
             whole = replace(whole, pair=first.pair)
             yield first, second, whole
             for one in between:
