@@ -425,9 +425,9 @@ def test_a_layer_says_itself_how_its_weights_are_laid_out(trace_path: Path, monk
         module[0].heat.copy_(torch.tensor(float(tau)))
     x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
     ours, theirs = tracer.record(model, x, name="tf", trace=trace_path), record(module, trace_path, "pt")
+    monkeypatch.setattr(declared, "_DECLARED", {})  # a page of the docs that was run before declares some, too
     assert not tracer.weights(ours, theirs)  # square: nothing says that one is the other's transpose
 
-    monkeypatch.setattr(declared, "_DECLARED", {})
     tracer.layer_weights("prototypes", {"centres": "kernel in out", "tau": "tau"})(Prototypes)
     tracer.layer_weights("prototypes", {"table": "kernel out in", "heat": "tau"})(Scores)
     table = tracer.weights(ours, theirs)
