@@ -14,6 +14,7 @@ from tracer.errors import InputError, TransferError
 from tracer.recording import record_object
 from tracer.store import Recording, Trace
 from tracer.store.writer import DEFAULT_MEMORY
+from tracer.text import texts
 
 if TYPE_CHECKING:
     from tracer.alignment.mapping import Mapping as MappingFile
@@ -92,7 +93,7 @@ def record(
         )  # fmt: skip
     return record_object(
         model, inputs, name=name, trace=trace, layout=layout, weights=weights, force=force, reference=reference,
-        samples=samples, batch=batch, mode=mode, loss=loss, layers=_patterns(layers), exclude=_patterns(exclude),
+        samples=samples, batch=batch, mode=mode, loss=loss, layers=texts(layers), exclude=texts(exclude),
         statistics_only=statistics_only, precision=precision, durable=durable,
     )  # fmt: skip
 
@@ -145,14 +146,10 @@ def attach(
     from tracer.live import attach as live
 
     return live.attach(
-        model, to=to, name=name, on=on, every=every, mode=mode, layers=_patterns(layers), exclude=_patterns(exclude),
+        model, to=to, name=name, on=on, every=every, mode=mode, layers=texts(layers), exclude=texts(exclude),
         gradients=gradients, weights=weights, statistics_only=statistics_only, when_full=when_full, memory=memory,
         reference=reference, durable=durable,
     )  # fmt: skip
-
-
-def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)  # else each of its letters were a pattern
 
 
 def _mapping(given: MappingFile | str | os.PathLike[str] | None) -> MappingFile | None:
@@ -260,7 +257,7 @@ def explain(
 
     mapping = _mapping(map)
     compared = _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping)
-    found = kept.explained(compared, seconds=seconds, only=kept.chosen(_patterns(only), compared.pairs))
+    found = kept.explained(compared, seconds=seconds, only=kept.chosen(texts(only), compared.pairs))
     if not (probe or verify):
         return found
     from tracer.cli import explaining
@@ -319,7 +316,7 @@ def graft(
         return (filed if models[recording.name != reference.name] is None else live)(recording, options)
 
     if at:
-        return defects.at(reference, candidate, _patterns(at), run, into=into, tolerance=tolerance, mapping=mapping)
+        return defects.at(reference, candidate, texts(at), run, into=into, tolerance=tolerance, mapping=mapping)
     if (models[0] is None) != (models[1] is None):
         raise InputError("which layers are wrong is found by running both models: give both, or name a layer (at=…)")
     measure: Measure = Again() if models[0] is None or models[1] is None else in_process((models[0], models[1]))
@@ -411,7 +408,7 @@ def weights(
     from tracer.weighing.table import chosen, compare
 
     mapping = _mapping(map)
-    return chosen(compare(reference, candidate, mapping=mapping), _patterns(only))
+    return chosen(compare(reference, candidate, mapping=mapping), texts(only))
 
 
 __all__ = ["attach", "diff", "explain", "graft", "open", "record", "transfer", "weights"]

@@ -35,6 +35,9 @@ import numpy as np
 
 MODULES = {"tracer.compare.kernels": ("tracer.compare.loops", "tracer.compare.slots"), "tracer.store.kernels": ()}
 """And the modules that they take loops from."""
+WORTHWHILE = 4 << 20
+"""Elements, to record or to compare, from which on loading kernels (0.06 s, once in a process) takes less time than
+they save (some 3 ns of each element, and more)."""
 _AGAIN = 24 * 3600.0
 """Seconds after which compiling is tried once more that came to nothing."""
 _lock = threading.Lock()
@@ -103,16 +106,21 @@ def load(module: str) -> SimpleNamespace | None:
         return _loaded[module]
 
 
+def worthwhile(module: str, elements: int) -> SimpleNamespace | None:
+    """A module's kernels, if they are loaded already, or pay for so many elements; where they are not kept, they are
+    compiled for the next time."""
+    if elements < WORTHWHILE and not loaded(module):
+        return None
+    found = load(module)
+    if found is None:
+        make_behind()
+    return found
+
+
 @functools.cache
 def available() -> bool:
     """Whether numba is installed and not switched off."""
     return importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
-
-
-def kept(module: str) -> bool:
-    """Whether code of this version of a module is kept, for some processor."""
-    place = folder()
-    return place is not None and next(place.glob(f"{_version(module)}-*.o"), None) is not None
 
 
 @functools.cache
@@ -249,13 +257,8 @@ def make_behind() -> None:
         # Not from the working directory, where anything may lie.
         command = [sys.executable, "-P", "-m", "tracer.compiled", "--behind"]
         null = subprocess.DEVNULL
-        _running.append(
-            subprocess.Popen(command, cwd="/", stdin=null, stdout=null, stderr=null, start_new_session=True)
-        )
-
-
-_running: list[subprocess.Popen[bytes]] = []
-"""What was begun is not waited for."""
+        begun = subprocess.Popen(command, cwd="/", stdin=null, stdout=null, stderr=null, start_new_session=True)
+        begun.returncode = 0  # it is not waited for, of which Python would warn
 
 
 if __name__ == "__main__":

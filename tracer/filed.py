@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tracer.errors import InputError
 from tracer.store import Recording, Trace
+from tracer.text import texts
 
 if TYPE_CHECKING:
     from tracer.alignment import Alignment
@@ -113,9 +114,9 @@ def record_file(
         name = free(opened, loading.adapter) if taken else loading.adapter
     with tempfile.TemporaryDirectory(prefix="tracer-") as folder:
         options = Options(
-            name, input=_input_file(inputs, Path(folder)), input_shape=_texts(input_shape), layout=layout,
+            name, input=_input_file(inputs, Path(folder)), input_shape=texts(input_shape), layout=layout,
             weights=save_weights, force=force, reference=reference, samples=samples, batch=batch, mode=mode,
-            loss=recording.absolute_loss(loss), layers=_texts(layers), exclude=_texts(exclude),
+            loss=recording.absolute_loss(loss), layers=texts(layers), exclude=texts(exclude),
             statistics_only=statistics_only, precision=precision, durable=durable,
         )  # fmt: skip
         recording.recorded(loading, options, Path(trace))
@@ -164,13 +165,13 @@ def inspect(
 
     if not isinstance(model, str | os.PathLike | None):
         _, known = adapters.for_object(model)
-        return {"framework": known.framework, **inspection.inspect(known.wrap(model), _texts(input_shape))}
+        return {"framework": known.framework, **inspection.inspect(known.wrap(model), texts(input_shape))}
     from tracer.cli import inspecting
 
     loading = _loading(
         model, adapter, weights, arch, arch_args, imports, allow, trust, (), (), python, sandbox, 300.0, None
     )
-    found, _ = inspecting.look(loading, _texts(input_shape), None)
+    found, _ = inspecting.look(loading, texts(input_shape), None)
     return {"schema": inspecting.SCHEMA, **found.model_dump(), "file": found.file.model_dump(exclude_unset=True)}
 
 
@@ -227,7 +228,7 @@ def export(
     from tracer.exporting.files import export as export_
 
     given = load_mapping(map) if isinstance(map, str | os.PathLike) else map
-    wanted = Wanted(_texts(layers), _texts(exclude), activations, gradients, weights, like, given)
+    wanted = Wanted(texts(layers), texts(exclude), activations, gradients, weights, like, given)
     return export_(recording, Path(path), wanted, force=force)
 
 
@@ -327,7 +328,7 @@ def pack(trace: Trace | Source, recordings: str | Sequence[str] = (), *, unpack:
     from tracer.store.packing import rewrite
 
     opened = _opened(trace)
-    chosen = [opened.recording(name) for name in _texts(recordings)]
+    chosen = [opened.recording(name) for name in texts(recordings)]
     if not chosen:
         chosen = [one for one in opened.recordings() if one.state in ("complete", "failed")]
     sizes = [rewrite(one, not unpack) for one in chosen]
@@ -382,10 +383,6 @@ def _url(url: str) -> str:
     return checked(url)
 
 
-def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)  # else each of its letters were one
-
-
 def _loading(
     model: Source | None, adapter: str | None, weights: Source | None, arch: str | None,
     arch_args: Sequence[Any] | Mapping[str, Any], imports: str | Sequence[str], allow: str | Sequence[str], trust: bool,
@@ -405,8 +402,8 @@ def _loading(
         raise InputError(f"arch_args are handed to another process as JSON: {error}") from error
     return Loading(
         adapter or inspecting.guess_adapter(file, arch), file, None if weights is None else Path(weights), arch,
-        arguments, _texts(imports), _texts(allow), trust, sandbox, load_timeout, memory_limit, _texts(inputs),
-        _texts(outputs), pythons.named(python),
+        arguments, texts(imports), texts(allow), trust, sandbox, load_timeout, memory_limit, texts(inputs),
+        texts(outputs), pythons.named(python),
     )  # fmt: skip
 
 

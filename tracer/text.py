@@ -1,8 +1,9 @@
-"""Other people's exceptions as one line of text, and fixed words."""
+"""Other people's exceptions as one line of text, fixed words, and texts by the one or the several."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import Enum
 
 from tracer.names import display
@@ -14,6 +15,11 @@ class Word(str, Enum):  # noqa: UP042
     """One of some fixed words: the standard library's StrEnum, which a worker on Python 3.10 does not have."""
 
     __str__ = str.__str__
+
+
+def texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    """One or several, as users give them."""
+    return (given,) if isinstance(given, str) else tuple(given)  # else each of its letters were one
 
 
 def text_of(thing: object) -> str:

@@ -74,6 +74,20 @@ PythonsOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--python", help="Run models (or RECORDING=PATH) with another Python than recorded them."),
 ]
+AtolOption = Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)]
+RtolOption = Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)]
+GradientsOption = Annotated[
+    bool, typer.Option("--gradients", help="Compare the gradients that were recorded with --grad.")
+]
+LocalOption = Annotated[
+    bool,
+    typer.Option("--local", help="Run both models again: what each layer adds itself, against its own rounding."),
+]
+BaselineOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--baseline", help="Differences accepted before: only what is new or grows fails."),
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Exit 4 when layers have no twin.")]
 LoadTimeOption = Annotated[float, typer.Option("--load-timeout", help="Seconds that loading may take.", min=1)]
 
 
@@ -228,26 +242,18 @@ def diff(
     reference: ReferenceArgument = None,
     candidate: CandidateArgument = None,
     trace: TraceOption = DEFAULT_TRACE,
-    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
-    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    atol: AtolOption = 1e-5,
+    rtol: RtolOption = 1e-5,
     map: MapOption = None,
-    gradients: Annotated[
-        bool, typer.Option("--gradients", help="Compare the gradients that were recorded with --grad.")
-    ] = False,
-    local: Annotated[
-        bool,
-        typer.Option("--local", help="Run both models again: what each layer adds itself, against its own rounding."),
-    ] = False,
-    baseline: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--baseline", help="Differences accepted before: only what is new or grows fails."),
-    ] = None,
+    gradients: GradientsOption = False,
+    local: LocalOption = False,
+    baseline: BaselineOption = None,
     write_baseline: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--write-baseline", help="Accept all differences of now in a file."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --write-baseline.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when layers have no twin.")] = False,
+    strict: StrictOption = False,
     explain: Annotated[
         bool, typer.Option("--explain/--no-explain", help="Look for the causes of what diverged, for a few seconds.")
     ] = True,
@@ -324,8 +330,8 @@ def explain(
     reference: ReferenceArgument = None,
     candidate: CandidateArgument = None,
     trace: TraceOption = DEFAULT_TRACE,
-    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
-    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    atol: AtolOption = 1e-5,
+    rtol: RtolOption = 1e-5,
     map: MapOption = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Time for each pair at most.", min=0.01)] = 2.0,
     only: Annotated[
@@ -433,8 +439,8 @@ def transfer(
     ] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Write it although the outputs stay different.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file, and a recording of this name.")] = False,
-    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
-    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    atol: AtolOption = 1e-5,
+    rtol: RtolOption = 1e-5,
     map: MapOption = None,
     all: Annotated[bool, typer.Option("--all", help="Say of every tensor how it was made.")] = False,
     trust: TrustOption = False,

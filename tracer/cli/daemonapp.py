@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from tracer.cli.app import CandidateArgument, JsonOption, ReferenceArgument, TraceOption, app
+from tracer.cli.app import AtolOption, CandidateArgument, JsonOption, ReferenceArgument, RtolOption, TraceOption, app
 from tracer.cli.formatting import FormatOption, chosen
 from tracer.cli.settings import DEFAULT_TRACE
 
@@ -45,8 +45,8 @@ def start(
     budget: Annotated[
         float, typer.Option("--budget", help="Gigabytes that a recording may take; the oldest steps go.", min=0)
     ] = 0.0,
-    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
-    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    atol: AtolOption = 1e-5,
+    rtol: RtolOption = 1e-5,
     durable: Annotated[
         bool, typer.Option("--durable", help="Wait for the disk at each step: it outlasts a power cut.")
     ] = False,
@@ -116,8 +116,8 @@ def steps(
     reference: ReferenceArgument = None,
     candidate: CandidateArgument = None,
     trace: TraceOption = DEFAULT_TRACE,
-    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
-    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    atol: AtolOption = 1e-5,
+    rtol: RtolOption = 1e-5,
     format: FormatOption = None,
     json: JsonOption = False,
 ) -> int:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from tracer.cli.app import (
+    AtolOption,
+    BaselineOption,
     CandidateArgument,
+    GradientsOption,
     LoadTimeOption,
+    LocalOption,
     MapOption,
     MemoryOption,
     PythonsOption,
     ReferenceArgument,
+    RtolOption,
     SandboxOption,
+    StrictOption,
     TraceOption,
     TrustOption,
 )
@@ -33,24 +39,16 @@ def report(
         Path, typer.Option("--output", "-o", help="File to write; - for standard output.", metavar="FILE.html")
     ] = Path("tracer-report.html"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-    atol: Annotated[float, typer.Option("--atol", help="Absolute tolerance.", min=0)] = 1e-5,
-    rtol: Annotated[float, typer.Option("--rtol", help="Relative tolerance.", min=0)] = 1e-5,
+    atol: AtolOption = 1e-5,
+    rtol: RtolOption = 1e-5,
     map: MapOption = None,
-    gradients: Annotated[
-        bool, typer.Option("--gradients", help="Compare the gradients that were recorded with --grad.")
-    ] = False,
-    local: Annotated[
-        bool,
-        typer.Option("--local", help="Run both models again: what each layer adds itself, against its own rounding."),
-    ] = False,
+    gradients: GradientsOption = False,
+    local: LocalOption = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Make the fixes in memory, run the candidate again: what error is left?")
     ] = False,
-    baseline: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--baseline", help="Differences accepted before: only what is new or grows fails."),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when layers have no twin.")] = False,
+    baseline: BaselineOption = None,
+    strict: StrictOption = False,
     seconds: Annotated[
         float, typer.Option("--seconds", help="Time for causes that are not known yet, in all; 0 for none.", min=0)
     ] = 10.0,

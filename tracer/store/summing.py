@@ -28,18 +28,11 @@ _THREADS = 4
 
 
 _MODULE = "tracer.store.kernels"
-_WORTHWHILE = 4 << 20
-"""Elements from which on the kernels are loaded (0.06 s, once in a process; they save some 3 ns of each element)."""
 
 
 def kernels(elements: int) -> Kernels | None:
-    """The compiled kernels, if they are loaded already, or pay for so many elements, and are kept."""
-    if elements < _WORTHWHILE and not compiled.loaded(_MODULE):
-        return None
-    found = compiled.load(_MODULE)
-    if found is None:
-        compiled.make_behind()
-    return cast("Kernels | None", found)
+    """The compiled kernels, where they pay for so many elements."""
+    return cast("Kernels | None", compiled.worthwhile(_MODULE, elements))
 
 
 @dataclass(slots=True)
