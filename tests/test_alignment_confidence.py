@@ -74,13 +74,14 @@ def test_branches_are_told_apart_by_the_argument_as_which_they_are_read(kind: st
     nodes[0] = replace(nodes[0], role="input")
     nodes.append(op("join", kind, "p", "q", "r", shape=(3, 7, 60) if kind == "concat" else (3, 7, 20)))
     side = extract(Structure(tuple(nodes), ("join",)), {})
-    assert [len(found) for found in siblings(side)] == ([0] * 5 if kind == "concat" else [0, 2, 2, 2, 0])
+    found = siblings(side, range(len(side.nodes)))
+    assert [*map(len, found.values())] == ([0] * 5 if kind == "concat" else [0, 2, 2, 2, 0])
 
 
 def test_what_holds_the_same_whatever_is_exchanged_is_no_sibling() -> None:
     nodes = [op("x", "input"), op("a", "relu", "x"), op("b", "relu", "x"), op("s", "add", "a", "b")]
     nodes[0] = replace(nodes[0], role="input")
-    assert not any(siblings(extract(Structure(tuple(nodes), ("s",)), {})))
+    assert not any(siblings(extract(Structure(tuple(nodes), ("s",)), {}), range(len(nodes))).values())
 
 
 def scores(*, before: bool) -> Structure:

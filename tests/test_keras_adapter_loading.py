@@ -266,6 +266,17 @@ def test_hostile_archives(tmp_path: Path) -> None:
         archive.writestr("config.json", "{}")
         archive.writestr("../evil", "x")
     assert "outside" in refused(slip, RefusedError)
+    # Small as text, gigabytes as objects.
+    many = b'{"class_name": "Sequential", "config": {"layers": [' + b"[]," * 4_000_001 + b"[]]}}"
+    lists, packed, old = tmp_path / "lists.json", tmp_path / "lists.keras", tmp_path / "lists.h5"
+    lists.write_bytes(many)
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("config.json", many)
+    model(tf_keras).save(old)
+    with h5py.File(old, "r+") as file:
+        file.attrs["model_config"] = many
+    for path in (lists, packed, old):
+        assert "4,000,000 values" in refused(path, RefusedError)
     other = tmp_path / "other.keras"
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("data.pkl", "x")

@@ -330,6 +330,16 @@ def doubling(levels: int) -> Any:
     return model([call], [floats("x", None, 3)], "y", functions=[*functions, last], domains=["my"])
 
 
+def branching(levels: int) -> Any:
+    """Branches that each hold the next one twice."""
+    body = helper.make_graph([node("Identity", "x", "o")], "g", [], [])
+    for _ in range(levels):
+        body = helper.make_graph(
+            [helper.make_node("If", ["c"], ["o"], then_branch=body, else_branch=body)], "g", [], []
+        )
+    return model([*body.node, node("Relu", "o", "y")], [floats("x", 3)], "y")
+
+
 def itself() -> Any:
     proto = doubling(1)
     proto.functions[1].node[0].CopyFrom(node("F0", "a", "b", domain="my"))
@@ -341,7 +351,8 @@ def itself() -> Any:
     [
         (model([node("Magic", "x", "y", name="mag", domain="com.acme")], [floats("x", 3)], "y", domains=["com.acme"]),
          r"operator com.acme::Magic \(the first at 'mag'\) .* no such library is ever loaded"),
-        (doubling(40), "unfold to more than 2000000 operators: refused"),
+        (doubling(40), "unfold to more than 262,144 operators: refused"),
+        (branching(18), "unfold to more than 262,144 operators: refused"),
         (itself(), "calls itself: refused"),
         (model([node("Relu", "b", "y", name="r"), node("Relu", "x", "b")], [floats("x", 3)], "y"),
          "'r' reads 'b', which nothing before it computes"),

@@ -10,8 +10,9 @@ import pytest
 
 import tracer
 from tests.cli import refused, run
+from tracer import graph
 from tracer.compare import Verdict
-from tracer.errors import InputError, ModelError
+from tracer.errors import InputError, ModelError, TraceError
 from tracer.store import Recording
 
 torch = pytest.importorskip("torch")
@@ -53,6 +54,17 @@ def x() -> Any:
 
 def values(recording: Recording) -> dict[str, Any]:
     return {name: recording.read(name) for name in recording.activations}
+
+
+def test_a_model_of_more_operations_than_are_read_is_not_recorded(
+    trace_path: Path, x: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tracer.record(net(), x, name="a", trace=trace_path)
+    monkeypatch.setattr(graph, "MOST_NODES", len(kept.structure) - 1)
+    with pytest.raises(InputError, match="are not recorded: record a part"):
+        tracer.record(net(), x, name="a", trace=trace_path, force=True)
+    with pytest.raises(TraceError, match="damaged: the structure of recording 'a'"):
+        _ = tracer.open(trace_path).recording("a").structure
 
 
 def test_batches_are_joined_along_the_axis_that_follows_them(trace_path: Path, x: Any) -> None:

@@ -11,9 +11,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tracer import kinds
+from tracer.errors import InputError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -34,6 +36,9 @@ _ROLES, _LAYOUTS = frozenset(get_args(Role)), frozenset((None, *get_args(Layout)
 
 
 _LONGEST = 1 << 53
+_WHOLE = frozenset({int})
+MOST_NODES = 1 << 17
+"""Of a structure that is recorded or read: what is done with a node costs microseconds, and kilobytes."""
 MOST_DIMENSIONS = 64
 """As numpy; frameworks have tensors of more, which cannot be stored."""
 
@@ -58,9 +63,8 @@ def lengths(value: Any) -> tuple[int, ...]:
     """``value`` if it is a list of dimensions. Raises TypeError or ValueError."""
     if not isinstance(value, list | tuple) or len(value) > MOST_DIMENSIONS:
         raise TypeError(f"a shape is a list of at most {MOST_DIMENSIONS} dimensions")
-    for length in value:
-        if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length < _LONGEST:
-            raise ValueError("a dimension is a whole number")
+    if value and not (_WHOLE.issuperset(map(type, value)) and min(value) >= 0 and max(value) < _LONGEST):
+        raise ValueError("a dimension is a whole number")
     return tuple(value)
 
 
@@ -130,11 +134,10 @@ class Node:
     def to_json(self) -> dict[str, Any]:
         """The node as JSON values; fields at their default, and a shape of too many dimensions, are left out."""
         out: dict[str, Any] = {}
-        for name in _FIELDS:
-            value = getattr(self, name)
-            if name == "shape" and value is not None and len(value) > MOST_DIMENSIONS:
+        for name, value in zip(_FIELDS, _values(self), strict=True):
+            if not value and (value is None or name not in _ALWAYS):
                 continue
-            if value is None or (not value and name not in _ALWAYS):
+            if name == "shape" and len(value) > MOST_DIMENSIONS:
                 continue
             if name == "params":
                 value = [p.to_json() for p in value]
@@ -174,6 +177,7 @@ class Node:
 
 
 _FIELDS = tuple(spec.name for spec in fields(Node))
+_values = attrgetter(*_FIELDS)
 _ALWAYS = frozenset({"name", "kind", "label", "shape"})
 
 
@@ -216,6 +220,13 @@ class Structure:
     def __len__(self) -> int:
         return len(self.nodes)
 
+    def checked(self) -> Self:
+        """The structure itself. Raises InputError where it has more nodes than :meth:`from_json` takes."""
+        if len(self.nodes) > MOST_NODES:
+            many = f"{len(self.nodes):,} operations, and more than {MOST_NODES:,}"
+            raise InputError(f"the model runs {many} are not recorded: record a part of it")
+        return self
+
     def stored(self) -> Iterable[Node]:
         """The nodes whose tensors are stored: all but aliases."""
         return (node for node in self.nodes if node.alias_of is None)
@@ -240,6 +251,8 @@ class Structure:
         # Known words of a later version may be declared ones here, and the other way round.
         own = {word: alike for word, alike in dict(raw.get("kinds", {})).items() if word not in kinds.KNOWN}
         kinds.declare({word: [item for item in map(text, alike) if item in kinds.KNOWN] for word, alike in own.items()})
+        if len(raw["nodes"]) > MOST_NODES:
+            raise ValueError(f"a structure of more than {MOST_NODES} nodes")
         return cls(
             tuple(Node.from_json(n) for n in raw["nodes"]),
             tuple(str(o) for o in raw.get("outputs", ())),

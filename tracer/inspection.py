@@ -29,6 +29,9 @@ from tracer.worker import arrays
 if TYPE_CHECKING:
     from tracer.worker.protocol import Event, Job
 
+_MOST_HASHED = 1 << 32
+"""Bytes of a file that was refused or holds no model: a hole of terabytes costs nobody but who reads it."""
+
 
 def run_inspect(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     """The worker's ``inspect`` command: :func:`inspect`, or :func:`unloaded` for what is refused or holds no model.
@@ -41,13 +44,14 @@ def run_inspect(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
     request = protocol.request_from_json(job.request)
     adapter = adapters.get(job.adapter)
     saving = job.options.get("save")
-    common = {"adapter": job.adapter, "framework": adapter.framework, "file": describe_files(request)}
+    common = {"adapter": job.adapter, "framework": adapter.framework}
     try:
         model = adapter.load(request)
     except (NoModelError, RefusedError) as error:
         if saving is not None:
             raise
-        return {**common, **unloaded(adapter, request, error), "saved": []}
+        described = describe_files(request, _MOST_HASHED)
+        return {**common, "file": described, **unloaded(adapter, request, error), "saved": []}
     emit(protocol.phase(protocol.INSPECTING))
     found = inspect(model, tuple(job.options.get("input_shape", ())))
     saved = []
@@ -55,6 +59,7 @@ def run_inspect(job: Job, emit: Callable[[Event], None]) -> dict[str, Any]:
         saved = save_weights(model, str(saving), Path(job.write[0]))
     return {
         **common,
+        "file": describe_files(request),
         **found,
         "tensors": [],
         "runs_code": list(_code(adapter, request)),
@@ -209,4 +214,6 @@ def _copy_array(source: Path, path: Path, written: list[Path]) -> None:
         except FileExistsError:
             raise InputError(f"{display(str(path))} exists already: choose another name") from None
         except OSError as error:
-            raise TraceError(f"cannot write {display(str(path))}: {error.strerror}") from error
+            from tracer.weighing import writing
+
+            raise writing.failed(path, error) from error

@@ -17,6 +17,7 @@ from tracer.adapter import Adapter, Array, LoadedModel, LoadRequest, NotRecorded
 from tracer.alignment import Alignment, align
 from tracer.alignment.parameters import Places
 from tracer.batches import Batches, Plan, as_attributes, plan
+from tracer.collecting import rarely_collected
 from tracer.errors import InputError, TracerError
 from tracer.graph import Structure
 from tracer.names import display
@@ -126,13 +127,15 @@ def check_run(adapter: Adapter, name: str, options: Options) -> None:
         raise InputError(f"'{name}' cannot give gradients: leave --grad out")
 
 
-def describe_files(request: LoadRequest) -> dict[str, Any]:
-    """Name, size and SHA-256 of the files a model was loaded from."""
+def describe_files(request: LoadRequest, most: int | None = None) -> dict[str, Any]:
+    """Name, size and SHA-256 of the files a model was loaded from; None instead of that of more than ``most`` bytes."""
     named = request.path or request.weights
     out: dict[str, Any] = {"name": named.name if named is not None else request.arch or "?", "arch": request.arch}
     for key, path in (("file", request.path), ("weights", request.weights)):
         if path is not None and path.is_file():
-            out[key] = {"path": str(path), "bytes": path.stat().st_size, "sha256": loading.digest(path)}
+            size = path.stat().st_size
+            known = loading.digest(path) if most is None or size <= most else None
+            out[key] = {"path": str(path), "bytes": size, "sha256": known}
     return out
 
 
@@ -152,6 +155,7 @@ def describe_model(model: LoadedModel, structure: Structure) -> dict[str, Any]:
     }
 
 
+@rarely_collected()
 def record(
     model: LoadedModel,
     trace: Trace,
@@ -189,7 +193,7 @@ def record(
             batch=options.batch,
         )
         planned = _planned(model, prepared, options)
-    structure = planned.structure
+    structure = planned.structure.checked()
     alignment = align(reference, structure) if reference is not None else None
     keys = {node.name: node.name for node in structure.stored()}
     if reference is not None and alignment is not None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tracer.adapter import LoadRequest
-from tracer.errors import InputError, NoModelError, TracerError
+from tracer.errors import InputError, NoModelError, RefusedError, TracerError
+from tracer.names import display
 from tracer.text import first_line
 from tracer_keras import custom, era, hdf5, legacy, operations, preflight, trust
 from tracer_keras.eager import keras_model
@@ -136,8 +137,7 @@ def read(path: Path) -> Found:
     """Version and architecture of a model file, read without Keras. Raises InputError."""
     kind = preflight.check(path)
     if kind == "json":
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-        config = json.loads(config) if isinstance(config, str) else config
+        config = preflight.parsed(path.read_text(encoding="utf-8-sig"), display(str(path)))
         return Found(path, kind, _text(config.get("keras_version")), _uncompiled(config))
     if kind == "zip":
         with zipfile.ZipFile(path) as archive:
@@ -157,7 +157,9 @@ def read(path: Path) -> Found:
     if len(raw) > preflight.MAX_CONFIG:
         raise InputError(f"{path}: the architecture is larger than {preflight.MAX_CONFIG >> 20} MiB")
     try:
-        return Found(path, kind, version, json.loads(raw))
+        return Found(path, kind, version, preflight.parsed(raw, display(str(path))))
+    except RefusedError:
+        raise
     except ValueError as error:
         raise InputError(f"{path}: the architecture is no JSON: {first_line(error)}") from None
 
@@ -171,7 +173,9 @@ def _uncompiled(config: Any) -> Any:
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     try:
-        return json.loads(archive.read(name))
+        return preflight.parsed(archive.read(name), f"{display(str(path))}: {display(name)}")
+    except RefusedError:
+        raise
     except (ValueError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RecursionError) as error:
         raise InputError(f"{path}: {name} is damaged: {first_line(error)}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tracer.adapter import LoadRequest
 from tracer.errors import InputError, RefusedError
@@ -18,6 +18,8 @@ from tracer_keras.graphs.files import preflight as graphs_preflight
 Format = Literal["hdf5", "zip", "json"]
 
 MAX_CONFIG = 64 << 20
+_MAX_VALUES = 4_000_000
+"""Of an architecture of ten thousand layers there are some 500,000; small as text, as objects they are gigabytes."""
 
 
 def preflight(request: LoadRequest) -> None:
@@ -72,13 +74,24 @@ def _json(path: Path, shown: str) -> None:
     if size > MAX_CONFIG:
         raise RefusedError(f"{shown} holds {size >> 20} MiB of JSON; a model has at most {MAX_CONFIG >> 20} MiB")
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-        if isinstance(value, str):  # model.to_json() saved with json.dump
-            value = json.loads(value)
+        value = parsed(path.read_text(encoding="utf-8-sig"), shown)
+    except RefusedError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{shown} is not JSON: {described(error)}") from None
     if not isinstance(value, dict) or "class_name" not in value:
         raise InputError(f"{shown} is JSON, but not a Keras model's (no class_name)")
+
+
+def parsed(text: str | bytes, shown: str) -> Any:
+    """What an architecture's JSON says, in a string of JSON too (``model.to_json()`` saved with ``json.dump``).
+
+    Raises RefusedError for one of millions of values, ValueError or RecursionError where it is no JSON.
+    """
+    if (text.count(",") if isinstance(text, str) else text.count(b",")) > _MAX_VALUES:
+        raise RefusedError(f"{shown} holds an architecture of more than {_MAX_VALUES:,} values")
+    value = json.loads(text)
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def _zip(path: Path, shown: str) -> None:

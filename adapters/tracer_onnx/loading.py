@@ -29,7 +29,8 @@ _KNOWN_DOMAINS = frozenset(
     {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
      "com.microsoft.nchwc", "com.ms.internal.nhwc"}
 )  # fmt: skip
-_MOST_NODES = 2_000_000
+_MOST_NODES = 1 << 18
+"""Operators, those of inner graphs and of each call of a function counted: each costs microseconds, in many passes."""
 _DENSEST = 1 << 30
 """Bytes that a sparse weight may become."""
 
@@ -98,6 +99,7 @@ def claims_onnx(path: Path) -> bool:
 def _prepared(proto: ModelProto, folder: Path | None) -> Source:
     if not proto.graph.node and not proto.graph.output:
         raise InputError("its graph is empty: not an ONNX model")
+    _check_growth(proto)
     for body in (proto.graph, *proto.functions):
         _check_text(body)
     _read_external(proto, folder)
@@ -268,7 +270,6 @@ def _inline(source: Source) -> None:
     proto = source.proto
     if not proto.functions:
         return
-    _check_growth(proto)
     try:
         source.proto = onnx.inliner.inline_local_functions(proto)
     except Exception as error:
@@ -276,7 +277,7 @@ def _inline(source: Source) -> None:
 
 
 def _check_growth(proto: ModelProto) -> None:
-    """Functions that call each other can grow without end, or exponentially."""
+    """Branches, and functions that call each other, can grow without end, or exponentially."""
     bodies = {(f.domain, f.name): f for f in proto.functions}
     sizes: dict[tuple[str, str], int] = {}
 
@@ -289,11 +290,12 @@ def _check_growth(proto: ModelProto) -> None:
             if key in bodies and key not in sizes:
                 sizes[key] = size(bodies[key], above | {key})
             total += sizes.get(key, 1) + sum(size(graph, above) for graph in graphs_of(node))
-        if total > _MOST_NODES:
-            raise RefusedError(f"its functions unfold to more than {_MOST_NODES} operators: refused")
+            if total > _MOST_NODES:
+                raise RefusedError(f"its branches and functions unfold to more than {_MOST_NODES:,} operators: refused")
         return total
 
-    size(proto.graph, frozenset())
+    for body in (proto.graph, *proto.functions):
+        size(body, frozenset())
 
 
 def _check_operators(proto: ModelProto) -> None:

@@ -287,4 +287,5 @@ def cases() -> Iterator[Case]:
     """Every attack by a Keras file; those of Keras 2 where tf_keras is installed."""
     assert importlib.util.find_spec("tf_keras")
     for name, make in chain(lambdas(), configurations(), elsewhere(), archives()):
-        yield Case(GROUP, name, make)
+        # So many repeats overflow to none in a library, which is a model that runs.
+        yield Case(GROUP, name, make, refused="huge repeats" not in name)

@@ -22,6 +22,8 @@ from tracer.graph import Node
 Same = Callable[[int, int], float | None]
 _LARGEST = 4096
 """Nodes of the largest piece that is looked at: a recurrent layer written out step by step has thousands."""
+_FARTHEST = 200
+"""Nodes without a twin that a look goes through: for each of thousands, all those before it would be a long look."""
 _TRIES = 300_000
 """Looks at single nodes altogether: two models that have next to nothing in common are given up."""
 _ARITHMETIC = frozenset(
@@ -304,7 +306,7 @@ class _Finder:
     def _sources(self, which: int, index: int, astray: bool) -> tuple[frozenset[int], frozenset[int]] | None:
         """The twins of what a node reads, and the free layout nodes that were looked through; None if one has none.
 
-        ``astray`` looks through whatever has no twin.
+        ``astray`` looks through whatever has no twin, if that is not too much.
         """
         side = self._sides[which]
         found: set[int] = set()
@@ -319,7 +321,7 @@ class _Finder:
                 if parent not in passed:
                     passed.add(parent)
                     queue += side.parents[parent]
-            elif astray and side.free(parent) and parent not in seen:
+            elif astray and side.free(parent) and parent not in seen and len(seen) < _FARTHEST:
                 seen.add(parent)
                 queue += side.parents[parent]
             elif parent not in seen and (side.parents[parent] or side.nodes[parent].role == "input"):

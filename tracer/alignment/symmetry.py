@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from tracer.alignment.features import COMMUTATIVE, Features
 
 CLEAR = 0.1
 """By so much must names, weights or values speak for one of several such pairs."""
+_MOST = 256
+"""Of thousands that look alike so many speak for all."""
 
 
-def siblings(side: Features) -> list[tuple[int, ...]]:
+def siblings(side: Features, wanted: Iterable[int]) -> dict[int, tuple[int, ...]]:
     """For each node the others that it could change places with: they look the same, read the same and are read alike
     in turn, up to inputs and outputs, and yet may hold other values (they have weights of their own, or read such).
 
@@ -46,7 +49,8 @@ def siblings(side: Features) -> list[tuple[int, ...]]:
     alike: dict[int, list[int]] = {}
     for i, colour in enumerate(colours):
         alike.setdefault(colour, []).append(i)
-    return [tuple(k for k in alike[colour] if values[k] != values[i]) for i, colour in enumerate(colours)]
+    others = ((i, (k for k in alike[colours[i]] if values[k] != values[i])) for i in wanted)
+    return {i: tuple(islice(found, _MOST)) for i, found in others}
 
 
 def _numbered(keys: Iterable[Hashable]) -> list[int]:
@@ -70,7 +74,7 @@ def interchangeable(
     """Reference nodes of ``matched`` whose twin might as well be another, for all that the structure says, and that
     neither themselves nor by those of their branch are told apart by ``speaks`` (names, weights, values of each pair).
     """
-    ours, theirs = siblings(a), siblings(b)
+    ours, theirs = siblings(a, matched), siblings(b, matched.values())
     doubtful = {i for i, j in matched.items() if ours[i] or theirs[j]}
     if not doubtful:
         return frozenset()

@@ -87,7 +87,7 @@ def reference_of(trace: Trace, opening: Opening) -> Recording | None:
 
 def opened(trace: Trace, opening: Opening, *, resume: bool = False) -> SeriesWriter:
     """The writer of a recording of steps, aligned to the reference; to be entered. Raises InputError, TraceError."""
-    structure = opening.structure
+    structure = opening.structure.checked()
     reference = reference_of(trace, opening)
     alignment = None if reference is None else align(reference, structure)
     keys = {node.name: node.name for node in structure.stored()}

@@ -55,7 +55,7 @@ class Digest(_Strict):
 
     path: str
     bytes: Count
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
 
 
 class ModelFile(_Strict):
