@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -152,6 +155,32 @@ def test_what_cannot_be_used_is_one_line(
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["x" * 300 + "/zarr.json"], ["recordings", "recordings/a/zarr.json"], ["recordings/../../evil/zarr.json"],
+        ["recordings/a/zarr.json/values.zarr.zip", "recordings/a/zarr.json"], ["a\\..\\b/zarr.json"],
+        ["recordings/b/\x1b[31mred/zarr.json"], ["recordings/a/values.zarr.zip"],
+    ],
+)  # fmt: skip
+def test_a_store_that_means_harm(keys: list[str], tmp_path: Path, server: Server) -> None:
+    """Names that lie outside, are file and folder at once, or are too long: one line, and nothing is left."""
+    place = f"bucket/{uuid.uuid4().hex}"
+    url = f"s3://{place}"
+    described = b'{"zarr_format": 3, "node_type": "group", "attributes": {"tracer": 2}}'
+    for key in ("zarr.json", *keys):  # obstore refuses to write some of them
+        at = f"{server.environment['AWS_ENDPOINT_URL']}/{place}/{quote(key)}"
+        urllib.request.urlopen(urllib.request.Request(at, data=described, method="PUT"))
+    for command in (("diff", "--trace", url), ("pull", url, "t.zarr")):
+        done = cli.run(*command, cwd=tmp_path, code=None, fresh=True, **server.environment)
+        assert done.returncode in (2, 3)
+        assert done.stderr.startswith("tracer: ")
+        assert done.stderr.count("\n") == 1
+        assert "\x1b" not in done.stderr
+        assert "internal" not in done.stderr
+        assert not list(tmp_path.iterdir())
 
 
 def test_what_lies_there_is_replaced_only_when_wanted(made: Path, server: Server) -> None:
