@@ -97,7 +97,7 @@ def run_defects(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     correct: list[Judged] = []
     failed = 0
-    unseen = options.second or options.networks in ("fourth", "fifth", "sixth", "seventh", "eighth")
+    unseen = options.second or options.networks in ("fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
     profile = cProfile.Profile() if options.profile else None
     for bench, kinds in _planned(options):
         port = bench.pair.port
@@ -116,7 +116,7 @@ def run_defects(options: argparse.Namespace) -> None:
                 if options.verbose:
                     traceback.print_exc()
                 continue
-            rows += _rows(run, result, told=not unseen)
+            rows += rows_of(run, result, told=not unseen)
             if not run.kinds:
                 correct.append(result)
             marks = " ".join(result.outcomes)
@@ -179,7 +179,7 @@ def _tell(result: Judged, verbose: bool) -> None:
             print(f"      false  {text[:240]}")
 
 
-def _rows(run: Run, result: Judged, *, told: bool) -> Iterator[dict[str, Any]]:
+def rows_of(run: Run, result: Judged, *, told: bool) -> Iterator[dict[str, Any]]:
     """What is kept of a run, a row for each defect; ``told``: with what was said."""
     on_keras = run.candidate.framework != "pytorch"
     for i, kind in enumerate(run.kinds):

@@ -97,7 +97,8 @@ def exchanged(case: Case, edits: Sequence[Edit], causes: tuple[Cause, ...]) -> t
     """One cause where all that one side computes gives way to all that the other does: that reproduces anything, and
     says no more than that something else is computed.
 
-    What is scaled and taken away from the input by one side is its normalisation, in one.
+    What is scaled and taken away from the input by one side is its normalisation, in one. None where weights are among
+    what gives way.
     """
     names = {cause.id for cause in causes}
     if names == {"input-scale", "input-normalisation"}:
@@ -106,6 +107,8 @@ def exchanged(case: Case, edits: Sequence[Edit], causes: tuple[Cause, ...]) -> t
         return (replace(first, what=what),)
     if (norm := _another_norm(case, edits, causes)) is not None:
         return norm
+    if _weights_exchanged(case, edits):
+        return ()
     if len(names) < _SIDES or not all(name.startswith(_WHOLE) for name in names) or case.theirs.program is None:
         return causes
     both = [[step.name for step in program.steps if step.kind not in kinds.UNCHANGED]
@@ -151,6 +154,18 @@ def _both_normalise(case: Case) -> bool:
             for step in program.steps
         )
         for program, side in sides
+    )
+
+
+def _weights_exchanged(case: Case, edits: Sequence[Edit]) -> bool:
+    """Whether a layer of theirs, with its weights, stands for an operation of ours without any, and layers of ours that
+    have weights give way: of the weights, which may be all that differs, nothing is known."""
+    mine = {step.name: step for step in case.program.steps}
+    its = {step.name: step for step in case.theirs.program.steps} if case.theirs.program is not None else {}
+    brought = (edit for edit in edits if edit.key == "kind" and edit.step in mine and edit.twin in its)
+    gone = (step for edit in edits if edit.step and edit.detail.get("alone") for step in edit.detail["steps"])
+    return any(step.weights for step in gone) and any(
+        its[edit.twin].weights and not mine[edit.step].weights for edit in brought
     )
 
 

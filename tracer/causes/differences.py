@@ -13,13 +13,15 @@ from tracer.causes import masks, namesakes, naming, preparing, weighing
 from tracer.causes.case import Case, Side
 from tracer.causes.edit import Edit, of_program, of_step
 from tracer.causes.scores import SCALING
-from tracer.causes.settings import between, sides, translated
+from tracer.causes.settings import between, same_value, sides, translated
 from tracer.causes.step import GIVEN, Program, Step
-from tracer.causes.sums import in_their_order, terms_apart
+from tracer.causes.sums import SUMS, in_their_order, sums, sums_behind, terms_apart
 from tracer.graph import Node, Structure
 
 _PASSING = kinds.UNCHANGED
 _ALIKE = 0.55
+_NUMBER = 0.6
+"""How far a number that is added or multiplied is the same as a tensor, where no other step is more alike."""
 _LAST = 0.1
 """How much likelier the steps that give the result belong together."""
 BLOCK = 3
@@ -27,8 +29,7 @@ BLOCK = 3
 
 _SYMMETRIC = frozenset({"add", "mul", "maximum", "minimum", "average"})
 _ARITHMETIC = SCALING | _SYMMETRIC
-_SUMS = frozenset({"add", "average"})
-_SEVERAL = _SUMS | {"concat", "stack", "maximum", "minimum", "mul"}
+_SEVERAL = SUMS | {"concat", "stack", "maximum", "minimum", "mul"}
 """Operations of any number of tensors."""
 Names = dict[str, Step]
 
@@ -63,7 +64,7 @@ def differences(case: Case) -> Iterator[Edit]:
             yield _block_missing(case, alone, read)
             return
     for step in reversed(ours):
-        if step.name not in alone or step.name in gone:
+        if step.name not in alone or step.name in gone or _unseen(case, step):
             continue
         instead = _instead(case, step, twins, taken, above)
         chain = _chain(case.program, step.name, instead, alone)
@@ -198,6 +199,10 @@ def _score(a: Step, b: Step) -> float:
         return 0.0
     if a.kind != b.kind and {a.kind, b.kind} <= _ARITHMETIC and len(a.inputs) != len(b.inputs):
         return 0.0  # a number of its own, and two tensors joined
+    if {a.kind, b.kind} <= SCALING and len(a.inputs) != len(b.inputs):
+        alike *= _NUMBER
+    elif a.kind == b.kind and a.kind in SCALING and "operand" in a.settings and "operand" in b.settings:
+        alike -= 0.0 if same_value(a.settings["operand"], b.settings["operand"]) else _LAST
     if not a.weights or set(a.weights) != set(b.weights):
         return alike
     equal = all(weighing.alike(value, b.weights[role]) for role, value in a.weights.items())
@@ -338,7 +343,7 @@ def _of_theirs(case: Case, name: str) -> str:
 def _extra(case: Case, step: Step, taken: Names, above: dict[str, str]) -> Edit | None:
     """A step that they have alone, put in behind the twin of what it reads."""
     read = _mapped(case, step.inputs, taken, above)
-    if GIVEN in step.settings and np.asarray(step.settings["value"]).dtype != np.bool_:
+    if _unseen(case, step) or (GIVEN in step.settings and np.asarray(step.settings["value"]).dtype != np.bool_):
         return None
     if step.kind == "full" and not step.inputs:
         constant = replace(step, name=_of_theirs(case, step.name))
@@ -370,6 +375,15 @@ def _extra(case: Case, step: Step, taken: Names, above: dict[str, str]) -> Edit 
         cause, what, of_program(put), twin=step.name, seen=True, cost=1.5,
         detail={"alone": True, **_about(case.theirs, step)}, same=_bias(cause, case.has),
     )  # fmt: skip
+
+
+def _unseen(case: Case, step: Step) -> bool:
+    """Whether a step stands for what was computed of the samples out of sight: of it no more is known than that."""
+    value = np.asarray(step.settings.get("value", 0.0))
+    if step.kind != "full" or step.inputs or value.dtype.kind != "f" or value.ndim < 2:
+        return False
+    samples = case.target.shape[:1]
+    return value.shape[:1] == samples != (1,) and bool(np.any(value != value[:1]))
 
 
 def _bias(cause: str, stem: Callable[[str], str]) -> tuple[str, ...]:
@@ -442,7 +456,7 @@ def _terms(case: Case, a: Step, b: Step, mine: Sequence[str], read: Sequence[str
         return
     gone, new = terms_apart(mine, names)
     those = " and ".join(gone or new)
-    stem = "residual" if a.kind in _SUMS else "block"
+    stem = "residual" if a.kind in SUMS else "block"
     if gone and new:
         cause, what = "wiring", f"{b.name} of the {case.doer} reads {', '.join(names)}, not {', '.join(mine)}"
     elif gone:
@@ -490,7 +504,7 @@ def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) ->
         return "wiring" if any(map(naming.counts, _known(structure, mine))) else part
     if masks.makes_mask(step, case.ours):
         return "attention-mask"
-    if step.kind in _SUMS and len(its) > 1:
+    if step.kind in SUMS and len(its) > 1:
         return "residual-order" if naming.on_one_path(structure, mine, its) else "wiring"
     if step.kind in ("matmul", "permute", "reshape", "attention", *SCALING) and naming.about_heads(structure, step):
         return "qkv-order" if naming.multiplied(structure, step) else "wiring"
@@ -510,29 +524,13 @@ def _without_sum(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]
     """The cause where a term is read in place of the sum that it is of, or the sum for the term, and the sum is not
     made behind instead; empty where it is, and where it is about anything else."""
     ours, theirs = case.ours.recording.structure, case.theirs.recording.structure
-    behind = _sums_behind(theirs, case.theirs.node.name) - _sums_behind(ours, step.name)
-    more = len(_sums(theirs)) - len(_sums(ours))
-    if mine[0] in _sums(ours) and its[0] in ours.by_name[mine[0]].parents and behind <= 0:
+    behind = sums_behind(theirs, case.theirs.node.name) - sums_behind(ours, step.name)
+    more = len(sums(theirs)) - len(sums(ours))
+    if mine[0] in sums(ours) and its[0] in ours.by_name[mine[0]].parents and behind <= 0:
         return case.lacks("residual") if more < 0 else "wiring"
-    if its[0] in _sums(ours) and mine[0] in ours.by_name[its[0]].parents and behind >= 0:
+    if its[0] in sums(ours) and mine[0] in ours.by_name[its[0]].parents and behind >= 0:
         return case.has("residual") if more > 0 else "wiring"
     return ""
-
-
-def _sums(structure: Structure) -> set[str]:
-    return {node.name for node in structure if node.kind in _SUMS and node.alias_of is None and len(node.parents) > 1}
-
-
-def _sums_behind(structure: Structure, name: str) -> int:
-    """The sums among the next few operations behind a node."""
-    found, front = set[str](), {name}
-    for _ in range(_NEXT):
-        front = {child for one in front for child in structure.children.get(one, ())}
-        found |= front
-    return len(found & _sums(structure))
-
-
-_NEXT = 3
 
 
 def _known(structure: Structure, names: Sequence[str]) -> list[Node]:

@@ -307,7 +307,8 @@ def _unfounded(one: Finding | None, pair: PairDiff) -> bool:
     if one is None or one.status != "proven":
         return False
     sides = {(bool(cause.reference), bool(cause.candidate)) for cause in one.causes}
-    return _doubtful(pair) and "weights" not in pair.pair.evidence and sides == {(True, False), (False, True)}
+    others = sides == {(True, False), (False, True)} or all(cause.key == "kind" for cause in one.causes)
+    return _doubtful(pair) and "weights" not in pair.pair.evidence and others
 
 
 def _padded(pair: PairDiff) -> bool:
@@ -493,6 +494,12 @@ def of_outcome(pair: PairDiff, outcome: Outcome) -> Finding | None:
     causes = tuple(replace(_cause(at, edit), without=left) for edit, left in zip(edits, outcome.without, strict=True))
     moved = called_elsewhere(at, edits, causes, _cause)
     causes = exchanged(at, edits, in_blocks(edits, causes, idle(at, edits))) if moved is causes else moved
+    if not causes:
+        notes = (*outcome.notes, "all that one side computes would have to give way to what the other does")
+        return Finding(
+            pair.aligned, "unknown", (), before=outcome.before, floor=at.bar, notes=notes, how=_how(at),
+            seen=fingerprints.of_case(at),
+        )  # fmt: skip
     random = told_apart(at, edits, [rival.edits for rival in outcome.rivals], TELLING)
     rivals = list(zip((rival.edits[-1] for rival in outcome.rivals), random.same, strict=True))
     others = tuple(_cause(at, edit) for edit, alike in rivals if not alike)

@@ -332,6 +332,17 @@ def _ordered(step: Step, roles: set[str], order: Sequence[int]) -> Step:
     return step.weigh(**{role: np.take(step.weights[role], order, -2) for role in roles})
 
 
+def sums_alike(step: Step, mine: tuple[Array, Array], its: tuple[Array, Array]) -> bool:
+    """Whether the two biases of a recurrent layer come to the same: their sum, but for a GRU's candidate gate, where
+    the reset gate stands between them."""
+    if not alike(mine[0] + mine[1], its[0] + its[1]):
+        return False
+    if not step.kind.startswith("gru") or not step.settings.get("reset_after", True):
+        return True
+    apart = str(step.settings.get("gates", GATES["gru"])).index("n")
+    return alike(mine[1][..., apart, :], its[1][..., apart, :])
+
+
 def doubled(case: Case, ours: Step, mine: tuple[Array, Array], its: tuple[Array, Array]) -> str:
     """How the two biases of a recurrent layer, the input's and the state's, became theirs; empty where that is not
     seen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -105,10 +105,21 @@ def told(
 def attached(diff: Diff, found: Explained) -> Diff:
     """The comparison with what was found of its pairs."""
     own = {one.pair: one for one in reversed(found.each)}
-    whose = {name: one for one in reversed(found.findings) for name in one.pairs}
+    whose: dict[str, list[Finding]] = {}
+    for one in found.findings:
+        for name in one.pairs:
+            whose.setdefault(name, []).append(one)
 
     def finding(name: str) -> Finding | None:
-        return replace(own[name], pairs=whose[name].pairs) if name in whose else None
+        return replace(own[name], pairs=tuple(alike(name))) if name in whose else None
+
+    def alike(name: str) -> Iterator[str]:
+        """Pairs of which all is true that was found of this one, in running order; it is among them."""
+        first, *rest = whose[name]
+        for other in first.pairs:
+            same = set(own[name].names) <= set(own[other].names) if other in own else False
+            if same and all(other in one.pairs for one in rest):
+                yield other
 
     notes = (*diff.notes, *(f"the causes of {failure}" for failure in found.failed))
     pairs = tuple(replace(pair, finding=finding(pair.aligned)) for pair in diff.pairs)

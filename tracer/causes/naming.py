@@ -12,7 +12,7 @@ from tracer.causes import masks
 from tracer.causes.case import Side
 from tracer.causes.preparing import at_input, is_table, of_input
 from tracer.causes.scores import FAR, PRODUCTS, SCALING, of_scores
-from tracer.causes.step import Step
+from tracer.causes.step import Array, Step
 from tracer.causes.sums import terms_apart
 from tracer.graph import Node, Structure
 
@@ -402,6 +402,8 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         return "attention-mask", True
     if kind == "pad":
         return "pad-mode", True
+    if kind == "rounded":
+        return "dtype", True
     if kind in kinds.ACTIVATIONS or kind == "clip":
         return "activation", False
     if kind != "add" and of_input(step, side):
@@ -514,13 +516,18 @@ def beside_another_sum(step: Step, side: Side, other: Side) -> bool:
     if step.kind not in kinds.NORMALISATIONS or not own:
         return False
     mine, its = side.recording.structure, other.recording.structure
-    for node in its:
-        if node.kind == step.kind and (_of_sum(its, node.name) or _of_sum(mine, step.name)):
-            stored = [other.recording.weights.get((node.owner, param.name)) for param in node.params]
-            found = [other.recording.read_stored(one) for one in stored if one is not None]
-            if all(any(relations.alike(values, one) for one in found) for values in own):
-                return True
-    return False
+    there = [node for node in its if node.kind == step.kind and _weighs(other, node, own)]
+    here = [node for node in mine if node.kind == step.kind and _weighs(side, node, own)]
+    if len(here) > len(there):
+        return False  # it stands beside the other as well: one more of the same
+    return any(_of_sum(its, node.name) or _of_sum(mine, step.name) for node in there)
+
+
+def _weighs(side: Side, node: Node, values: Sequence[Array]) -> bool:
+    """Whether a node of a side has these weights."""
+    stored = [side.recording.weights.get((node.owner, param.name)) for param in node.params]
+    found = [side.recording.read_stored(one) for one in stored if one is not None]
+    return all(any(relations.alike(value, one) for one in found) for value in values)
 
 
 def _of_sum(structure: Structure, name: str) -> bool:

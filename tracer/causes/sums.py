@@ -10,8 +10,12 @@ import numpy as np
 
 from tracer.causes.step import Program, Step
 from tracer.causes.written import without_idle
+from tracer.graph import Structure
 
+SUMS = frozenset({"add", "average"})
 _TWO = 2
+_NEXT = 3
+"""Operations behind a node, among which sums are looked for."""
 
 
 def in_one(program: Program, other: Program) -> Program | None:
@@ -81,3 +85,17 @@ def in_their_order(mine: Sequence[str], its: Sequence[str]) -> tuple[str, ...] |
         return None
     turned = tuple(gone[0] if name in new else name for name in its)
     return None if turned == tuple(mine) else turned
+
+
+def sums(structure: Structure) -> set[str]:
+    """The nodes that add several tensors."""
+    return {node.name for node in structure if node.kind in SUMS and node.alias_of is None and len(node.parents) > 1}
+
+
+def sums_behind(structure: Structure, name: str) -> int:
+    """The sums among the next few operations behind a node."""
+    found, front = set[str](), {name}
+    for _ in range(_NEXT):
+        front = {child for one in front for child in structure.children.get(one, ())}
+        found |= front
+    return len(found & sums(structure))

@@ -182,25 +182,12 @@ def _biases(case: Case, ours: Step, theirs: Step) -> Iterator[tuple[tuple[str, s
             continue
         none = np.zeros_like(held[0])
         (plain, again), (its_plain, its_again) = [tuple(none if v is None else v for v in pair) for pair in pairs]
-        apart = _apart(ours)
-        if _sums_alike((plain, again), (its_plain, its_again), apart):
+        if fused.sums_alike(ours, (plain, again), (its_plain, its_again)):
             continue
         mine, its = plain + again, its_plain + its_again
         what = fused.doubled(case, ours, (plain, again), (its_plain, its_again))
         told = Told("rnn-bias", what, f"give {_named(case, ours, theirs)} each bias once")
         yield (role, back), told if what else _Weighed(case, ours, theirs, role, mine, its, Orders()).told()
-
-
-def _apart(step: Step) -> int | None:
-    """The gate of which the two biases do not add up: a GRU's candidate, where the reset gate stands between them."""
-    gru = step.kind.startswith("gru") and step.settings.get("reset_after", True)
-    return str(step.settings.get("gates", GATES["gru"])).index("n") if gru else None
-
-
-def _sums_alike(mine: tuple[Array, Array], its: tuple[Array, Array], apart: int | None) -> bool:
-    if not alike(mine[0] + mine[1], its[0] + its[1]):
-        return False
-    return apart is None or alike(mine[1][..., apart, :], its[1][..., apart, :])
 
 
 def _named(case: Case, ours: Step, theirs: Step) -> str:
@@ -336,7 +323,7 @@ class _Weighed:
             moved = dict.fromkeys(words[a] for a, b in enumerate(order) if a != b)
             what = f"has its axes in another order ({' and '.join(moved)} exchanged)"
             return self.say("kernel-layout", what, f"permute the kernel of {self.node} by {order}")
-        axes = relations.flipped(mine, its, range(rank))
+        axes = None if self.ours.kind in kinds.RECURRENT else relations.flipped(mine, its, range(rank))
         if axes is not None:
             what = "is flipped: a true convolution against a cross-correlation"
             return self.say("kernel-flip", what, f"flip the kernel of {self.node} along its spatial axes")
@@ -361,7 +348,11 @@ class _Weighed:
         if mine.ndim == 1:
             order = relations.permutation(mine, its, 0)
             return None if order is None else self._outputs(order)
-        rows, columns = mine.ndim - 2, mine.ndim - 1
+        # Between the inputs and the outputs of a recurrent layer stand the gates, which the outputs may move with.
+        inner = (
+            (mine.ndim - 3, mine.ndim - 2) if self.ours.kind in kinds.RECURRENT and mine.ndim > 2 else (mine.ndim - 2,)
+        )
+        rows, columns = inner[0], mine.ndim - 1
         places = self.role == "operand" and self.ours.kind in ("add", "sub")
         if self.ours.kind == "embedding" or places:  # what is added of more than one axis is a table of places
             found = relations.permutation(mine, its, rows)
@@ -371,11 +362,14 @@ class _Weighed:
             return self._inputs(order)
         if (order := relations.permutation(mine, its, columns)) is not None:
             return self._outputs(order)
-        order = relations.permutation(mine, its, rows, loose=True)
-        if order is not None and (rest := relations.permutation(np.take(mine, order, rows), its, columns)) is not None:
-            found_in, found_out = self._inputs(order), self._outputs(rest)
-            what = "has both its inputs and its outputs in another order"
-            return self.say(found_in.cause, what, f"{found_in.fix}; {found_out.fix}", (found_out.cause,))
+        for axis in inner:
+            order = relations.permutation(mine, its, axis, loose=True)
+            if order is None:
+                continue
+            if (rest := relations.permutation(np.take(mine, order, axis), its, columns)) is not None:
+                found_in, found_out = self._inputs(order), self._outputs(rest)
+                what = f"has both its {'inputs' if axis == rows else 'gates'} and its outputs in another order"
+                return self.say(found_in.cause, what, f"{found_in.fix}; {found_out.fix}", (found_out.cause,))
         return self.say(
             "kernel-layout", "holds the same numbers in another order", f"reorder the {self.role} of {self.node}"
         )
@@ -472,6 +466,9 @@ class _Weighed:
         if factors is None:
             return None
         changed = factors[~np.isclose(factors, 1, rtol=1e-5)]
+        if changed.size and not np.any(changed):
+            what = f"has zeros for {changed.size} of {factors.size} outputs in the {self.case.doer}"
+            return self.say("weights-not-loaded", what, f"load the {self.role} of {self.node} again")
         if changed.size and np.allclose(changed, changed[0], rtol=1e-4):
             what = f"has {changed.size} of {factors.size} outputs multiplied by {changed[0]:.6g}"
             root = max(changed[0], 1 / changed[0]) ** 2

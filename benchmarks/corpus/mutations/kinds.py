@@ -28,6 +28,15 @@ class KindedSet(DefectSet):
     def mistake(self, name: str, at: str, right: str, vague: str = "", *, latent: bool = False, **wrong: Any) -> None:
         super().mistake(name, at, *self._names(name, right, vague), latent=latent, **wrong)
 
+    def slip(self, name: str, at: str, kinds: str, vague: str = "") -> None:
+        """Registers a mistake that the port makes where it is told the mistake's name."""
+        self.mistake(name, at, kinds, vague, **{name.partition("/")[2]: True})
+
+    def ways(self, network: str, *names: str) -> None:
+        """Registers other correct ways to write a port, which it takes where it is told their names."""
+        for name in names:
+            self.variant(f"{network}/{name}", **{name: True})
+
     def _names(self, name: str, kinds: str, vague: str) -> tuple[str, str]:
         self.kinds[name], *_ = every = kinds.split()
         right = frozenset[str]().union(*(RIGHT.get(kind, {kind}) for kind in every))

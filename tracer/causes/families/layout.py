@@ -261,10 +261,15 @@ def anywhere(case: Case, step: Step) -> Iterator[Edit]:
         length = found.shape[axis]
         chain = behind(case, step, made("flip", axes=(axis,)))
         backwards = f"what {step.name} gives runs backwards along axis {axis} in the {case.doer}"
-        cause = "channel-order" if length <= 4 else "rnn-direction" if step.kind in ("lstm", "gru", "rnn") else "shift"
-        yield from try_chain(case, step, chain, cause, backwards, 8.0)
+        of_channels = length <= 4 or axis == int(step.settings.get("channels", -1)) % found.ndim
+        recurrent = step.kind in ("lstm", "gru", "rnn")
+        cause = "rnn-direction" if recurrent else "channel-order" if of_channels else "shift"
+        told = list(try_chain(case, step, chain, cause, backwards, 8.0))
+        yield from told
         perm = relations.permutation(found, target, axis)
         if perm is not None and not np.array_equal(perm, np.arange(length)):
+            if told and np.array_equal(perm, np.arange(length)[::-1]):
+                continue
             chain = behind(case, step, made("gather", axis=axis, indices=perm))
             cause = "head-layout" if step.kind in ("matmul", "attention") else "channel-order"
             if step.settings.get("bidirectional") and relations.blocks(perm) == (1, 0):

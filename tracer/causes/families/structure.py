@@ -248,7 +248,10 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
             hidden = step.kind in ("add", "where", "masked_fill") and before_softmax(case, step) and _hides(tensor, now)
             if hidden or masks.makes_mask(step, case.ours):
                 cause = "attention-mask"
-            reader, wanted = (step.name, name) if case.turned_round else (twin(case, step), case.ours.above[name])
+            reader, wanted = step.name, name
+            if not case.turned_round:
+                reader = next(iter(sorted(_readers(case, step, other))), case.theirs.node.name)
+                wanted = case.ours.above[name]
             fix = f"let {reader} read {wanted}" if cause in _GENERAL else ""
             yield Edit(cause, what, change, step.name, twin(case, step), fix=fix, cost=4.0, detail={"fed": other})
             if left <= case.bar:
@@ -357,7 +360,8 @@ def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
     if (other in above or twin_of in further) and between <= kinds.ARRANGING:
         merges = step.kind in ("flatten", "reshape") or between & {"flatten", "reshape"}
         return "reshape-order" if merges else "axis-permutation", f"{what}: only the places of values are others"
-    if (other in above or twin_of in further) and _of_use_elsewhere(structure, late - early, {other, twin_of}):
+    reads = _readers(case, step, other)
+    if (other in above or twin_of in further) and _of_use_elsewhere(structure, late - early, {other, twin_of, *reads}):
         return "wiring", what
     if other in above:
         return case.lacks("block"), f"{what}: it leaves out what lies between"
@@ -372,6 +376,13 @@ def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
     of_heads = of_heads and bool(_projects(structure, twin_of) & _projects(structure, other))
     joined = step.kind in ("concat", "stack") and other in map(case.ours.above.get, step.inputs)
     return "qkv-order" if of_heads else "concat-order" if joined else "wiring", what
+
+
+def _readers(case: Case, step: Step, other: str) -> set[str]:
+    """The node of theirs that stands for a step, among those that read a tensor; where that is not known, the one that
+    does."""
+    children, own = {*case.theirs.recording.structure.children.get(other, ())}, twin(case, step)
+    return children & {own} or (children if len(children) == 1 else set())
 
 
 def _of_use_elsewhere(structure: Structure, between: set[str], ends: set[str]) -> bool:

@@ -214,6 +214,8 @@ def _same(read: Read) -> tuple[Settings, Weights] | Step:
     if not node.parents:  # it passes on what was computed of weights alone
         return constant(read)
     if node.kind == "cast":
+        if node.dtype in _COARSE and _type(read) not in (None, node.dtype):
+            return Step(node.name, "rounded", {"dtype": node.dtype}, {}, node.parents, node.shape, node.source)
         option: Option = {"dtype": node.dtype}, {}
         # Masks are seen through: what is cast may be a comparison of what the recording names.
         whole = str(node.dtype).startswith(("int", "uint", "bool"))
@@ -232,6 +234,16 @@ def _same(read: Read) -> tuple[Settings, Weights] | Step:
         except Unknown:
             raise Unknown("it draws random numbers in training") from None
     return {}, {}
+
+
+_COARSE = ("float16", "bfloat16")
+
+
+def _type(read: Read) -> str | None:
+    """The type of the numbers that it reads, where these are no whole ones."""
+    source = read.recording.structure.by_name.get(read.node.parents[0])
+    known = None if source is None else source.dtype
+    return known if known is not None and "float" in known else None
 
 
 def _of_ids(read: Read) -> bool:

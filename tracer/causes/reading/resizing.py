@@ -39,8 +39,10 @@ def resize(node: Read) -> Step:
     base = inferring.step_of(node, (node.node.parents[0],), size=size, channels=channels % node.rank - node.rank)
     told = find(node)
     if told is None:
-        return inferring.first(node, any_way(node, channels), "how it interpolates is not told")
-    return inferring.likely(node, base.set(**told), lambda: (base.set(**way) for way in _alternatives(node, told)))
+        found = inferring.first(node, any_way(node, channels), "how it interpolates is not told")
+    else:
+        found = inferring.likely(node, base.set(**told), lambda: (base.set(**way) for way in _alternatives(node, told)))
+    return found.set(size=_size(node, spatial))
 
 
 def any_way(node: Read, channels: int) -> Iterator[Step]:
@@ -49,6 +51,17 @@ def any_way(node: Read, channels: int) -> Iterator[Step]:
     own = channels % node.rank - node.rank
     base = inferring.step_of(node, (node.node.parents[0],), "resize", size=size, channels=own)
     yield from (base.set(**way, inferred=True) for way in _ways())
+
+
+def _size(node: Read, spatial: list[int]) -> tuple[int, ...]:
+    """The lengths that it makes; of an input of other lengths so many times those, where the other side has that."""
+    size = tuple(node.shape[axis] for axis in spatial)
+    source = node.recording.structure.by_name.get(node.node.parents[0])
+    if node.given is None or source is None or source.shape is None or len(source.shape) != node.rank:
+        return size
+    scaled = tuple(n * node.source()[axis] // source.shape[axis] for n, axis in zip(size, spatial, strict=True))
+    shapes = [shape for shape in node.seen if len(shape) == node.rank]
+    return scaled if any(tuple(shape[axis] for axis in spatial) == scaled for shape in shapes) else size
 
 
 def _channels(node: Read) -> int:
