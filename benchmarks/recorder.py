@@ -7,7 +7,7 @@ repeat. Columns: the plain forward in seconds; then ratios to it, of the least w
 CPU time of all threads: ``capture`` (a recording's activations, written and closed, the structure known), ``script``
 (forward hooks that put every module's output into a dict, np.savez; in Keras one model with all layers' outputs),
 ``record`` (``tracer.record`` from nothing: structure, activations, weights, index), ``raw`` (the same bytes written
-with O_DIRECT, which no cache helps). ``MB`` is what the capture wrote, ``share`` that of what the script wrote;
+with O_DIRECT, which no cache helps). ``MB`` is what the capture wrote, ``share`` that of all that modules returned;
 ``memory`` what the process grew by at its most during a capture over what a forward pass needs, and the script, in MB.
 """
 
@@ -90,7 +90,8 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
 
 
 def torch_ways(model: Any, values: np.ndarray) -> tuple[Callable[[], Any], Callable[[Path], int]]:
-    """A forward pass, and what people write to save all of its modules' outputs; that gives the bytes it wrote."""
+    """A forward pass, and what people write to save all of its modules' outputs; that gives the bytes of all that the
+    modules returned."""
     import torch
 
     model.eval()
@@ -102,9 +103,12 @@ def torch_ways(model: Any, values: np.ndarray) -> tuple[Callable[[], Any], Calla
 
     def script(file: Path) -> int:
         kept: dict[str, Any] = {}
+        returned = 0
 
         def keep(name: str) -> Callable[..., None]:
             def hook(module: Any, args: Any, output: Any) -> None:
+                nonlocal returned
+                returned += output.nbytes
                 kept[name] = output.detach().clone().numpy()
 
             return hook
@@ -113,8 +117,8 @@ def torch_ways(model: Any, values: np.ndarray) -> tuple[Callable[[], Any], Calla
         forward()
         for handle in handles:
             handle.remove()
-        np.savez(file, **kept)
-        return sum(array.nbytes for array in kept.values())
+        np.savez(file, **kept)  # of a module that is called several times the last output alone
+        return returned
 
     return forward, script
 

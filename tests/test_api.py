@@ -182,6 +182,8 @@ def test_what_the_command_line_does_has_a_function(
     assert [*frame.columns[:5]] == ["number", "verdict", "reference", "candidate", "operation"]
     assert len(frame) == len(d.pairs)
     assert frame.set_index("reference").loc["encoder.1", "rel_l2"] == d.first.stats.rel_l2  # type: ignore[union-attr]
+    assert {frame[name].dtype.name for name in ("max_abs", "local", "floor")} == {"float64"}  # local is all missing
+    assert frame["local"].isna().all()
     assert tracer.explain(a, b).to_pandas()["cause"].tolist() == ["activation-param"]
     assert set(tracer.weights(a, b).to_pandas()["status"]) == {"equal"}
     alignment = tracer.align(a, b)
@@ -220,6 +222,8 @@ def test_a_file_is_recorded_as_the_command_does(tmp_path: Path) -> None:
     np.testing.assert_array_equal(live.read("encoder.1"), recording.read("encoder.1"))
     with pytest.raises(tracer.InputError, match="a mapping of arrays, or one array"):
         tracer.record(tmp_path / "net.pt", [X], trace=tmp_path / "t.zarr")
+    with pytest.raises(tracer.InputError, match="the model does not take x"):  # which the other process finds
+        tracer.record_file(tmp_path / "net.pt", X[:, 0], arch=arch, trace=tmp_path / "t.zarr", name="bad")
 
 
 def test_a_comparison_is_one_line_at_a_prompt(pair: tuple[tracer.Recording, tracer.Recording]) -> None:

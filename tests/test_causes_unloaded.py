@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from torch import nn
 
 import tracer
 from tracer.causes.explain import Explained
+from tracer.causes.kept import attached
+from tracer.compare import Verdict
 from tracer.configuration import apart
+from tracer.report.formats.rows import table_of
 
 X = np.random.default_rng(3).normal(size=(2, 12, 12, 3)).astype("f4")
 
@@ -65,6 +69,16 @@ def test_a_model_without_the_weights_is_one_finding_beside_which_the_stride_stan
     assert stride.names == ("stride-position",)
     assert "6 pairs of" in str(found)
     assert len([one for one in found.each if "weights-not-loaded" in one.names]) == 6  # each is kept for --verify
+    told = attached(found.diff, found)
+    own = {pair.aligned: pair.finding for pair in told.pairs if pair.finding is not None}
+    assert own[stride.pair].pairs == (stride.pair,)  # in no other layer is the stride wrong
+    assert own[first.pair].pairs == first.pairs
+    # As --local would judge them.
+    parting = (replace(pair, verdict=Verdict.DIVERGED) if pair.finding is not None else pair for pair in told.pairs)
+    document = replace(told, pairs=tuple(parting)).to_json()
+    causes = {row["reference"]: row["cause"] for row in table_of(document).rows(document) if row.get("cause")}
+    (at,) = (pair.pair.reference for pair in told.pairs if pair.aligned == stride.pair)
+    assert [name for name, cause in causes.items() if "stride" in cause] == [" + ".join(at)]
 
 
 def test_a_dense_layer_and_a_convolution_of_one_place_are_weighed(trace_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -235,6 +236,23 @@ def test_closed_streams(tmp_path: Path) -> None:
     shell = f"exec {COMMAND[0]} -c 'from tracer.cli.main import main; main()' info <&- >&-"
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [("diff",), ("show", "a"), ("runs", "--format", "csv"), ("diff", "--help")])
+def test_whoever_reads_the_output_may_leave(arguments: tuple[str, ...], made: Path) -> None:
+    """As of any program that SIGPIPE ends: nothing is said, and the exit code is no verdict."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*COMMAND, *arguments], cwd=made.parent, stdout=writing, stderr=subprocess.PIPE,
+                          env=ENVIRONMENT, check=False)  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_name_that_is_too_long_is_a_mistake_on_the_line(made: Path) -> None:
+    name = "x" * 300
+    for arguments in (("diff", "--trace", name), ("report", "-o", f"{name}.html"), ("map", "--write", name)):
+        refused(*arguments, cwd=made.parent, says="too long")
 
 
 def test_a_model_that_raises_keeps_what_ran(files: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import zmq
 
 import tracer
 from tests.live_driving import daemon, program, status, until
+from tests.test_schema import check
 from tracer.cli.main import run
 from tracer.errors import InputError
 from tracer.graph import Node, Structure
@@ -68,7 +69,7 @@ def test_two_programs_are_compared_while_they_run(tmp_path: Path, capsys: pytest
         assert first.stdout is not None
         assert first.stdout.readline() == "begun\n"
         second = program(TRAIN, "wrong", "2e-2", "0.05", "12")
-        watching = program("import sys; from tracer.cli.main import run; sys.exit(run(['watch', '--once']))")
+        watching = program("import sys; from tracer.cli.main import run; sys.exit(run(['watch', '--once', '--json']))")
         out, err = second.communicate(timeout=120)
         assert out.splitlines()[-1] == "11 6 0 None", err
         assert first.communicate(timeout=60)[0].splitlines()[-1] == "11 6 0 None"
@@ -80,7 +81,9 @@ def test_two_programs_are_compared_while_they_run(tmp_path: Path, capsys: pytest
         assert "right ⇄ wrong: 6 steps compared; step 10 parts at 0" in shown
         assert "wrong@2 divergence: parts from 'right' at 0" in shown
         out, err = watching.communicate(timeout=60)
-        assert (watching.returncode, "wrong@2 divergence" in out) == (1, True), err
+        assert watching.returncode == 1, err
+        event = check("event", json.loads(out))
+        assert (event["recording"], event["step"], event["what"]) == ("wrong", 2, "divergence")
     trace = tracer.open(tmp_path / "t.zarr")
     assert [recording.state for recording in trace.recordings()] == ["complete", "complete"]
     assert trace.recording("wrong").steps == (0, 2, 4, 6, 8, 10)

@@ -69,6 +69,17 @@ def blocks(text: str) -> int:
     return count
 
 
+@pytest.mark.parametrize("path", PAGES)
+def test_a_list_is_one_to_every_reader(path: Path) -> None:
+    """The site's Markdown knows a list or table by the blank line before it, GitHub's without one."""
+    before, fenced = "", False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        begins = re.match(r"[-*+] |1\. |\|", line) and not before.startswith((line[0], " ", "#"))
+        assert fenced or not begins or not before.strip(), f"line {number}: {line}"
+        before = line
+
+
 def test_no_exemption_outlives_what_it_excuses() -> None:
     used: dict[int, list[Item]] = {}
     for page in map(read, pages()):

@@ -341,3 +341,35 @@ def test_only_files_are_replaced(tmp_path: Path) -> None:
     for path in (pipe, link, Path(os.devnull)):
         with pytest.raises(InputError, match=r"where a file is wanted"):
             writing.check(path, force=True)
+
+
+def test_of_a_link_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (tmp_path / "link").symlink_to(kept / "file")
+    with pytest.raises(InputError, match="exists already"):
+        writing.publish_text("one", tmp_path / "link", False)
+    for text in ("one", "two"):  # it leads nowhere at first
+        writing.check(tmp_path / "link", True)
+        writing.publish_text(text, tmp_path / "link", True)
+        assert (kept / "file").read_text() == text
+    assert (tmp_path / "link").is_symlink()
+    assert os.listdir(kept) == ["file"]
+
+
+def test_a_place_that_is_none_is_a_mistake_and_no_damage(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    """A folder that goes while the work is done is like one that was never there."""
+
+    def gone(out: Any) -> None:
+        out.write(b"x")
+        shutil.rmtree(tmp_path / "gone")
+
+    (tmp_path / "gone").mkdir()
+    with pytest.raises(InputError, match="there is no folder"):
+        writing.publish_filled(gone, tmp_path / "gone" / "file", False)
+    with pytest.raises(InputError, match="there is no folder"):
+        writing.publish_text("x", tmp_path / "gone" / "file", True)
+    for name in ("x" * 300, "x" * 300 + ".npz"):
+        with pytest.raises(InputError, match="the name is too long"):
+            tracer.export(recordings["half"], tmp_path / name)
+    assert not os.listdir(tmp_path)

@@ -197,3 +197,29 @@ def test_a_transformer_with_optional_inputs_on_the_command_line(tmp_path: Path) 
     assert [node.name for node in recording.structure.inputs] == ["input_ids", "attention_mask"]
     read = [parent for node in recording.structure for parent in node.parents]
     assert read.count("attention_mask") >= 1
+
+
+class Shared(nn.LeakyReLU):
+    """Its slope is its class's."""
+
+    negative_slope = 0.3
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.negative_slope
+
+
+class Asked(nn.LeakyReLU):
+    """It answers for a slope that it does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.negative_slope
+
+    def __getattr__(self, name: str) -> Any:
+        return 0.3 if name == "negative_slope" else super().__getattr__(name)
+
+
+@pytest.mark.parametrize("layer", [nn.LeakyReLU(0.3), Shared(), Asked()])
+def test_settings_are_found_wherever_a_layer_keeps_them(layer: nn.Module) -> None:
+    assert layers.config(layer)["negative_slope"] == 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -14,12 +15,14 @@ from xml.etree import ElementTree
 
 import junitparser
 import pytest
+from markdown_it import MarkdownIt
 
 import tracer
 from tests.tui_driving import two, values
 from tracer import schemas
 from tracer.cli.main import run
 from tracer.compare import Diff, Verdict
+from tracer.names import display
 from tracer.report.formats import delimited, github, junit, markdown
 
 HOSTILE = (
@@ -134,6 +137,20 @@ def test_markdown_is_a_table_whatever_layers_are_called(hostile: Diff) -> None:
     assert "[x]" not in outside
     assert not any(ord(char) < 32 and char != "\n" for char in text)
     assert text.startswith("### ✗ tracer: diverged, first at `-1+1`\n")
+
+
+def test_a_renderer_of_markdown_gives_the_names_back(tmp_path: Path) -> None:
+    odd = ["a|b", "`", "``a``", "a`|`b", "line\nbreak", " before", "behind ", "back\\slash", "\\|", "<b>x</b>", "&amp;",
+           "*e*", "[a](b)", "~~s~~", "a\rb", "\u2028"]  # fmt: skip
+    ours = {name: values(1, 4, seed=at) for at, name in enumerate(odd)}
+    found = compared(two(tmp_path / "trace.zarr", ours, {name: side + 1 for name, side in ours.items()}))
+    shown = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown.diff_markdown(found))
+    last = shown.split("<table>")[-1]
+    rows = [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.DOTALL) for row in last.split("</tr>")[:-1]]
+    at = [html.unescape(title) for title in rows[0]].index("reference")
+    plain = [html.unescape(re.sub("</?code>", "", row[at])) for row in rows[1:]]
+    assert sorted(plain) == sorted(display(" + ".join(pair.pair.reference)) for pair in found.pairs)
+    assert {len(row) for row in rows} == {len(rows[0])}
 
 
 def test_the_text_in_markdown_cannot_close_its_block(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,12 @@ def searched(
     return found, {pair.aligned: defect for defect in found.defects for pair in defect.pairs}
 
 
+def unsaid_in_a_notebook(found: Explanation | Graft) -> set[str]:
+    """Words of the text that are missing there."""
+    shown = html.unescape(re.sub("<[^>]*>", " ", found._repr_html_()))
+    return set(str(found).split()) - set(shown.split())
+
+
 def difference_gone(outputs: Callable[..., torch.Tensor], wrong: Sequence[str], kept: Sequence[str]) -> float:
     """Share of the difference of the outputs that goes when the model really is repaired down to ``kept``."""
     with torch.no_grad():
@@ -120,6 +128,7 @@ def test_two_defects_are_weighed_exactly_and_the_one_that_matters_is_enough(trac
     assert found.enough == (0,)
     assert not any(defect.interacts for defect in found.defects)
     assert "repairing 1 is enough" in str(found)
+    assert not unsaid_in_a_notebook(found)
     written = found.to_json()
     assert json.loads(json.dumps(written, allow_nan=False)) == written
     assert [entry["pairs"] for entry in written["defects"]] == [["last"], ["mul"]]
@@ -219,6 +228,7 @@ def test_below_the_defect_the_outputs_agree_and_above_they_do_not(trace_path: Pa
     assert below.exit_code() == 0
     assert below.after[0].max_abs == 0
     assert "what makes them differ lies there or above" in str(below)
+    assert not unsaid_in_a_notebook(below)
     above = tracer.graft(a, b, models=(None, models[1]), at="norm")
     assert isinstance(above, Graft)
     assert above.exit_code() == 1

@@ -159,11 +159,40 @@ def test_own_fails(tracer_trace):
     assert list((pytester.path / "kept").iterdir()) == []
 
 
-def test_the_report_lies_beside_the_trace(ran: Ran) -> None:
-    result = ran("def test_wrong():\n    tracer.assert_port(net(), net(1e-3), X)\n", "--tracer-report")
-    (path,) = kept(result)
-    assert f"report: {path.with_suffix('.html')}" in result.stdout.str()
-    assert "bn-eps" in path.with_suffix(".html").read_text("utf-8")
+def test_a_report_lies_beside_each_trace_that_is_kept(ran: Ran, pytester: pytest.Pytester) -> None:
+    code = """
+def test_wrong():
+    tracer.assert_port(net(), net(), X, name="first")
+    tracer.assert_port(net(), net(1e-3), X, name="second")
+
+@pytest.mark.port(atol=10)
+def test_by_hand(tracer_trace):
+    a = tracer.record(net(), X, trace=tracer_trace)
+    assert tracer.diff(a, tracer.record(net(1e-3), trace=tracer_trace), atol=10)
+
+def test_alone(tracer_trace):
+    tracer.record(net(), X, trace=tracer_trace)
+    assert False
+
+def test_right():
+    tracer.assert_port(net(), net(), X)
+"""
+    result = ran(code, "--tracer-report", "--tracer-keep", "--tracer-dir", "kept")
+    result.assert_outcomes(passed=2, failed=2)
+    written = {path.stem: path for path in (pytester.path / "kept").glob("*.html")}
+    assert {path.stem for path in (pytester.path / "kept").glob("*.zarr")} - set(written) == {
+        path.stem for path in kept(result) if "test_alone" in path.stem
+    }
+    (by_hand, right, first, second) = (written[stem] for stem in sorted(written))
+    text = result.stdout.str()
+    assert f"report: {second}" in text
+    assert f"report: {first}" in text
+    assert "no report: " in text  # of the test that recorded one model
+    assert "bn-eps" in second.read_text("utf-8")
+    assert "atol 10," in by_hand.read_text("utf-8")
+    assert right.exists()
+    ran(code, "--tracer-report", "--tracer-dir", "kept", "-k", "right").assert_outcomes(passed=1)
+    assert not right.exists()
 
 
 def test_a_baseline_beside_the_test(ran: Ran, pytester: pytest.Pytester) -> None:

@@ -224,6 +224,7 @@ def test_the_command_writes_one_file_and_replaces_none_unasked(made: Path) -> No
     run("report", "a", "b", "--output", "-", "--details", "0", "--no-weights", cwd=folder, code=1)
     refused("report", "--gradients", "--local", cwd=folder, says="leave --gradients out")
     refused("report", "-o", "no/such/folder.html", cwd=folder, code=2, says="no/such")
+    refused("report", "-o", "port.pdf", cwd=folder, code=2, says="name a file that ends in .html")
 
 
 def test_layers_in_full_are_few_and_the_first_is_among_them(tmp_path: Path) -> None:
@@ -321,6 +322,9 @@ def test_steps_are_drawn(tmp_path: Path) -> None:
     assert "wrote steps.html" in done.stderr
     page = parsed((tmp_path / "steps.html").read_text())
     assert "3 of 3 common steps compared: they part at step 1" in page.said
+    means = [row for row in page.rows if row[:1] == ["mean"]]
+    assert means
+    assert not any("—" in row for row in means)  # of steps nothing is noted when they are recorded
     assert "polyline" in page.tags
 
 

@@ -13,12 +13,14 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+import typer
 
 import tracer
 from tests import cli
 from tests.live_driving import daemon, until
 from tests.test_steps import series, write
 from tracer import schemas
+from tracer.cli.exportapp import app
 from tracer.cli.main import run
 from tracer.exporting import files as exported
 from tracer.schemas import models
@@ -77,6 +79,27 @@ def test_every_document_has_a_schema() -> None:
     }
     assert named == described
     assert sorted(models.MODELS) == schemas.names()
+
+
+PRINTS = {
+    "diff": "diff", "explain": "explain", "export": "export", "graft": "graft", "info": "info", "inspect": "inspect",
+    "map": "map", "pack": "pack", "pull": "copy", "push": "copy", "record": "record", "runs": "runs", "show": "show",
+    "status": "daemon", "steps": "steps", "transfer": "transfer", "watch": "event", "weights": "weights",
+}  # fmt: skip
+"""Which document each command prints with --json; the tests here hold outputs of all against their schemas, those of
+``watch`` and ``push`` where there is a daemon and a server."""
+
+
+def test_every_command_that_prints_json_is_held_against_a_schema() -> None:
+    def names(group: Any) -> Iterator[str]:
+        for command in group.commands.values():
+            if hasattr(command, "commands"):
+                yield from names(command)
+            elif any("--json" in parameter.opts for parameter in command.params):
+                yield command.name
+
+    assert set(names(typer.main.get_command(app))) == set(PRINTS)
+    assert set(PRINTS.values()) | {"baseline", "graphs", "growth"} == set(schemas.names())
 
 
 def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,6 +176,28 @@ def test_what_runs_models_again(files: Path) -> None:
     assert told["diff"]
     assert check("runs", asked("runs"))["recordings"][0]["model"]["load"]
     assert check("pack", asked("pack", "a"))["recordings"]
+
+
+def test_shares_of_a_graft_have_no_bounds(tmp_path: Path) -> None:
+    """Of two mistakes one makes up for half of the other: repaired alone it takes away twice what there is, and the
+    other adds as much again."""
+
+    def net(first: float, second: float) -> torch.nn.Module:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)).eval()
+        with torch.no_grad():
+            model[1].weight.copy_(torch.eye(3))
+            model[0].bias += first
+            model[1].bias += second
+        return model
+
+    models = net(0, 0), net(1, -0.5)
+    a = tracer.record(models[0], torch.ones(2, 3), name="a", trace=tmp_path / "t.zarr")
+    b = tracer.record(models[1], name="b", trace=tmp_path / "t.zarr")
+    one = check("graft", tracer.graft(a, b, models=models, at="0").to_json())
+    assert one["explained"] == pytest.approx(2, abs=1e-3)
+    both = check("graft", tracer.graft(a, b, models=models).to_json())
+    assert [defect["alone"] for defect in both["defects"]] == pytest.approx([2, -1], abs=1e-3)
 
 
 def test_recordings_of_many_steps_and_the_daemon(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

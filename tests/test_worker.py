@@ -249,7 +249,7 @@ def test_memory_is_limited(work: Path) -> None:
         "[]",
         '{"event": "result", "value": 3}',
         '{"event": "result", "value": {}, "more": 1}',
-        '{"event": "error", "exit": true, "message": "x", "traceback": null}',
+        '{"event": "error", "kind": "", "exit": true, "message": "x", "traceback": null}',
         '{"event": ["phase"], "text": "x"}',
         '{"event": "phase", "text": null}',
     ],
@@ -268,7 +268,7 @@ def test_endless_line_from_the_worker(work: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("claimed", "given"), [(0, 2), (1, 2), (3, 3), (4, 2), (99, 2)])
 def test_a_forged_error_is_never_success(work: Path, monkeypatch: pytest.MonkeyPatch, claimed: int, given: int) -> None:
     monkeypatch.setattr("tracer.worker.supervise._GRACE_FINISHED", 0.2)
-    line = json.dumps({"event": "error", "exit": claimed, "message": "x\x1b[2J", "traceback": None})
+    line = json.dumps({"event": "error", "kind": "NoSuch", "exit": claimed, "message": "x\x1b[2J", "traceback": None})
     error = failure(work, "forge", options={"bytes": line})
     assert (str(error), error.exit_code) == ("x\\x1b[2J", given)
 

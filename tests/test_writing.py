@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import os
@@ -18,7 +20,9 @@ from hypothesis.extra import numpy as hnp
 
 from tests.test_store import as_zarr, chain, write
 from tracer import compiled
-from tracer.store import RecordingWriter, Trace, streaming, summing
+from tracer.collecting import rarely_collected
+from tracer.graph import Param
+from tracer.store import RecordingWriter, Trace, entries, streaming, summing, zarr3
 from tracer.store.packs import Pack
 from tracer.store.recordings import VALUES
 from tracer.store.runs import RunWriter
@@ -246,3 +250,62 @@ def test_what_was_taken_is_in_the_file_while_the_model_goes_on(trace_path: Path)
         shape, at = found["unaligned/a"]
         np.testing.assert_array_equal(pack.read_array("unaligned/a", shape, LARGE.dtype, at), LARGE)
         writer("c", LARGE)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_parameters_that_are_written_together_are_those_that_were_given(tmp_path: Path, ended: bool) -> None:
+    rng = np.random.default_rng(3)
+    sizes = [int(size) for size in rng.integers(0, 40, 600)]
+    sizes[100], sizes[400] = 3_000, 30_000  # one written alone, one whose numbers come later
+    given = {f"layer{place}": rng.normal(size=size).astype("f4") for place, size in enumerate(sizes)}
+    trace = Trace.create(tmp_path / "t.zarr")
+    with (
+        pytest.raises(RuntimeError) if not ended else contextlib.nullcontext(),
+        RecordingWriter(trace, "r", chain("a"), {}, {"a": "a"}) as writer,
+    ):
+        for owner, values in given.items():
+            changing = values.copy()
+            writer.put_weights(owner, Param("w", values.shape, "float32", owner != "layer7"), changing, (owner, "w"))
+            changing[:] = -1
+        if not ended:
+            raise RuntimeError("the model broke")
+        writer.weight_keys({(owner, "w"): (owner, "w") for owner in given})
+        writer("a", np.ones((2, 3), "f4"))
+    recording = trace.recording("r")
+    assert [owner for owner, _ in recording.weights] == [*given]
+    for (owner, name), stored in recording.weights.items():
+        np.testing.assert_array_equal(recording.read_weight(owner, name), given[owner])
+        assert stored.trainable is (owner != "layer7")
+        exact = summarize(given[owner])
+        assert stored.summary.keys() == exact.keys()
+        for key, value in exact.items():
+            assert stored.summary[key] == pytest.approx(value, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["a", 'quoted " and \\', "lone \ud800", "é"])
+def test_rows_of_the_index_are_json_whatever_writes_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [entries.Row([name, "layers/a", (2, 3), "float32"], '{"min":-1.5}', [12, True]), entries.Row([name], "{}")]
+    wanted = [[name, "layers/a", [2, 3], "float32", {"min": -1.5}, 12, True], [name, {}]]
+    assert json.loads(entries.encoded(rows)) == wanted
+    monkeypatch.setattr(zarr3, "orjson", None)
+    assert json.loads(entries.encoded(rows)) == wanted
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_json_has_not_is_refused(value: float) -> None:
+    assert zarr3.as_json({"none": None, "text": "null"}) == '{"none":null,"text":"null"}'
+    with pytest.raises(ValueError, match="JSON"):
+        zarr3.as_json({"settings": [{"a": value}]})
+
+
+def test_the_garbage_collector_is_as_it_was() -> None:
+    before = gc.get_threshold()
+
+    @rarely_collected()
+    def fails() -> None:
+        raise RuntimeError(gc.get_threshold()[0])
+
+    with pytest.raises(RuntimeError) as raised:
+        fails()
+    assert raised.value.args[0] > before[0]
+    assert gc.get_threshold() == before

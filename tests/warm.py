@@ -22,6 +22,8 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 _STDIN, _STDOUT, _STDERR = range(3)
+_LEFT = frozenset(["__main__", "kernels", "loops", "lightning", "live", "testing", "pytest_plugin"])
+"""Parts of names of modules that bring numba, Lightning, sockets or pytest with them."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def _import() -> None:
         for framework in found.requires:
             with suppress(ImportError):
                 importlib.import_module(framework)
+    for package in ("tracer", "tracer_keras", "tracer_torch"):  # else each command would import what it needs of them
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not set(module.name.split(".")) & _LEFT:
+                importlib.import_module(module.name)
     del os.environ["OPENBLAS_NUM_THREADS"]
 
 

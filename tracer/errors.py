@@ -20,6 +20,8 @@ class ExitCode(IntEnum):
     """Unmatched layers under ``--strict``."""
     INTERRUPTED = 130
     """Interrupted by Ctrl-C."""
+    CLOSED = 141
+    """Whatever read the output has gone (``| head``): what a shell says of a program that SIGPIPE ended."""
 
 
 class TracerError(Exception):

@@ -198,6 +198,8 @@ class _Check:
         """What is to be said; empty where the assertion holds."""
         from tracer.report import words
 
+        if self.test is not None:
+            self.test.compared(found, place)
         code = found.exit_code(strict=self.strict)
         if code is ExitCode.OK:
             return ""
@@ -213,6 +215,19 @@ class _Check:
         if self.test is not None:
             lines += self.test.failed_with(found, place)
         return "\n".join(lines)
+
+
+def of_trace(place: Path, known: dict[str, Any]) -> Diff:
+    """The two newest recordings of a trace compared, by the tolerance that a test's marks and settings name.
+
+    Raises InputError where there are not two, TraceError.
+    """
+    from tracer.compare import Tolerance
+    from tracer.compare.comparing import diff
+    from tracer.selection import choose
+    from tracer.store import Trace
+
+    return diff(*choose(Trace.open(place)), Tolerance(known.get("atol", 1e-5), known.get("rtol", 1e-5)))
 
 
 def opening(place: Path) -> list[str]:

@@ -38,6 +38,7 @@ class Test:
         self.item = item
         self.folder = item.path.parent
         self._places: list[Path] = []
+        self._found: dict[Path, Diff] = {}
         self._told: set[Path] = set()
         self._failed = False
 
@@ -107,16 +108,18 @@ class Test:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield folder / f"{digest}.json"
 
+    def compared(self, found: Diff, place: Path) -> None:
+        """Keep what an assertion has compared, for the report of its trace."""
+        if self._reports:
+            # Recordings that were made elsewhere have no trace of this test's.
+            self._found[place if place in self._places else self.place("report")] = found
+
     def failed_with(self, found: Diff, place: Path) -> list[str]:
-        """Further lines of an assertion's text; writes the report where ``--tracer-report`` wants one."""
+        """Further lines of a failing assertion's text; writes the report where ``--tracer-report`` wants one."""
         self._told.add(place)
-        if not self.item.config.getoption("tracer_report"):
-            return []
-        if place not in self._places:  # of recordings that were made elsewhere
-            place = self.place("report")
-        report = place.with_suffix(".html")
-        found.report(report, force=True)
-        return [f"report: {report}"]
+        at = next((at for at, one in self._found.items() if one is found), place)
+        self._told.add(at)
+        return self._reported(at)
 
     def saw(self, report: pytest.TestReport) -> None:
         """Note whether a phase of the test failed, and say in its report which traces are kept."""
@@ -127,13 +130,35 @@ class Test:
             if untold:
                 from tracer.porting import opening
 
-                report.sections.append(("tracer", "\n".join(line for place in untold for line in opening(place))))
+                lines = [line for place in untold for line in (*opening(place), *self._reported(place))]
+                report.sections.append(("tracer", "\n".join(lines)))
 
     def done(self) -> None:
         """The test is over: its traces go, unless it failed or all are kept."""
-        if not self._failed and not self.item.config.getoption("tracer_keep"):
-            for place in self._places:
+        kept = self._failed or self.item.config.getoption("tracer_keep")
+        for place in self._places:
+            if not kept:
                 shutil.rmtree(place, ignore_errors=True)
+            elif place not in self._told:
+                self._reported(place)
+
+    @property
+    def _reports(self) -> bool:
+        return bool(self.item.config.getoption("tracer_report"))
+
+    def _reported(self, place: Path) -> list[str]:
+        """Write the report of a trace that is kept, where one is wanted; a line that says where it is, or why not."""
+        if not self._reports or not (place.exists() or place in self._found):
+            return []
+        report = place.with_suffix(".html")
+        try:
+            from tracer.porting import of_trace
+
+            found = self._found.get(place)
+            (of_trace(place, self.defaults()) if found is None else found).report(report, force=True)
+        except (Exception, pytest.fail.Exception) as error:  # a report that cannot be made is no fault of the test
+            return [f"no report: {error}"]
+        return [f"report: {report}"]
 
 
 _COMMON = pytest.StashKey[Path]()
@@ -166,9 +191,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tracer", "comparisons of networks (tracer.assert_port)")
     group.addoption("--tracer-dir", metavar="DIR", help="keep the traces of failing tests in this folder")
     group.addoption("--tracer-keep", action="store_true", help="keep the traces of passing tests too")
-    group.addoption(
-        "--tracer-report", action="store_true", help="write an HTML report where assert_port fails, beside the trace"
-    )
+    group.addoption("--tracer-report", action="store_true", help="write an HTML report beside each trace that is kept")
     group.addoption(
         "--tracer-update-baseline", action="store_true", help="accept all differences of now in the tests' baselines"
     )

@@ -318,6 +318,8 @@ def _said(recording: Recording, options: Options) -> list[str]:
 
 def _vanishing(recording: Recording) -> bool:
     """Whether no gradient but the outputs' own is worth comparing."""
+    if not recording.gradients:  # to read the structure again takes time
+        return False
     outputs = {recording.resolve(name) for name in recording.structure.outputs}
     sizes = {
         name: max(abs(g.summary.get("min", 0.0)), abs(g.summary.get("max", 0.0)))

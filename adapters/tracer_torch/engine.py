@@ -38,7 +38,7 @@ class Frame:
     path: str
     call: int
     leaf: bool
-    origins: tuple[Origin, ...] = ()
+    origins: Sequence[Origin] = ()
     versions: dict[int, int] = field(default_factory=dict)
     passed: frozenset[int] = frozenset()
     operations: dict[str, int] = field(default_factory=dict)
@@ -84,10 +84,11 @@ class Recorder:
         self.writes: Callable[[torch.Tensor], None] = lambda tensor: None
         self.reads: Callable[[torch.Tensor], None] = lambda tensor: None
         self.paths, self.reserved = layers.paths(root)
-        self.owned = list(layers.owned(root))
+        held = list(layers.parts(root))
+        self.owned = list(layers.owned(root, held))
         self.origins = Origins([tensor for _, _, tensor in self.owned])
         made = {(owner, name): tensor for owner, name, tensor in self.owned}
-        for owner, name, weight in layers.computed(root):
+        for owner, name, weight in layers.computed(root, held):
             for part in weight.parts:
                 self.origins[part] = Origin(None, (), (id(made[owner, name]),))
         self.stack: list[Frame] = []
@@ -158,17 +159,20 @@ class Recorder:
             tensors = [tensor for _, tensor in walk((tuple(args), dict(kwargs)))]
         for tensor in tensors:
             self.reads(tensor)
-        self._unseen(tensors)
+        # In-place modules return their input: where it came from must be asked before they run.
+        origins = [self.origins[tensor] for tensor in tensors]
+        if NOWHERE in origins:
+            self._unseen(tensors)
+            origins = [self.origins[tensor] for tensor in tensors]
         self.stack.append(
             Frame(
                 module,
                 path,
                 call,
                 layers.is_leaf(module),
-                # In-place modules return their input: where it came from must be asked before they run.
-                tuple(self.origins[tensor] for tensor in tensors),
+                origins,
                 {id(tensor): version(tensor) for tensor in tensors},
-                frozenset(id(value) for value in (*args, *kwargs.values())),
+                frozenset(map(id, (*args, *kwargs.values()) if kwargs else args)),
                 start=len(self.events),
                 source=_source(hook=True) if path and self.describe else None,
             )
@@ -186,8 +190,7 @@ class Recorder:
         frame = self.stack[position]
         # What lies above raised, and someone caught it.
         del self.stack[position:]
-        error = sys.exc_info()[1]
-        if output is None and error is not None:
+        if output is None and (error := sys.exc_info()[1]) is not None:
             if self.failed is None or self.failed[2] is not error:
                 self.failed = frame.path, module, error
             return None
@@ -212,14 +215,15 @@ class Recorder:
                 role, more = "item", {"kind": "item", "label": "output", "parents": (first,)}
             else:
                 suffix, more = "", {"parents": parents, "reads": reads, "source": frame.source}
-                more |= self._described(
-                    type(module).__name__,
-                    lambda: {
-                        "kind": self._kind(frame), "label": type(module).__name__,
-                        "config": layers.config(module) | layers.own_mode(module, self.root),
-                        "layout": layers.layout(module),
-                    },
-                )  # fmt: skip
+                if self.describe:
+                    more |= self._described(
+                        type(module).__name__,
+                        lambda: {
+                            "kind": self._kind(frame), "label": type(module).__name__,
+                            "config": layers.config(module) | layers.own_mode(module, self.root),
+                            "layout": layers.layout(module),
+                        },
+                    )  # fmt: skip
             base = frame.path or type(module).__name__.lower()
             scope = self.stack[-1].path if self.stack else ""
             index = self._new(tensor, base, frame.path, frame.call, role, suffix, alias=alias, leaf=frame.leaf,
@@ -393,10 +397,11 @@ class Recorder:
                 alias = self.events[alias].alias
                 assert alias is not None
         event = Event(base, owner, call, suffix, role, alias=alias, **more)
-        event.shape, event.dtype = shape_of(tensor), dtype_name(tensor.dtype)
-        if tensor.is_quantized:  # recorded as the numbers it stands for
-            event.dtype = "float32"
-            event.config = {**event.config, **quantized.storage(tensor)}
+        if self.describe:
+            event.shape, event.dtype = shape_of(tensor), dtype_name(tensor.dtype)
+            if tensor.is_quantized:  # recorded as the numbers it stands for
+                event.dtype = "float32"
+                event.config = {**event.config, **quantized.storage(tensor)}
         self.events.append(event)
         if alias is None or rename:
             self.origins[tensor] = Origin(index, (index,))

@@ -89,6 +89,9 @@ def joined(origins: Sequence[Origin]) -> tuple[tuple[int, ...], tuple[int, ...]]
 
     An event that is read twice (``x * x``) is listed once per argument.
     """
+    if len(origins) == 1:
+        [one] = origins
+        return one.nodes if one.node is None else (one.node,), one.reads and tuple(dict.fromkeys(one.reads))
     nodes: list[int] = []
     for origin in origins:
         if origin.node is not None:

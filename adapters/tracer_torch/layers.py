@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from tracer_torch.tensors import dtype_name
 
 Config = dict[str, Any]
 
+_SHOWN = (bool, int, float, str, tuple, list)
 _KINDS = {
     "Linear": "dense", "NonDynamicallyQuantizableLinear": "dense", "LazyLinear": "dense", "Bilinear": "bilinear",
     "Embedding": "embedding", "EmbeddingBag": "embedding", "LSTM": "lstm", "GRU": "gru", "RNN": "rnn",
@@ -57,6 +59,9 @@ _SAME_WORD = {
 }  # fmt: skip
 _OPAQUE = (nn.MultiheadAttention,)
 """torch.nn modules with children that compute as one piece (their children are read, not called)."""
+_HOLDERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_TORCHS = ("torch.nn.modules.", "torch.ao.nn.")
+_UNINITIALIZED = (nn.UninitializedParameter, nn.UninitializedBuffer)
 
 
 def is_torch_forward(module: nn.Module) -> bool:
@@ -65,14 +70,14 @@ def is_torch_forward(module: nn.Module) -> bool:
         return False
     forward = module.__dict__.get("forward") or type(module).forward
     name, home = getattr(forward, "__name__", ""), str(getattr(forward, "__module__", ""))
-    return name != "_forward_unimplemented" and home.startswith(("torch.nn.modules.", "torch.ao.nn."))
+    return name != "_forward_unimplemented" and home.startswith(_TORCHS)
 
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether ``module`` is one node, its inside not shown."""
-    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) or not is_torch_forward(module):
+    if isinstance(module, _HOLDERS) or not is_torch_forward(module):
         return False
-    if quantized.layer(module) is not None:
+    if not module._modules or quantized.layer(module) is not None:
         return True
     # torch.nn.utils.parametrize puts its parametrisations into a child of that name.
     return isinstance(module, _OPAQUE) or all(
@@ -132,9 +137,13 @@ def config(module: nn.Module) -> Config:
     if not is_torch_forward(module):
         return {}
     out: Config = {}
+    held = vars(module)
+    common = _of_class(type(module))  # type: ignore[arg-type]  # typeshed holds classes for unhashable
     for attribute, word in _SAME_WORD.items():
+        if attribute not in held and attribute not in common:  # asking a module for what it has not is slow
+            continue
         value = getattr(module, attribute, None)
-        if value is not None and isinstance(value, bool | int | float | str | tuple | list | torch.Size):
+        if isinstance(value, _SHOWN):
             out[word] = json_value(value)
     normed = [list(held) for held in _weight_normed(module)]
     if normed:
@@ -167,6 +176,14 @@ def config(module: nn.Module) -> Config:
     elif isinstance(module, nn.Softmax2d):
         out["axis"] = -3
     return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_class(kind: type[nn.Module]) -> frozenset[str]:
+    """The attributes of :data:`_SAME_WORD` that a class of modules has, or may have."""
+    if kind.__getattr__ is not nn.Module.__getattr__:
+        return frozenset(_SAME_WORD)
+    return frozenset(attribute for attribute in _SAME_WORD if hasattr(kind, attribute))
 
 
 _MOODY = (
@@ -254,8 +271,13 @@ class Computed:
     chain: nn.Module | None = None
 
 
+def _parametrizations(module: nn.Module) -> Mapping[str, Any]:
+    """What torch.nn.utils.parametrize puts before a module's weights, by their names."""
+    return getattr(module, "parametrizations", None) or {} if "parametrizations" in module._modules else {}
+
+
 def _computed(module: nn.Module) -> Iterator[Computed]:
-    for name, chain in (getattr(module, "parametrizations", None) or {}).items():
+    for name, chain in _parametrizations(module).items():
         held = (*chain.parameters(), *chain.buffers())
         yield Computed(module, name, held, partial(_asked, module, name, chain), chain)
     ends: tuple[str, ...]
@@ -275,7 +297,7 @@ def _computed(module: nn.Module) -> Iterator[Computed]:
 def _weight_normed(module: nn.Module) -> Iterator[tuple[str, int | None, str, str]]:
     """Weights that are kept as a direction and its lengths: the name, the axis along which the lengths stand (None: one
     for all), and what lengths and direction are called in a state dict."""
-    for name, chain in (getattr(module, "parametrizations", None) or {}).items():
+    for name, chain in _parametrizations(module).items():
         if len(chain) == 1 and isinstance(chain[0], _WeightNorm):
             parts = f"parametrizations.{name}.original"
             yield name, _axis(chain[0].dim), f"{parts}0", f"{parts}1"
@@ -325,20 +347,24 @@ def computing(root: nn.Module) -> set[nn.Module]:
     return {part for module in root.modules() if isinstance(module, ParametrizationList) for part in module.modules()}
 
 
-def computed(root: nn.Module) -> Iterator[tuple[str, str, Computed]]:
-    """The weights that are computed when they are used, by owner and name as :func:`owned` gives them."""
-    for owner, prefix, part in parts(root):
+Parts = Iterable[tuple[str, str, nn.Module]]
+
+
+def computed(root: nn.Module, held: Parts | None = None) -> Iterator[tuple[str, str, Computed]]:
+    """The weights that are computed when they are used, by owner and name as :func:`owned` gives them; ``held`` are its
+    :func:`parts`, where they are known."""
+    for owner, prefix, part in parts(root) if held is None else held:
         for weight in _computed(part):
             yield owner, prefix + weight.name, weight
 
 
-def owned(root: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Every parameter and buffer with its owner's path and its local name; a tied one once.
+def owned(root: nn.Module, held: Parts | None = None) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Every parameter and buffer with its owner's path and its local name; a tied one once. ``held`` as above.
 
     In place of the parts of a computed weight comes a copy of what they make.
     """
     seen: dict[int, torch.Tensor] = {}  # the tensors too: an id is only unique while its tensor lives
-    for owner, prefix, part in parts(root):
+    for owner, prefix, part in parts(root) if held is None else held:
         hidden: set[int] = set()
         for weight in _computed(part):
             hidden |= {id(tensor) for tensor in weight.parts}
@@ -356,5 +382,11 @@ def owned(root: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
 
 def param(name: str, tensor: torch.Tensor) -> Param:
     """The description of a parameter or buffer."""
-    shape = () if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer) else tuple(tensor.shape)
+    shape = () if is_uninitialized(tensor) else tuple(tensor.shape)
     return Param(name, shape, dtype_name(tensor.dtype), bool(tensor.requires_grad))
+
+
+def is_uninitialized(tensor: torch.Tensor) -> bool:
+    """Whether ``tensor`` belongs to a lazy module that has no weights yet."""
+    # Asking for the classes of parameters runs Python of torch's.
+    return type(tensor) not in (torch.Tensor, nn.Parameter) and isinstance(tensor, _UNINITIALIZED)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tracer.adapter import Array, Exchange, InputSpec, LoadedModel, NotRecorded, Run, Sink, Watcher
+from tracer.collecting import rarely_collected
 from tracer.errors import InputError, LossError, MisfitError, ModelError, ReplayError, TracerError
 from tracer.graph import Param, Structure
 from tracer.names import display
@@ -51,7 +52,7 @@ class TorchModel(LoadedModel):
         self._known: dict[tuple[Run, Fingerprint], _Known] = {}
         self._misfit: tuple[tuple[Run, Fingerprint], _Known] | None = None
         self._plain: set[tuple[Run, Fingerprint]] = set()
-        waiting = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in _tensors(self.module))
+        waiting = any(layers.is_uninitialized(tensor) for tensor in _tensors(self.module))
         self._lazy = self.module if waiting else None
         self._copied = waiting
 
@@ -106,6 +107,7 @@ class TorchModel(LoadedModel):
         self._known[mark] = known
         return known
 
+    @rarely_collected()
     def _run_once(self, inputs: Mapping[str, Array], *, plain: bool = False) -> _Known:
         recorder = Recorder(self.module, describe=True)
         fault = ""
@@ -134,6 +136,7 @@ class TorchModel(LoadedModel):
             structure = replace(structure, notes=(*structure.notes, note))
         return structure, names, fault
 
+    @rarely_collected()
     def capture(self, inputs: Mapping[str, Array], sink: Sink) -> None:
         mark = self.run, _fingerprint(inputs)
         misfit = self._misfit[1] if self._misfit is not None and self._misfit[0] == mark else None
@@ -217,7 +220,7 @@ class TorchModel(LoadedModel):
             fresh: dict[int, Any] = {
                 id(tensor): cast(Any, type(tensor))(tensor.requires_grad, tensor.device, tensor.dtype)
                 for tensor in _tensors(self._lazy)
-                if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+                if layers.is_uninitialized(tensor)
             }
             self.module = copy.deepcopy(self._lazy, fresh)
         except Exception as error:
@@ -240,7 +243,7 @@ class TorchModel(LoadedModel):
     def parameters(self) -> Iterable[tuple[str, Param, Array]]:
         with torch.no_grad():
             for owner, name, tensor in layers.owned(self.module):
-                if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+                if layers.is_uninitialized(tensor):
                     continue
                 value, _ = to_array(tensor)
                 if not isinstance(value, NotRecorded):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import sys
 import threading
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from tracer.adapter import Array, Run
+from tracer.collecting import rarely_collected
 from tracer.errors import InputError
 from tracer.names import display
 from tracer_torch import layers
@@ -21,9 +21,6 @@ from tracer_torch.engine import FunctionWatch, Recorder
 from tracer_torch.gradients import Gradients
 from tracer_torch.state import Before, drawn, same_draws
 from tracer_torch.tensors import from_array
-
-_COLLECTED = 500_000
-"""New objects from one run of the garbage collector to the next."""
 
 
 @contextlib.contextmanager
@@ -45,18 +42,6 @@ def _left_alone(model: nn.Module, how: Run, recorder: Recorder) -> Iterator[None
             yield
     finally:
         recorder.lost = before.restore()
-
-
-@contextlib.contextmanager
-def _rarely_collected() -> Iterator[None]:
-    """Fewer runs of the garbage collector: what is noted of each module would set off dozens that find nothing."""
-    before = gc.get_threshold()
-    if 0 < before[0] < _COLLECTED:
-        gc.set_threshold(_COLLECTED, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager
@@ -136,7 +121,7 @@ def run(
     """
     parameter = next((p for p in model.parameters() if not p.is_meta), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    with _rarely_collected(), _left_alone(model, how, recorder), eager():
+    with rarely_collected(), _left_alone(model, how, recorder), eager():
         tensors = {name: from_array(name, array, device) for name, array in inputs.items()}
         if how.loss is not None and not plain:
             # Not the leaves themselves: those may not be changed in place.

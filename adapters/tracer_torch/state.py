@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import pickle
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,6 @@ _SEED = 0
 _DICTS = (dict, OrderedDict, defaultdict)
 _LISTS = (list, deque)
 _CONTAINERS = frozenset({*_DICTS, *_LISTS, set})
-_NOTHING: list[Any] = []
 _PLAIN = frozenset({bool, int, float, str, tuple, type(None)})
 """What a pass cannot change, and most attributes of a module are."""
 
@@ -41,20 +41,21 @@ class Before:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [(module, type(module)) for module in model.modules()]
-        self._containers: list[tuple[Any, Any]] = []
+        self._containers: list[tuple[Any, Sequence[Any], Sequence[Any]]] = []
+        self._empty: list[Any] = []
         self._draws: list[Callable[[], object]] = []
         self._tensors: dict[int, _Tensor] = {}
         self._memory: dict[int, list[_Tensor]] = {}
         seen: set[int] = set()
         for path, module in model.named_modules():
             attributes = vars(module)
-            self._containers.append((attributes, list(attributes.items())))
+            self._containers.append((attributes, [*attributes], [*attributes.values()]))
             for key, value in attributes.items():
                 kind = type(value)
                 if kind in _PLAIN:
                     continue
                 if kind in _CONTAINERS and not value:  # most that a module has
-                    self._containers.append((value, _NOTHING))
+                    self._empty.append(value)
                 else:
                     self._keep(value, f"{path}.{key}" if isinstance(value, torch.Tensor) else path, 1, seen)
         kept = 0
@@ -71,7 +72,7 @@ class Before:
             if depth > _DEEPEST or id(value) in seen:
                 return
             seen.add(id(value))
-            self._containers.append((value, list(value.items())))
+            self._containers.append((value, [*value], [*value.values()]))
             for key, item in value.items():
                 if type(item) not in _PLAIN:
                     self._keep(item, f"{path}.{key}" if isinstance(item, torch.Tensor) else path, depth + 1, seen)
@@ -79,7 +80,7 @@ class Before:
             if depth > _DEEPEST or id(value) in seen:
                 return
             seen.add(id(value))
-            self._containers.append((value, list(value)))
+            self._containers.append((value, (), [*value]))
             for item in value:
                 if type(item) not in _PLAIN:
                     self._keep(item, path, depth + 1, seen)
@@ -108,30 +109,34 @@ class Before:
         for module, cls in self._modules:
             if type(module) is not cls:
                 module.__class__ = cls
-        for container, items in self._containers:
-            if container or items:
-                _refill(container, items)
+        for container in filter(None, self._empty):
+            container.clear()
+        for container, keys, values in self._containers:
+            _refill(container, keys, values)
         for put_back in self._draws:
             put_back()
         with torch.no_grad():
             return [state.name for state in self._tensors.values() if not state.restore()]
 
 
-def _refill(container: Any, items: list[Any]) -> None:
-    """Give a container its former items, if they are others now."""
+def _refill(container: Any, keys: Sequence[Any], values: Sequence[Any]) -> None:
+    """Give a container its former items, if they are others now; ``keys`` of a dict's."""
     if type(container) in _DICTS:
-        if len(container) != len(items) or not all(
-            a is c and b is d for (a, b), (c, d) in zip(container.items(), items, strict=True)
-        ):
+        if not (_same(container, keys) and _same(container.values(), values)):
             container.clear()
-            container.update(items)
+            container.update(zip(keys, values, strict=True))
     elif type(container) is set:
-        if container != set(items):
+        if container != set(values):
             container.clear()
-            container.update(items)
-    elif len(container) != len(items) or any(a is not b for a, b in zip(container, items, strict=True)):
+            container.update(values)
+    elif not _same(container, values):
         container.clear()
-        container.extend(items)
+        container.extend(values)
+
+
+def _same(items: Collection[Any], former: Sequence[Any]) -> bool:
+    """Whether they are the very same objects, in this order."""
+    return len(items) == len(former) and all(map(operator.is_, items, former))
 
 
 class _Tensor:

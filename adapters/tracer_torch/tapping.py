@@ -249,7 +249,7 @@ class Tap:
     def _weights(self) -> None:
         with torch.no_grad():
             for owner, name, tensor in layers.owned(self._root):
-                if not isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+                if not layers.is_uninitialized(tensor):
                     self._watcher.weight(owner, layers.param(name, tensor), *_taken(tensor))
 
     def _lost(self, error: Exception) -> None:

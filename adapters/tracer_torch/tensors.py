@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping, Set
 from importlib import import_module
@@ -30,6 +31,7 @@ _DIRECT = frozenset({
     torch.int16, torch.int32, torch.int64,
 })  # fmt: skip
 """dtypes that numpy has."""
+_USUAL = (torch.Tensor, torch.nn.Parameter)
 _BITS: dict[torch.dtype, tuple[torch.dtype, Any]] = {}
 for _name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"):
     if hasattr(torch, _name) and hasattr(ml_dtypes, _name):
@@ -38,6 +40,7 @@ for _name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "fl
 """dtypes that numpy lacks: an integer of their width, and their ml_dtypes twin; none where that is not installed."""
 
 
+@functools.cache
 def dtype_name(dtype: torch.dtype) -> str:
     """``torch.float32`` as ``float32``."""
     return str(dtype).removeprefix("torch.")
@@ -46,7 +49,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
     """The shape of ``tensor``; nothing for nested ones, which have none."""
     try:
-        return tuple(int(size) for size in tensor.shape)
+        return tuple(map(int, tensor.shape))
     except (RuntimeError, AttributeError):
         return ()
 
@@ -154,7 +157,7 @@ def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
     Quantized values come as the numbers they stand for. The array may be a view of the tensor's memory (not
     contiguous, not owned).
     """
-    if type(tensor) is torch.Tensor and tensor.dtype in _DIRECT:
+    if type(tensor) in _USUAL and tensor.dtype in _DIRECT:
         try:
             array = tensor.detach().numpy()
             if array.nbytes <= _MEMORY:

@@ -41,8 +41,8 @@ def _models(directory: Path, space: dict[str, Any], *, trace: bool = True) -> No
 
 
 def _named(directory: Path, space: dict[str, Any]) -> None:
-    """The small models under the names that pages use for anybody's."""
-    _models(directory, space, trace=False)
+    """The small models under the names that pages use for anybody's, and their trace."""
+    _models(directory, space)
     shutil.copy(directory / "weights.pt", directory / "model.pt")
     (directory / "mymodel.py").write_text((directory / "net.py").read_text())
 
@@ -126,10 +126,19 @@ _REAL = "of a network that is not made here: "
 _EXCERPT = "an excerpt: the whole of it is run by "
 _FORMS = "one line for each kind of file: tests/test_inspect.py runs them"
 _INSTALL = "changes the environment"
+_AS_IN = "the same command is run in "
 
 RULES: Mapping[str, Rules] = {
     "my-port-differs.md": Rules(
-        FILES, {"tracer ui*": _SCREEN, "record both, *": "a picture: the headings below are its leaves"}
+        FILES,
+        {
+            "tracer ui*": _SCREEN,
+            "record both, *": "a picture: the headings below are its leaves",
+            "tracer transfer *": f"{_AS_IN}tutorials/ecg.md",
+            "tracer diff tf pt --local --all *": f"{_AS_IN}local.md",
+            "tracer explain --probe *": f"{_AS_IN}causes.md",
+            "tracer graft tf pt --at *": f"{_AS_IN}tutorials/tractography.md",
+        },
     ),
     "accept-a-difference.md": Rules(RECORDED),
     "wrong-pair.md": Rules(RECORDED),
@@ -143,9 +152,13 @@ RULES: Mapping[str, Rules] = {
     "README.md": Rules(
         _loaded,
         {
+            "tracer record tf model.h5 *": f"{_AS_IN}my-port-differs.md",
             "tracer record tf spliceai1.h5 *": f"{_REAL}scripts/demo records it",
             "tracer record pt published.pt *": f"{_REAL}scripts/demo records it",
             "tracer diff → *": f"{_REAL}scripts/demo prints it",
+            "tracer record tf mobilenet.keras *": f"{_REAL}MobileNetV2",
+            "tracer transfer *": f"{_REAL}MobileNetV2",
+            "tracer explain tf pt-transferred *": f"{_REAL}MobileNetV2",
             "tracer ui": _SCREEN,
             "scripts/*": _REPOSITORY,
         },
@@ -171,6 +184,7 @@ RULES: Mapping[str, Rules] = {
         _both,
         {
             "tracer explain --only 'block_3*' *": f"{_REAL}MobileNetV2",
+            "tracer explain --verify *": f"{_AS_IN}my-port-differs.md",
             "from tracer.causes.case import Case": f"{_EXCERPT}tests/test_third_party.py, as examples/cause",
             "proof *": f"{_REAL}MobileNetV2",
             "✓ outputs: *": f"{_REAL}MobileNetV2",
@@ -183,6 +197,8 @@ RULES: Mapping[str, Rules] = {
         RECORDED,
         {
             "tracer graft --at flatten*": f"{_REAL}tests/test_graft.py has one with a flatten",
+            "tracer graft  *": f"{_AS_IN}my-port-differs.md",
+            "tracer graft --grows *": "tests/test_schema.py runs it on files",
             "✓ *": f"{_REAL}tests/test_graft.py holds the form",
         },
     ),
@@ -203,7 +219,10 @@ RULES: Mapping[str, Rules] = {
             "pip *": _INSTALL,
         }
     ),
-    "local.md": Rules(_named),
+    "local.md": Rules(
+        RECORDED,
+        {"tracer record tf *": f"{_AS_IN}my-port-differs.md", "tracer diff --local  *": f"{_AS_IN}my-port-differs.md"},
+    ),
     "recording.md": Rules(_ecg, {"*--python *": _ELSEWHERE, "tracer diff --local *": _ELSEWHERE}),
     "scale.md": Rules(exempt={"dask *": _ELSEWHERE, "tracer *": _ELSEWHERE, "pip *": _INSTALL}),
     "trace.md": Rules(

@@ -51,6 +51,8 @@ class Shell:
                 if self.code:
                     break
             return printed
+        if words[0] == "tracer" and words[-2:-1] == [">"] and "$" not in line:
+            return self._forked(tuple(words[1:-2]), "", self.directory / words[-1])
         simple = not any(word in {"|", ">", "2>", "<", "&", ";"} for word in words) and "$" not in line
         if simple and words[0] == "tracer":
             return self._forked(tuple(words[1:]), "")
@@ -58,7 +60,7 @@ class Shell:
             return self._forked(tuple(words[2:]), words[1])
         return self._plain(line)
 
-    def _forked(self, arguments: tuple[str, ...], script: str) -> str:
+    def _forked(self, arguments: tuple[str, ...], script: str, file: Path | None = None) -> str:
         master, slave = os.openpty()
         tty.setraw(slave)
         chunks: list[bytes] = []
@@ -66,7 +68,10 @@ class Shell:
         reader.start()
         try:
             name = os.ttyname(slave)
-            self.code, _ = ask(Request(arguments, str(self.directory), name, name, self._environment(), script))
+            if file is not None:
+                file.write_bytes(b"")
+            out = name if file is None else str(file)
+            self.code, _ = ask(Request(arguments, str(self.directory), out, name, self._environment(), script))
         finally:
             os.close(slave)  # the last one: the reader ends
             reader.join()

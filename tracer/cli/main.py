@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import re
@@ -12,6 +13,9 @@ from typing import NoReturn, cast
 from tracer.errors import ExitCode, TracerError
 from tracer.names import display
 
+_SHOWN = 200
+"""Characters that are shown of the name of a file that cannot be used."""
+
 
 def main() -> NoReturn:
     """Run the command line and exit."""
@@ -20,7 +24,9 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     # Accepted anywhere on the line: people add it to the end of the command that failed.
     debug = "--debug" in arguments
-    sys.exit(run(_with_loss([a for a in arguments if a != "--debug"]), debug=debug))
+    code = run(_with_loss([a for a in arguments if a != "--debug"]), debug=debug)
+    _give_up_output()
+    sys.exit(code)
 
 
 def _open_streams() -> None:
@@ -30,6 +36,14 @@ def _open_streams() -> None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
             setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _give_up_output() -> None:
+    """What standard output did not take is dropped: the interpreter would try once more at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _with_loss(arguments: list[str]) -> list[str]:
@@ -53,18 +67,18 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     import typer
 
     from tracer.cli import settings
-    from tracer.cli.exportapp import app
 
     # typer brings a click of its own, or uses the package: its public exception knows which.
     usage_error, command_error = cast("tuple[type[Exception], type[Exception]]", typer.BadParameter.__mro__[1:3])
     settings.debug = debug
     try:
-        result = app(args=arguments, prog_name="tracer", standalone_mode=False)
-        if result == ExitCode.INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            return _fail("interrupted", ExitCode.INTERRUPTED)
-        return int(result) if isinstance(result, int) else ExitCode.OK
-    except typer.Exit as error:
-        return error.exit_code
+        code = _ended(arguments)
+        sys.stdout.flush()
+        return _fail("interrupted", code) if code == ExitCode.INTERRUPTED else code
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # which rich, and the help with it, answers by leaving
+            return ExitCode.CLOSED
+        raise
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", ExitCode.INTERRUPTED)
     except command_error as error:
@@ -74,9 +88,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             return ExitCode.USAGE
         see = f" (see: {context.command_path} --help)" if isinstance(error, usage_error) and context else ""
         return _fail(_text(error) + see, ExitCode.USAGE)
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        sys.stderr.close()
-        return ExitCode.OK
+    except BrokenPipeError:
+        return ExitCode.CLOSED
     except TracerError as error:
         if debug:
             traceback.print_exception(error)
@@ -89,13 +102,27 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except OSError as error:
         if debug:
             traceback.print_exception(error)
-        name = f" {display(str(error.filename))}" if error.filename else ""
-        return _fail(f"cannot use{name}: {error.strerror or error}", ExitCode.PARTIAL)
+        name = f" {display(str(error.filename), _SHOWN)}" if error.filename else ""
+        code = ExitCode.USAGE if error.errno == errno.ENAMETOOLONG else ExitCode.PARTIAL
+        return _fail(f"cannot use{name}: {error.strerror or error}", code)
     except MemoryError:
         return _fail("out of memory", ExitCode.PARTIAL)
     except Exception as error:
         traceback.print_exception(error)
         return _fail(f"a bug of tracer ({type(error).__name__}); please report the lines above", ExitCode.PARTIAL)
+
+
+def _ended(arguments: list[str]) -> int:
+    """The exit code that a command returns; 130 is what typer makes of a KeyboardInterrupt."""
+    import typer
+
+    from tracer.cli.exportapp import app
+
+    try:
+        result = app(args=arguments, prog_name="tracer", standalone_mode=False)
+    except typer.Exit as error:
+        return error.exit_code
+    return int(result) if isinstance(result, int) else ExitCode.OK
 
 
 def _text(error: BaseException) -> str:

@@ -39,6 +39,8 @@ def show(
     """Print or write the alignment; needs no values, so it works on failed recordings too."""
     if write is not None and write.suffix.lower() in (".json", ".toml"):
         raise InputError(f"a mapping is written as YAML, and {display(str(write))} would be read as something else")
+    if write is not None:
+        settings.check_free(write, force)
     ours, theirs = choose(Trace.open(path), reference, candidate, complete=False)
     given = None if mapping is None else load(mapping)
     alignment = align(ours, theirs, given)

@@ -15,7 +15,7 @@ from tracer.compare import Diff, Tolerance, baseline, diff
 from tracer.compare.spreading import threads
 from tracer.errors import InputError, TraceError
 from tracer.names import display
-from tracer.report import html
+from tracer.report import html, showing
 from tracer.report.html.rendering import page
 from tracer.report.words import bytes_text
 from tracer.rerun.verifying import verify as verified
@@ -58,7 +58,7 @@ def report(path: Path, reference: str | None, candidate: str | None, wanted: Wan
     if wanted.gradients and (wanted.local or wanted.verify):
         raise InputError("--local and --verify are about values: leave --gradients out")
     if wanted.out != STDOUT:
-        settings.check_free(wanted.out, wanted.force)
+        showing.check(wanted.out, wanted.force)
     compared = _compared(path, reference, candidate, wanted)
     if not compared.pairs:
         names = (display(side.name) for side in (compared.reference, compared.candidate))

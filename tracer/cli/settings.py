@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer.errors import InputError
 from tracer.names import display
 
 if TYPE_CHECKING:
@@ -47,8 +46,6 @@ def ascii_only(flag: bool) -> bool:
 def say(text: str) -> None:
     """A line of narration on stderr; whatever it quotes is made fit for a screen here."""
     from rich.text import Text
-
-    from tracer.names import display
 
     err().print(Text(display(text)))
 
@@ -102,9 +99,10 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def check_free(path: Path, force: bool) -> None:
-    """Raises InputError when a file that is to be written exists, unless ``force`` replaces it."""
-    if path.exists() and not force:
-        raise InputError(f"{display(str(path))} exists already: --force replaces it")
+    """Raises InputError where a file that the user named may not be written: before the work, not after it."""
+    from tracer.weighing import writing
+
+    writing.check(path, force)
 
 
 def write_text(path: Path, content: str, force: bool) -> None:

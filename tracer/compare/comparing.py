@@ -19,6 +19,7 @@ from tracer.alignment.engine import IGNORED
 from tracer.alignment.features import least_apart, same_content
 from tracer.alignment.outputs import Output
 from tracer.causes.finding import Finding
+from tracer.collecting import rarely_collected
 from tracer.compare import compiled
 from tracer.compare.judging import Of, judged, tolerance_for
 from tracer.compare.local import Local, Measure, Measured, depends_on
@@ -242,6 +243,7 @@ class Diff:
         return frame(self.to_json())
 
 
+@rarely_collected()
 def diff(
     reference: Recording,
     candidate: Recording,

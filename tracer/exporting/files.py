@@ -87,7 +87,10 @@ def export(
     if kind:
         writing.check(path, force)
     else:
-        _check_folder(path, force)
+        try:
+            _check_folder(path, force)
+        except OSError as error:
+            raise writing.failed(path, error) from error
     if kind == ".safetensors":
         _library()
     chosen = choose(recording, wanted)
@@ -222,7 +225,7 @@ def _folder(
     except TraceError:
         raise
     except OSError as error:
-        raise TraceError(f"cannot write {names.display(str(path))}: {error.strerror}") from error
+        raise writing.failed(path, error) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
         if not path.exists() and aside.exists():
@@ -232,7 +235,10 @@ def _folder(
 
 
 def _check_folder(path: Path, force: bool) -> None:
-    """Raises InputError where a folder cannot be made: only an empty one, or with ``force`` an export, is replaced."""
+    """Raises InputError where a folder cannot be made: only an empty one, or with ``force`` an export, is replaced.
+
+    Raises OSError where the file system cannot tell.
+    """
     shown, parent = names.display(str(path)), path.absolute().parent
     if not parent.is_dir():
         raise InputError(f"there is no folder {names.display(str(parent))}")

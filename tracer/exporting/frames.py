@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tracer.errors import MissingFrameworkError
-from tracer.report.formats.rows import table_of
+from tracer.report.formats.rows import FIGURES, table_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,4 +20,6 @@ def frame(document: Mapping[str, Any]) -> DataFrame:
     except ImportError as error:
         raise MissingFrameworkError("a table needs pandas: pip install 'tracer-nn[pandas]'", ("pandas",)) from error
     table = table_of(document)
-    return pandas.DataFrame(list(table.rows(document)), columns=list(table.columns))
+    made: DataFrame = pandas.DataFrame(list(table.rows(document)), columns=list(table.columns))
+    # Of a column in which all is missing pandas cannot know that it holds numbers.
+    return made.astype({name: "float64" for name in table.columns if name in FIGURES})

@@ -24,11 +24,16 @@ _OF_ALL = ("for ", "tracer transfer ")
 
 def where(one: Finding, diff: Diff) -> str:
     """The pair, with its operation, as a heading."""
+    return "   ".join(filter(None, heading(one, diff)))
+
+
+def heading(one: Finding, diff: Diff) -> tuple[str, str]:
+    """The pair and its operation, which is empty where it is not known."""
     pair = pair_of(one.pair, diff)
     if pair is None:
-        return display(one.pair)
+        return display(one.pair), ""
     ours, theirs = words.together(pair.pair.reference), words.together(pair.pair.candidate)
-    return f"{ours} ⇄ {theirs}   {words.op_text(pair)}" if ours != theirs else f"{ours}   {words.op_text(pair)}"
+    return f"{ours} ⇄ {theirs}" if ours != theirs else ours, words.op_text(pair)
 
 
 def pair_of(name: str, diff: Diff) -> PairDiff | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
@@ -24,31 +25,68 @@ _MOST = 8
 """Outputs that are listed."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a graft comes to, in words.
+
+    Attributes:
+        said: the verdict, then what it means, a sentence each.
+        shares: a table of defects, its titles first; empty where none is weighed.
+        conclusions: what follows from it.
+        outputs: a table of the outputs, ``cut`` of which are not in it.
+    """
+
+    said: tuple[str, ...]
+    shares: list[list[str]]
+    conclusions: tuple[str, ...]
+    outputs: list[list[str]]
+    cut: int
+
+
+def told(result: Graft | Explanation) -> Told:
+    """What the text and a notebook's fragment hold."""
+    if isinstance(result, Graft):
+        return Told(tuple(_grafted(result)), [], (), _outputs(result), max(0, len(result.outputs) - _MOST))
+    weighed = bool(result.defects and result.runs)
+    several = len(result.outputs) > 1
+    return Told(
+        tuple(_explained(result)), _shares(result) if weighed else [], tuple(_conclusions(result)) if weighed else (),
+        _outputs(result) if several else [], max(0, len(result.outputs) - _MOST) if several else 0,
+    )  # fmt: skip
+
+
+def verdict(result: Graft | Explanation) -> Verdict:
+    return Verdict.MATCH if result.agrees else Verdict.DIVERGED
+
+
 def text(result: Graft | Explanation, *, ascii_only: bool = False, width: int = 120) -> Text:
     """What a person reads, about a dozen lines."""
     glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
-    verdict = Verdict.MATCH if result.agrees else Verdict.DIVERGED
-    out = Text()
-    sides = " ⇄ ".join(f"{display(r.name)} ({display(r.model, 40)})" for r in (result.reference, result.candidate))
-    out.append(f"{sides}   atol {result.tolerance.atol:g} rtol {result.tolerance.rtol:g}\n")
-    said = _grafted(result) if isinstance(result, Graft) else _explained(result)
-    out.append(f"{glyphs[verdict]} {said[0]}\n", STYLES[verdict])
-    for line in said[1:]:
+    out, found = Text(), told(result)
+    out.append(f"{head(result)}\n")
+    out.append(f"{glyphs[verdict(result)]} {found.said[0]}\n", STYLES[verdict(result)])
+    for line in found.said[1:]:
         out.append(f"  {line}\n")
-    if isinstance(result, Explanation) and result.defects and result.runs:
+    if found.shares:
         out.append("\n")
-        for at, line in enumerate(columns(_shares(result), width=width, right=frozenset({0, 3, 4, 5, 6}))):
+        for at, line in enumerate(columns(found.shares, width=width, right=frozenset({0, 3, 4, 5, 6}))):
             out.append(f"  {line}\n", "bold" if at == 0 else "")
         out.append("\n")
-        for line in _conclusions(result):
+        for line in found.conclusions:
             out.append(f"{line}\n")
-    if len(result.outputs) > 1 or isinstance(result, Graft):
+    if found.outputs:
         out.append("\n")
-        for at, line in enumerate(columns(_outputs(result), width=width, right=frozenset({1, 2, 3}))):
+        for at, line in enumerate(columns(found.outputs, width=width, right=frozenset({1, 2, 3}))):
             out.append(f"  {line}\n", "bold" if at == 0 else "")
-        if len(result.outputs) > _MOST:
-            out.append(f"  … and {len(result.outputs) - _MOST} more (--json)\n")
+        if found.cut:
+            out.append(f"  … and {found.cut} more (--json)\n")
     return Text(to_ascii(out.plain)) if ascii_only else out
+
+
+def head(result: Graft | Explanation) -> str:
+    """Both recordings with their models, and the tolerance."""
+    sides = " ⇄ ".join(f"{display(r.name)} ({display(r.model, 40)})" for r in (result.reference, result.candidate))
+    return f"{sides}   atol {result.tolerance.atol:g} rtol {result.tolerance.rtol:g}"
 
 
 def growth_text(result: Growth, *, ascii_only: bool = False, width: int = 120) -> Text:

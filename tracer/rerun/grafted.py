@@ -131,6 +131,11 @@ class Graft(_Result):
 
         return plain(self)
 
+    def _repr_html_(self) -> str:
+        from tracer.report.html import fragment
+
+        return fragment(self)
+
 
 @dataclass(frozen=True)
 class Defect:
@@ -214,6 +219,11 @@ class Explanation(_Result):
         from tracer.report.graft import plain
 
         return plain(self)
+
+    def _repr_html_(self) -> str:
+        from tracer.report.html import fragment
+
+        return fragment(self)
 
 
 def _figures(off: Off) -> dict[str, Any]:

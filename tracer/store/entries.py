@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from tracer.store import zarr3
+from tracer.store import places, zarr3
 
 
 @dataclass(slots=True)
@@ -17,9 +17,25 @@ class Row:
     summary: str
     rest: Sequence[Any] = ()
 
-    def __str__(self) -> str:
-        rest = "".join(f",{zarr3.brief(value)}" for value in self.rest)
-        return f"{zarr3.brief(self.start)[:-1]},{self.summary}{rest}]"
+
+class Weight(NamedTuple):
+    """A parameter, or the gradient of one, that is to be written: the attribute that lists it, whose it is, the aligned
+    layer and name, and what else the index says of it."""
+
+    kind: str
+    owner: str
+    name: str
+    key: tuple[str, str]
+    more: tuple[bool, ...] = ()
+
+    @property
+    def place(self) -> str:
+        return places.weight(*self.key, places.GRADIENTS if self.kind == "weight_gradients" else "")
+
+
+def encoded(rows: Iterable[Row]) -> str:
+    """The JSON of a list of entries."""
+    return zarr3.briefly([(row.start, row.summary, row.rest) for row in rows])
 
 
 def listed(keys: Mapping[tuple[str, str], tuple[str, str]]) -> list[list[str]]:

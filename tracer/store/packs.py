@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,7 @@ _WINDOW = 8 << 20
 """Bytes that are asked for at once of a file that lies elsewhere, and looked at before their pages are let go of."""
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """An entry that is one ``zarr.json``; ``whole`` is its local header and its data."""
 
     name: bytes
@@ -98,24 +97,21 @@ class Slot:
         return cls(place, values.shape, values.dtype, dtypes.stored_as(values.dtype), chunk, text)
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """An entry that holds data: what stands in the file around its checksum, and where."""
+class _Chunk(NamedTuple):
+    """An entry that holds data: what stands in the file around its checksum, and where it begins and ends."""
 
     name: bytes
     size: int
     at: int
+    end: int
     before: bytes
     after: bytes
 
     @classmethod
     def of(cls, name: bytes, size: int, at: int) -> _Chunk:
         head = zips.aligned(name, size, at)
-        return cls(name, size, at, head[: zips.LOCAL_CRC], head[zips.LOCAL_CRC + zips.CRC.size :])
-
-    @property
-    def end(self) -> int:
-        return self.at + len(self.before) + zips.CRC.size + len(self.after) + self.size
+        end = at + len(head) + size
+        return cls(name, size, at, end, head[: zips.LOCAL_CRC], head[zips.LOCAL_CRC + zips.CRC.size :])
 
 
 @dataclass(frozen=True)

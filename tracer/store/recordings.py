@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from tracer import dtypes, names
+from tracer.collecting import rarely_collected
 from tracer.errors import InputError, TraceError
 from tracer.graph import Structure, lengths, text
 from tracer.store.packs import SUFFIX, Pack, pack_name, packs
@@ -22,11 +23,10 @@ STEPS = "steps"
 """The folder of a recording that holds its steps."""
 AT = "@"
 """What stands between a recording's name and a step in the name of that step."""
-_NUMBER = (int, float)
+_NUMBERS = frozenset({int, float})
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """Where an activation or weight lies and what it is.
 
     Attributes:
@@ -63,6 +63,7 @@ class Recording:
         return fragment([self])
 
     @cached_property
+    @rarely_collected()
     def structure(self) -> Structure:
         try:
             return Structure.from_json(self.attributes["structure"])
@@ -111,12 +112,14 @@ class Recording:
             raise TraceError(f"damaged: the statistics of recording '{names.display(self.name)}'") from error
         return {**alone, **{node: stored.summary for node, stored in self.activations.items()}}
 
+    @rarely_collected()
     def _parameters(self, key: str) -> dict[tuple[str, str], Stored]:
         try:
             return {(text(owner), text(name)): _stored(*how) for owner, name, *how in self.attributes.get(key, [])}
         except (TypeError, ValueError) as error:
             raise TraceError(f"damaged: the {key} of recording '{names.display(self.name)}'") from error
 
+    @rarely_collected()
     def _index(self, key: str) -> dict[str, Stored]:
         try:
             return {text(node): _stored(*how) for node, *how in self.attributes.get(key, [])}
@@ -307,11 +310,9 @@ def ranges(steps: Sequence[int]) -> str:
 
 def _stored(path: Any, shape: Any, dtype: Any, summary: Any = (), at: Any = None, trainable: Any = None) -> Stored:
     """An index entry as a file says it. Raises TypeError or ValueError for what is none."""
-    numbers = {
-        text(key): value
-        for key, value in dict(summary).items()
-        if isinstance(value, _NUMBER) and value is not True and value is not False
-    }
+    numbers = dict(summary)
+    if not _NUMBERS.issuperset(map(type, numbers.values())):
+        numbers = {key: value for key, value in numbers.items() if type(value) in _NUMBERS}
     if at is not None and (not isinstance(at, int) or at < 0):
         raise ValueError("not a place in a file")
     trainable = trainable if isinstance(trainable, bool) else None

@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from tracer import dtypes, forked, names
 from tracer.adapter import NotRecorded
+from tracer.collecting import rarely_collected
 from tracer.errors import TraceError
 from tracer.graph import Param, Structure
 from tracer.store import places, zarr3
 from tracer.store.buffers import Buffers
-from tracer.store.entries import Row, listed
+from tracer.store.entries import Row, Weight, encoded, listed
+from tracer.store.joining import Growing, Unfit, overflows
 from tracer.store.recordings import VALUES, inside, unwritable
-from tracer.store.runs import GrowingArray, RunWriter
-from tracer.store.storage import Joined, Storage
+from tracer.store.runs import RunWriter
+from tracer.store.storage import Storage
 from tracer.store.streaming import Copy
-from tracer.store.summary import Summary, summaries, summarize
+from tracer.store.summary import summaries, summarize
 from tracer.store.summing import Sums
 from tracer.store.trace import Trace, claimed
 from tracer.text import described, text_of
@@ -45,6 +47,8 @@ the interpreter from the model, whose every operation then waits for it."""
 _TOGETHER = 4 << 20
 _LONGEST = 0.5
 """Bytes and seconds that they wait for at most."""
+_LITTLE, _WEIGHTS = 1 << 12, 256
+"""Parameters of fewer bytes are written so many together: they come one right after the other."""
 
 
 class RecordingWriter:
@@ -79,14 +83,15 @@ class RecordingWriter:
         only = self._storage.only
         self._planned = {node.name for node in structure.stored() if only is None or node.name in only}
         self._attributes = {**attributes, "name": name, "created": time.time(), "planned": len(self._planned)}
-        self._structure = zarr3.as_json(structure.to_json())
+        with rarely_collected():
+            self._structure = zarr3.as_json(structure.to_json())
         self._keys = dict(keys)
         self._saved: dict[_Kind, dict[str, Row]] = {"value": {}, "gradient": {}}
         self._weights: dict[str, list[Row]] = {"weights": [], "weight_gradients": []}
         self._pack: RunWriter | None = None
         self._writing = threading.Lock()
         self._weight_keys: dict[tuple[str, str], tuple[str, str]] = {}
-        self._growing: dict[str, _Growing] = {}
+        self._growing: dict[str, Growing] = {}
         self._constants: dict[str, bytes] = {}
         self.skipped: dict[str, str] = {}
         self.skipped_gradients: dict[str, str] = {}
@@ -103,6 +108,7 @@ class RecordingWriter:
         self._as_it_is = self._storage.precision is None and not self._storage.statistics_only
         self._sums = Sums(self._buffers, structure, self._planned if self._as_it_is else ())
         self._taking = threading.Lock()
+        self._small_weights: list[tuple[Weight, NDArray[Any]]] = []
         self._small: list[_Item] = []
         self._small_bytes = 0
         self._small_since = 0.0
@@ -226,12 +232,20 @@ class RecordingWriter:
             return True
 
     def put_weights(self, owner: str, param: Param, value: NDArray[Any], key: tuple[str, str]) -> None:
-        """Write a parameter under ``weights/<key[0]>/<key[1]>/<recording>``. Raises TraceError."""
+        """Write a parameter under ``weights/<key[0]>/<key[1]>/<recording>``; small ones wait for each other, until
+        :meth:`weight_keys` at the latest. Raises TraceError."""
         self._weight_keys[owner, param.name] = key
         if not dtypes.storable(value.dtype):
             self.skipped[f"{owner}:{param.name}"] = f"elements of type {value.dtype}"
             return
-        self._put("weights", owner, param.name, value, key, param.trainable)
+        weight = Weight("weights", owner, param.name, key, (param.trainable,))
+        if value.nbytes < _LITTLE:
+            self._small_weights.append((weight, np.array(value)))
+            if len(self._small_weights) >= _WEIGHTS:
+                self._put_small_weights()
+        else:
+            self._put_small_weights()
+            self._put([(weight, value)])
 
     def weight_gradient(self, owner: str, name: str, value: NDArray[Any] | NotRecorded, *, owned: bool = False) -> None:
         """Write the gradient with respect to a parameter, as the parameter itself is. Never raises."""
@@ -245,27 +259,43 @@ class RecordingWriter:
         else:
             key = self._weight_keys.get((owner, name), (owner, name))
             with contextlib.suppress(TraceError):  # kept, and raised at the end
-                self._put("weight_gradients", owner, name, value, key)
+                self._put([(Weight("weight_gradients", owner, name, key), value)])
 
     def weight_keys(self, keys: Mapping[tuple[str, str], tuple[str, str]]) -> None:
-        """Say under which aligned layer and parameter what belongs to an owner's parameter is stored."""
+        """Say under which aligned layer and parameter what belongs to an owner's parameter is stored; no more
+        parameters come. Raises TraceError."""
         self._weight_keys.update(keys)
+        self._put_small_weights()
 
-    def _put(self, index: str, owner: str, name: str, value: NDArray[Any], key: tuple[str, str], *more: bool) -> None:
-        part = places.GRADIENTS if index == "weight_gradients" else ""
-        path = places.weight(*key, part)
+    def _put_small_weights(self) -> None:
+        weights, self._small_weights = self._small_weights, []
+        if weights:
+            self._put(weights)
+
+    def _put(self, weights: Sequence[tuple[Weight, NDArray[Any]]]) -> None:
+        """Write parameters or their gradients: several small ones, or one."""
+        own = [zarr3.as_json({"owner": weight.owner, "param": weight.name}) for weight, _ in weights]
         try:
-            at = self._write([(path, value, zarr3.as_json({"owner": owner, "param": name}))])[0]
+            arrays = [(weight.place, value, one) for (weight, value), one in zip(weights, own, strict=True)]
+            starts = self._write(arrays)
         except OSError as error:
             raise self.failure(error) from error
-        row = Row([owner, name, path, value.shape, value.dtype.name], "{}", [at, *more])
-        self._weights[index].append(row)
-        if index == "weights":  # known again by these numbers, however the other framework lays it out
-            if value.nbytes < _SMALL:
-                row.summary = zarr3.as_json(summarize(value))
-            else:
-                assert at is not None, "an empty array"
-                self._sums.later(row, self._open.start(at), value, quick=False)
+        rows = []
+        for (weight, value), at in zip(weights, starts, strict=True):
+            start = [weight.owner, weight.name, weight.place, value.shape, dtypes.name_of(value.dtype)]
+            rows.append(Row(start, "{}", [at, *weight.more]))
+            self._weights[weight.kind].append(rows[-1])
+        if weights[0][0].kind != "weights":
+            return
+        # They are known again by their numbers, however the other framework lays them out.
+        values = [value for _, value in weights]
+        if len(values) > 1 or values[0].nbytes < _SMALL:
+            for row, summary in zip(rows, summaries(values), strict=True):
+                row.summary = zarr3.brief(summary)
+        else:
+            at = starts[0]
+            assert at is not None, "an empty array"
+            self._sums.later(rows[0], self._open.start(at), values[0], quick=False)
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -339,7 +369,7 @@ class RecordingWriter:
     def _skip(self, kind: _Kind, name: str, error: Exception) -> None:
         """Note why a tensor is missing: the model must go on."""
         skipped = self.skipped if kind == "value" else self.skipped_gradients
-        skipped[name] = str(error) if isinstance(error, _Unfit) else described(error)
+        skipped[name] = str(error) if isinstance(error, Unfit) else described(error)
 
     def _store(self, kind: _Kind, name: str, batch: int, values: NDArray[Any]) -> None:
         joined = self._storage.joined.get(name)
@@ -353,7 +383,7 @@ class RecordingWriter:
             return
         growing = self._growing.get(name)
         if growing is None:
-            growing = self._growing[name] = _Growing(joined, values.dtype)
+            growing = self._growing[name] = Growing(joined, values.dtype)
         growing.summary.add(values)
         if not self._storage.statistics_only:
             if growing.array is None:
@@ -361,14 +391,14 @@ class RecordingWriter:
                 with self._writing:
                     growing.array = self._open.reserve(self._place(kind, name), joined.shape, dtype, joined.axis)
             if values.dtype != growing.dtype:
-                raise _Unfit(f"{growing.dtype} in one batch, {values.dtype} in another")
+                raise Unfit(f"{growing.dtype} in one batch, {values.dtype} in another")
             stored = self._narrow(values)
-            if _overflows(values, stored):
-                raise _Unfit(f"its values overflow {stored.dtype}: use another --precision")
+            if overflows(values, stored):
+                raise Unfit(f"its values overflow {stored.dtype}: use another --precision")
             try:
                 growing.array.append(stored)
             except ValueError:
-                raise _Unfit(f"its shape {values.shape} does not continue {joined.shape}") from None
+                raise Unfit(f"its shape {values.shape} does not continue {joined.shape}") from None
         growing.batches += 1
         if growing.batches == self._storage.batches:
             self._close(name, self._growing.pop(name))
@@ -379,9 +409,9 @@ class RecordingWriter:
         if self._constants.setdefault(name, digest) == digest:
             return
         self._saved["value"].pop(name, None)
-        raise _Unfit("it has no axis of samples and differs from batch to batch")
+        raise Unfit("it has no axis of samples and differs from batch to batch")
 
-    def _close(self, name: str, growing: _Growing) -> None:
+    def _close(self, name: str, growing: Growing) -> None:
         """Make what was put together of a node readable, all of it or what there is."""
         summary = growing.summary.result()
         dtype, encoded = dtypes.name_of(growing.dtype), zarr3.as_json(summary)
@@ -407,7 +437,7 @@ class RecordingWriter:
                 self._saved[kind][name] = Row([name, values.shape, computed], summary)
                 continue
             stored = self._narrow(values)
-            if _overflows(values, stored):
+            if overflows(values, stored):
                 # A tensor that overflows would look as if the model had made infinities.
                 self._wide.append(name)
                 stored = values
@@ -444,9 +474,12 @@ class RecordingWriter:
 
     # -- the end -----------------------------------------------------------------------------------------------
 
+    @rarely_collected()
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._child:
             return
+        with contextlib.suppress(TraceError):  # kept, and raised at the end
+            self._put_small_weights()
         with self._taking:
             waiting = list(self._small)
             self._pass_on()
@@ -547,29 +580,9 @@ class RecordingWriter:
             "weight_gradients": self._weights["weight_gradients"],
         }
         usual = {"activations", "weights"}
-        return {key: f"[{','.join(map(str, rows))}]" for key, rows in found.items() if rows or key in usual}
+        return {key: encoded(rows) for key, rows in found.items() if rows or key in usual}
 
     def failure(self, error: OSError) -> TraceError:
         """Note a fault of the disk, and the error to raise for it."""
         self._fault = self._fault or error
         return TraceError(unwritable(self.trace.root, error))
-
-
-class _Unfit(Exception):
-    """A batch's tensor cannot be joined to those before it."""
-
-
-def _overflows(values: NDArray[Any], stored: NDArray[Any]) -> bool:
-    """Whether rounding made infinities of finite values."""
-    return stored.dtype != values.dtype and bool((~np.isfinite(stored) & np.isfinite(values)).any())
-
-
-class _Growing:
-    """A tensor that is put together from several batches."""
-
-    def __init__(self, joined: Joined, dtype: np.dtype[Any]) -> None:
-        self.joined = joined
-        self.dtype = dtype
-        self.summary = Summary(quick=True)
-        self.array: GrowingArray | None = None
-        self.batches = 0

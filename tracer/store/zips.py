@@ -10,8 +10,8 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
+from typing import NamedTuple
 
 from tracer.errors import TraceError
 
@@ -27,7 +27,8 @@ _PADDING_ID = 0xD935  # what Android's zipalign uses
 # The records of a zip file: APPNOTE.TXT 4.3.7, 4.3.12, 4.3.14, 4.3.15, 4.3.16, and 4.5.3 for sizes beyond 32 bits.
 _MAGIC = b"PK\3\4"
 LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_SIZES = struct.Struct("<3L2H")
+_PLACED = struct.Struct("<3L2H10xL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
 _END = struct.Struct("<4s4H2LH")
@@ -43,10 +44,12 @@ _limits = _LARGE, _MANY
 _VERSION = 45
 _UTF8 = 0x800
 _DATE = (1 << 5) | 1  # the first of January 1980: when it was written stands in the attributes
+_SAME = struct.pack("<5H", _VERSION, _UTF8, 0, 0, _DATE)
+_BEFORE_SIZES, _BEFORE_PLACED = _MAGIC + _SAME, b"PK\1\2" + _VERSION.to_bytes(2, "little") + _SAME
+"""What all headers, and all records of the directory, begin with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An entry of a zip: its checksum, its size in bytes, and where its header begins in the file."""
 
     name: bytes
@@ -63,7 +66,7 @@ def wide(size: int) -> bytes:
 def local(name: bytes, crc: int, size: int, extra: bytes) -> bytes:
     """What stands before an entry's data."""
     said = _LARGE if size >= _limits[0] else size
-    return LOCAL.pack(_MAGIC, _VERSION, _UTF8, 0, 0, _DATE, crc, said, said, len(name), len(extra)) + name + extra
+    return _BEFORE_SIZES + _SIZES.pack(crc, said, said, len(name), len(extra)) + name + extra
 
 
 def record(name: bytes, crc: int, size: int, offset: int) -> bytes:
@@ -71,8 +74,7 @@ def record(name: bytes, crc: int, size: int, offset: int) -> bytes:
     extra, said = b"", (size, offset)
     if max(said) >= _limits[0]:
         extra, said = _WIDE_AT.pack(1, 24, size, size, offset), (_LARGE, _LARGE)
-    first = b"PK\1\2", _VERSION, _VERSION, _UTF8, 0, 0, _DATE, crc, said[0], said[0]
-    return _CENTRAL.pack(*first, len(name), len(extra), 0, 0, 0, 0, said[1]) + name + extra
+    return _BEFORE_PLACED + _PLACED.pack(crc, said[0], said[0], len(name), len(extra), said[1]) + name + extra
 
 
 def ending(start: int, length: int, count: int) -> bytes:

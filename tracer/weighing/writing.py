@@ -12,15 +12,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from tracer.errors import InputError, TraceError
+from tracer.errors import InputError, TraceError, TracerError
 from tracer.names import display
 from tracer.preflight import check_kind
 from tracer.store import zarr3
 
+_SHOWN = 100
+"""Characters that are shown of a name that is too long."""
+
 
 def check(path: Path, force: bool) -> None:
     """Raises InputError where :func:`publish` cannot succeed: something is there, or nothing may be made there."""
-    shown, folder = display(str(path)), path.absolute().parent
+    try:
+        _check(path, force)
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise failed(path, error) from error
+
+
+def _check(path: Path, force: bool) -> None:
+    """Raises InputError, OSError."""
+    shown, folder = display(str(path)), _behind(path).parent
     if path.is_dir():
         raise InputError(f"{shown} is a folder: name a file")
     if not force and (path.exists() or path.is_symlink()):
@@ -31,6 +42,23 @@ def check(path: Path, force: bool) -> None:
         raise InputError(f"there is no folder {display(str(folder))}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"cannot write {shown}: the folder may not be written to")
+
+
+def failed(path: Path, error: OSError) -> TracerError:
+    """What to raise where writing ``path`` failed: InputError for a place that was none, TraceError for the disk."""
+    shown, folder = display(str(path)), path.absolute().parent
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(f"cannot write {display(str(path), _SHOWN)}: the name is too long")
+    if not folder.is_dir():
+        return InputError(f"there is no folder {display(str(folder))}")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InputError(f"cannot write {shown}: {error.strerror}")
+    return TraceError(f"cannot write {shown}: {error.strerror}")
+
+
+def _behind(path: Path) -> Path:
+    """The file that is written: of a link what it leads to, as ``cp`` and a shell's ``>`` do; the link stays."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path.absolute()
 
 
 def publish(made: Path, path: Path, force: bool) -> None:
@@ -57,7 +85,7 @@ def publish_text(text: str, path: Path, force: bool) -> None:
 
 def publish_filled(fill: Callable[[BinaryIO], object], path: Path, force: bool) -> None:
     """:func:`publish` of what ``fill`` writes into a new file beside it, whose ``name`` is its path."""
-    path = path.absolute()
+    path = _behind(path) if force else path.absolute()
     temporary: str | None = None
     try:
         name = str(path.with_name(f".tracer-{secrets.token_hex(8)}"))
@@ -74,7 +102,7 @@ def publish_filled(fill: Callable[[BinaryIO], object], path: Path, force: bool) 
     except TraceError:  # of what was to be written
         raise
     except OSError as error:
-        raise TraceError(f"cannot write {display(str(path))}: {error.strerror}") from error
+        raise failed(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

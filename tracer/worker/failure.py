@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tracer.errors import ExitCode, TracerError
+from tracer.errors import (
+    ExitCode,
+    InputError,
+    MissingFrameworkError,
+    ModelError,
+    RefusedError,
+    ReplayError,
+    TraceError,
+    TracerError,
+)
 
 Reason = Literal["reported", "signal", "exit", "timeout", "memory", "protocol"]
 
@@ -33,3 +42,15 @@ class WorkerError(TracerError):
         self.reason = reason
         self.last_words = last_words
         self.remote_traceback = remote_traceback
+
+
+KINDS: dict[str, type[WorkerError]] = {
+    one.__name__: type(one.__name__, (WorkerError, one), {"__doc__": one.__doc__})
+    for one in (InputError, MissingFrameworkError, ModelError, RefusedError, ReplayError, TraceError)
+}
+"""What a worker may report, by name: each is a :class:`WorkerError` and what was raised there."""
+
+
+def kind_of(error: BaseException) -> str:
+    """Which of :data:`KINDS` an exception is, the nearest; empty for none."""
+    return next((base.__name__ for base in type(error).__mro__ if base.__name__ in KINDS), "")

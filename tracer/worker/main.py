@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tracer.errors import ExitCode, MissingFrameworkError, TracerError
+from tracer.errors import ExitCode, InputError, MissingFrameworkError, TracerError
 from tracer.names import display
-from tracer.worker import environment, protocol, sandbox
+from tracer.worker import environment, failure, protocol, sandbox
 from tracer.worker.protocol import Event, Job
 
 COMMANDS: Mapping[str, str] = {
@@ -148,22 +148,22 @@ def _first_line(error: BaseException) -> str:
     return display(lines[0] if lines else "", _LONGEST_MESSAGE)
 
 
-def _failure(error: BaseException, job: Job | None, doing: str) -> tuple[int, str]:
-    """Exit code and message for what ended the command."""
+def _failure(error: BaseException, job: Job | None, doing: str) -> tuple[str, int, str]:
+    """Kind, exit code and message for what ended the command."""
     during = protocol.during(doing, display(job.subject) if job else "the job")
     if isinstance(error, KeyboardInterrupt):
-        return ExitCode.INTERRUPTED, "interrupted"
+        return "", ExitCode.INTERRUPTED, "interrupted"
     if isinstance(error, TracerError):
-        return error.exit_code, display(str(error), _LONGEST_MESSAGE)
+        return failure.kind_of(error), error.exit_code, display(str(error), _LONGEST_MESSAGE)
     if isinstance(error, MemoryError):
-        return ExitCode.PARTIAL, f"ran out of memory {during}"
+        return "", ExitCode.PARTIAL, f"ran out of memory {during}"
     if isinstance(error, SystemExit):
-        return ExitCode.PARTIAL, f"the model's code called sys.exit {during}"
+        return "", ExitCode.PARTIAL, f"the model's code called sys.exit {during}"
     hint = "" if job and job.debug else " (run again with --debug for the traceback)"
     what = f"{type(error).__name__}: {_first_line(error)}{hint}"
     if doing == protocol.LOADING and job:  # of a damaged file a framework raises anything
-        return ExitCode.USAGE, f"{display(job.subject)} cannot be loaded: {what}"
-    return ExitCode.PARTIAL, f"internal error: {what}"
+        return InputError.__name__, ExitCode.USAGE, f"{display(job.subject)} cannot be loaded: {what}"
+    return "", ExitCode.PARTIAL, f"internal error: {what}"
 
 
 def main(commands: Mapping[str, str] = COMMANDS, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -183,9 +183,9 @@ def main(commands: Mapping[str, str] = COMMANDS, arguments: Sequence[str] | None
         job = Job.from_json(sys.stdin.read())
         emit({"event": "result", "value": run(job, commands, emit, Path(temporary))})
     except BaseException as error:
-        code, message = _failure(error, job, emit.doing)
+        kind, code, message = _failure(error, job, emit.doing)
         text = "".join(traceback.format_exception(error)) if job and job.debug else None
-        emit({"event": "error", "exit": int(code), "message": message, "traceback": text})
+        emit({"event": "error", "kind": kind, "exit": int(code), "message": message, "traceback": text})
     # Not sys.exit: tearing a framework down takes time, can crash, and waits for the model's threads.
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -72,9 +72,10 @@ class Result(TypedDict):
 
 
 class Error(TypedDict):
-    """Why there is no result; the last event."""
+    """Why there is no result; the last event. ``kind`` is of :data:`tracer.worker.failure.KINDS`, or empty."""
 
     event: Literal["error"]
+    kind: str
     exit: int
     message: str
     traceback: str | None
@@ -188,7 +189,7 @@ _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "progress": {"done": int, "total": int},
     "notice": {"text": str},
     "result": {"value": dict},
-    "error": {"exit": int, "message": str, "traceback": (str, type(None))},
+    "error": {"kind": str, "exit": int, "message": str, "traceback": (str, type(None))},
 }
 
 

@@ -17,7 +17,7 @@ from tracer import adapter
 from tracer.errors import ExitCode, InputError, TracerError
 from tracer.names import display
 from tracer.worker import elsewhere, environment, janitor, limits, protocol, sandbox
-from tracer.worker.failure import Reason, WorkerError
+from tracer.worker.failure import KINDS, Reason, WorkerError
 from tracer.worker.pipes import Pipes
 from tracer.worker.protocol import Error, Event, Job, Result
 
@@ -161,11 +161,13 @@ class _Supervision:
     def _while(self) -> str:
         return protocol.during(self._doing, self._name)
 
-    def _error(self, reason: Reason, message: str, remote: str | None = None) -> WorkerError:
+    def _error(
+        self, reason: Reason, message: str, remote: str | None = None, kind: type[WorkerError] = WorkerError
+    ) -> WorkerError:
         # While loading, the file is to blame; before that another environment, if it is one; afterwards neither.
         blamed = protocol.UNLOADED if self._python is not None else {protocol.LOADING}
         code = ExitCode.USAGE if self._doing in blamed else ExitCode.PARTIAL
-        return WorkerError(message, code, reason, tuple(self._pipes.last_words), remote)
+        return kind(message, code, reason, tuple(self._pipes.last_words), remote)
 
     def _no_python(self, what: str) -> WorkerError:
         return self._error("exit", f"{display(self._python or '')} is no Python that can be used: {what}")
@@ -187,7 +189,8 @@ class _Supervision:
             return outcome["value"]
         if outcome["exit"] == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
-        error = self._error("reported", _shown(outcome["message"]), outcome["traceback"])
+        kind = KINDS.get(outcome["kind"], WorkerError)
+        error = self._error("reported", _shown(outcome["message"]), outcome["traceback"], kind)
         if outcome["exit"] in (ExitCode.USAGE, ExitCode.PARTIAL):
             error.exit_code = ExitCode(outcome["exit"])
         raise error

@@ -55,7 +55,9 @@ def _shape(shape: Sequence[int] | None) -> str | None:
 
 
 def _diff(document: Document) -> Iterator[Row]:
-    causes = {name: one for one in document["causes"] for name in one["pairs"]}
+    # The fewer pairs share a finding, the more it says of each of them.
+    shared = sorted(document["causes"], key=lambda one: len(one["pairs"]), reverse=True)
+    causes = {name: one for one in shared for name in one["pairs"]}
     for number, pair in enumerate(document["pairs"]):
         cause = causes.get(pair["aligned"]) if pair["verdict"] == "diverged" else None
         ours, theirs = pair["operation"]["reference"], pair["operation"]["candidate"]
@@ -160,6 +162,12 @@ def _growth(document: Document) -> Iterator[Row]:
         yield {"reference": pair["aligned"], "candidate": joined(pair["candidate"]), "grows": pair["grows"]}
 
 
+FIGURES = frozenset(
+    ["max_abs", "mean_abs", "rel_max", "rel_l2", "cosine", "outside", "local", "floor", "confidence", "before", "after",
+     "first_error", "explains", "alone", "last", "grows", "changed",
+     *(f"{when}_{key}" for when in ("before", "after") for key in ("max_abs", "rel_l2"))]
+)  # fmt: skip
+"""Columns of numbers any of which may be missing."""
 _SIDES = frozenset({"reference", "candidate"})
 _GRAFTED = Table(
     ("outputs",), ("output", "before_max_abs", "before_rel_l2", "after_max_abs", "after_rel_l2", "changed"), _outputs,

@@ -19,6 +19,7 @@ from tracer.report.html.charts import Chart
 from tracer.report.html.pictures import Kind, heatmap
 from tracer.report.rows import Row, opened
 from tracer.report.tensors import Array, Planes, View
+from tracer.store.summary import summarize
 
 _WORST = 8
 _TALLEST, _FLATTEST, _WIDE = 300, 56, 340
@@ -27,6 +28,8 @@ _SECONDS = 5.0
 """For where the error sits in one layer; what could not be looked at by then is said."""
 _ROOM = 600_000
 """Bytes of pictures in a page: the layers after that have numbers only."""
+_SUMMED = 1 << 22
+"""Elements of a tensor whose statistics are computed where the recording has none."""
 _VERDICTS = {Verdict.DIVERGED: 0, Verdict.NOT_COMPARABLE: 2}
 
 
@@ -149,6 +152,8 @@ def _with_tensors(diff: Diff, bare: Detail, pictures: bool) -> Detail:
         more |= _located(ours, theirs, pair, names)
     else:
         more["missing"] = "; ".join(filter(None, found.reasons))
+    if not bare.moments:  # of a step nothing is noted
+        more["moments"] = tuple(_moments(_summarized(ours), _summarized(theirs)))
     histogram = tensors.histogram(ours, theirs)
     labels = display(diff.reference.name), display(diff.candidate.name)
     if histogram is not None:
@@ -254,9 +259,13 @@ def _summary(diff: Diff, pair: PairDiff, side: int) -> Mapping[str, float | int]
     return recording.summary(node.name) or {}
 
 
+def _summarized(values: Array | None) -> Mapping[str, float | int]:
+    return summarize(values) if values is not None and values.size <= _SUMMED else {}
+
+
 def _moments(ours: Mapping[str, float | int], theirs: Mapping[str, float | int]) -> Iterator[tuple[str, str, str]]:
-    """What each recording noted when it saved the tensor."""
-    for label in ("mean", "std", "min", "max", "nan", "inf", "zeros"):
+    """What each recording noted when it saved the tensor, or what was found of it now; nothing where neither is."""
+    for label in ("mean", "std", "min", "max", "nan", "inf", "zeros") if ours or theirs else ():
         cells = _moment(ours, label), _moment(theirs, label)
         if label not in ("nan", "inf") or any(cell not in ("0", "—") for cell in cells):
             yield label, *cells

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tracer.report import graft as grafting
 from tracer.report.html import charts, sections
 from tracer.report.html.gathering import gather
 from tracer.report.html.rendering import asset, environment, heading
@@ -13,16 +14,18 @@ from tracer.report.html.rendering import asset, environment, heading
 if TYPE_CHECKING:
     from tracer.causes.explain import Explained
     from tracer.compare import Diff
+    from tracer.rerun.grafted import Explanation, Graft
     from tracer.store import Recording
     from tracer.weighing.table import WeightTable
 
 _ROWS = 200
 
 
-def fragment(result: Diff | Explained | WeightTable | Sequence[Recording]) -> str:
-    """A result in short: a comparison, an explanation, a table of weights, or what a trace holds."""
+def fragment(result: Diff | Explained | WeightTable | Graft | Explanation | Sequence[Recording]) -> str:
+    """A result in short: a comparison, an explanation, a table of weights, a graft, or what a trace holds."""
     from tracer.causes.explain import Explained
     from tracer.compare import Diff
+    from tracer.rerun.grafted import Explanation, Graft
     from tracer.weighing.table import WeightTable
 
     if isinstance(result, Diff):
@@ -32,6 +35,10 @@ def fragment(result: Diff | Explained | WeightTable | Sequence[Recording]) -> st
         return _rendered("explained", heading=heading(report), causes=sections.causes_of(result, report.rows))
     if isinstance(result, WeightTable):
         return _rendered("weights", weights=sections.weights_of(result), names=_names(result), most=_ROWS)
+    if isinstance(result, Graft | Explanation):
+        return _rendered(
+            "graft", graft=grafting.told(result), head=grafting.head(result), verdict=grafting.verdict(result)
+        )
     return _rendered("recordings", recordings=[sections.described(recording) for recording in result])
 
 

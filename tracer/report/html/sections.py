@@ -41,6 +41,7 @@ class Found:
     """A finding: its heading, the row it leads to, what is said, the lines to paste, and where else they belong."""
 
     heading: str
+    op: str
     anchor: str
     unknown: bool
     said: tuple[Said, ...]
@@ -87,7 +88,7 @@ def _found(one: Finding, diff: Diff, places: dict[str, str]) -> Found:
     said = tuple(part for part in causes.parts(one) if part.label != "fix" and not part.text.startswith("in "))
     pairs = one.pairs if len(one.pairs) > 1 else ()
     return Found(
-        causes.where(one, diff), places.get(one.pair, ""), one.status == "unknown", said, pairs,
+        *causes.heading(one, diff), places.get(one.pair, ""), one.status == "unknown", said, pairs,
         "\n".join(display(line) for line in one.fixes), causes.others_text(one), one.status == "latent",
     )  # fmt: skip
 
