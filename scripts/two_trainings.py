@@ -10,6 +10,7 @@ PyTorch, and PyTorch with another epsilon in Adam.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -114,6 +115,11 @@ def both(options: argparse.Namespace) -> None:
             codes = [program.wait() for program in programs]
             if any(codes):
                 raise SystemExit("a training failed")
+            # Sixteen steps take less time than the comparison's start.
+            while json.loads(subprocess.check_output([*TRACER, "daemon", "status", "--json"], env=environment))[
+                "to_look_at"
+            ]:
+                time.sleep(0.2)
             tracer("daemon", "status")
         finally:
             tracer("daemon", "stop")

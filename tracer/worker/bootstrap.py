@@ -37,7 +37,7 @@ def main(events, temporary):
 def refuse(events, message):
     # type: (int, str) -> None
     """End with an error event."""
-    error = {"event": "error", "exit": 2, "message": message.splitlines()[0], "traceback": None}
+    error = {"event": "error", "kind": "", "exit": 2, "message": message.splitlines()[0], "traceback": None}
     os.write(events, (json.dumps(error) + "\n").encode())
     os._exit(2)
 
