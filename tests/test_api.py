@@ -80,6 +80,8 @@ def test_every_public_class_is_documented() -> None:
                 continue
             if "return" not in getter.__annotations__:
                 found.append(f"{name}.{own}: not annotated")
+            if not inspect.getdoc(getter):
+                found.append(f"{name}.{own}: not documented")
         if is_dataclass(value):
             found += [f"{name}.{one.name}: not annotated" for one in fields(value) if not one.type]
     assert found == []
@@ -230,6 +232,22 @@ def test_a_comparison_is_one_line_at_a_prompt(pair: tuple[tracer.Recording, trac
     """pytest shows it of ``assert tracer.diff(a, b)``, and cuts what is longer than 240 characters."""
     assert re.fullmatch(r"<Diff right ⇄ wrong: diverged first at \S+ \(\S+\), \d+ pairs>", repr(tracer.diff(*pair)))
     assert re.fullmatch(r"<Diff right ⇄ right: match, \d+ pairs>", repr(tracer.diff(pair[0], pair[0])))
+    first = tracer.diff(*pair).first
+    assert re.fullmatch(r"<PairDiff encoder\.1 ⇄ encoder\.1: diverged, max_abs \S+>", repr(first))
+
+
+def test_what_is_no_recording_and_no_tolerance_is_said(pair: tuple[tracer.Recording, tracer.Recording]) -> None:
+    wrong: Any = "right"
+    for call in (tracer.diff, tracer.explain, tracer.graft, tracer.transfer, tracer.weights):
+        with pytest.raises(tracer.InputError, match=r"a recording is wanted, not str: .*\.recording\('tf'\)"):
+            call(pair[0], wrong)
+    for bad in ("0.1", float("nan"), -1.0, None):
+        given: Any = bad
+        with pytest.raises(tracer.InputError, match="rtol is to be a number, 0 or more, not"):
+            tracer.diff(*pair, rtol=given)
+    with pytest.raises(tracer.InputError, match="of= takes 'values' or 'gradients', not 'weights'"):
+        tracer.diff(*pair, of=(wrong := "weights"))
+    assert tracer.Tolerance(float("inf"), np.float32(0)).atol == float("inf")
 
 
 def test_gradients_and_weights_are_read_by_name(pair: tuple[tracer.Recording, tracer.Recording]) -> None:

@@ -252,3 +252,16 @@ def test_weights_exchanged_below_layers_that_have_their_own(trace_path: Path) ->
     its["gain1"].load_state_dict(swapped["value1"])
     told = story(trace_path, reference, candidate, ROWS)
     assert named(told) == {"weights-swapped"}, str(told)
+
+
+@pytest.mark.filterwarnings("error")
+def test_complex_results_are_read_without_a_warning(trace_path: Path) -> None:
+    def of(scale: float) -> Function:
+        def forward(x, one, two, last):
+            y = one(x)
+            return last(torch.complex(y, y * scale).abs())
+
+        return forward
+
+    told = said(trace_path, of(1.0), of(1.3), ROWS, dense)
+    assert named(told) == {"scale"}, str(told)

@@ -372,4 +372,6 @@ def test_a_place_that_is_none_is_a_mistake_and_no_damage(recordings: dict[str, R
     for name in ("x" * 300, "x" * 300 + ".npz"):
         with pytest.raises(InputError, match="the name is too long"):
             tracer.export(recordings["half"], tmp_path / name)
+    with pytest.raises(InputError, match="cannot be written on standard output"):
+        tracer.export(recordings["half"], "-")
     assert not os.listdir(tmp_path)

@@ -176,7 +176,14 @@ def test_alone(tracer_trace):
 
 def test_right():
     tracer.assert_port(net(), net(), X)
+
+@pytest.mark.xfail
+def test_expected():
+    tracer.assert_port(net(), net(1e-3), X)
 """
+    ran(code, "--tracer-report", "--tracer-dir", "kept", "-k", "expected").assert_outcomes(xfailed=1)
+    assert list((pytester.path / "kept").iterdir()) == []
+    code = code[: code.index("@pytest.mark.xfail")]
     result = ran(code, "--tracer-report", "--tracer-keep", "--tracer-dir", "kept")
     result.assert_outcomes(passed=2, failed=2)
     written = {path.stem: path for path in (pytester.path / "kept").glob("*.html")}

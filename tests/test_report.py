@@ -340,7 +340,7 @@ const out = {};
 const seen = () => [...document.querySelectorAll("#table tbody tr")].filter((row) => !row.hidden).map((row) => row.id);
 const query = document.getElementById("query");
 const ask = (text) => { query.value = text; query.dispatchEvent(new Event("input")); return seen(); };
-out.diverged = ask("is:diverged"); out.large = ask("err>1e-1 op:two"); out.none = ask("nowhere");
+out.diverged = ask("is:diverged"); out.large = ask("err > 1e-1 op:two"); out.none = ask("nowhere");
 out.bad = [ask("is:sideways").length, query.getAttribute("aria-invalid")]; ask("");
 document.querySelector("#table th[data-key=err] button").click(); out.sorted = seen();
 location.hash = "#d2";

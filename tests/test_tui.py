@@ -132,7 +132,7 @@ async def test_filter_sort_and_divergences(real_trace: Path) -> None:
         await press(pilot, "slash", *"op:conv")
         assert all("Conv" in row.op for row in screen.listed)
         assert screen.listed
-        await press(pilot, "escape", "slash", *"err>1e-4")
+        await press(pilot, "escape", "slash", *"err", "space", ">", "space", *"1e-4")
         assert {row.verdict for row in screen.listed} == {Verdict.DIVERGED, Verdict.INHERITED}
         await press(pilot, "escape", "slash", *"is:nonsense")
         assert "is: takes" in shown(app)

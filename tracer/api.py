@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tracer.compare import Diff, Tolerance
 from tracer.compare.comparing import diff as _diff
 from tracer.errors import InputError, TransferError
+from tracer.names import display
 from tracer.recording import record_object
 from tracer.store import Recording, Trace
 from tracer.store.writer import DEFAULT_MEMORY
@@ -160,6 +161,16 @@ def _mapping(given: MappingFile | str | os.PathLike[str] | None) -> MappingFile 
     return given if isinstance(given, MappingFile) or given is None else load(Path(given))
 
 
+def _check(*recordings: object) -> None:
+    """Raises InputError where what should be recordings are names, models, None …"""
+    for one in recordings:
+        if not isinstance(one, Recording):
+            raise InputError(
+                f"a recording is wanted, not {display(type(one).__name__)}: what tracer.record returned, "
+                "or tracer.open('trace.zarr').recording('tf')"
+            )
+
+
 def diff(
     reference: Recording,
     candidate: Recording,
@@ -193,6 +204,9 @@ def diff(
     gradients; ReplayError where ``models`` are not those that were recorded.
     """
     measure: Measure | None = None
+    _check(reference, candidate)
+    if of not in ("values", "gradients"):
+        raise InputError(f"of= takes 'values' or 'gradients', not {display(repr(of))}")
     if (local or models is not None) and of == "gradients":
         raise InputError("local=True and models= are about values: leave of='gradients' out")
     if models is not None:
@@ -255,6 +269,7 @@ def explain(
     from tracer.causes import kept
     from tracer.rerun import probing, verifying
 
+    _check(reference, candidate)
     mapping = _mapping(map)
     compared = _diff(reference, candidate, Tolerance(atol, rtol), mapping=mapping)
     found = kept.explained(compared, seconds=seconds, only=kept.chosen(texts(only), compared.pairs))
@@ -309,6 +324,7 @@ def graft(
     from tracer.rerun import defects
     from tracer.rerun.measure import in_process
 
+    _check(reference, candidate)
     mapping, tolerance = _mapping(map), Tolerance(atol, rtol)
     live, filed = defects.in_process(models, reference), grafting.running(Again())
 
@@ -365,6 +381,7 @@ def transfer(
     """
     from tracer.weighing.transfer import Asked, into
 
+    _check(source, target)
     mapping = _mapping(map)
     asked = Asked.of(
         target, name, partial=partial, anyway=anyway, force=force, tolerance=Tolerance(atol, rtol), mapping=mapping
@@ -407,6 +424,7 @@ def weights(
     """
     from tracer.weighing.table import chosen, compare
 
+    _check(reference, candidate)
     mapping = _mapping(map)
     return chosen(compare(reference, candidate, mapping=mapping), texts(only))
 

@@ -211,6 +211,27 @@ class Structure:
         return {name: tuple(names) for name, names in found.items()}
 
     @cached_property
+    def unread(self) -> frozenset[str]:
+        """Tensors that nothing reads of operations without weights that give several, others of which are read: the
+        values of a ``topk`` of which only the places are taken."""
+        names: dict[str, list[str]] = {}
+        for node in self.nodes:
+            names.setdefault(node.alias_of or node.name, []).append(node.name)
+
+        def read(name: str) -> bool:
+            through = {*names.get(name, ()), name}
+            items = (child for one in through for child in self.children[one] if self.by_name[child].role != "item")
+            return not through.isdisjoint(self.outputs) or any(child not in through for child in items)
+
+        found: set[str] = set()
+        for node in self.nodes:
+            parts = [child for child in self.children[node.name] if self.by_name[child].role == "item"]
+            if parts and not node.params and node.role == "op":
+                used = {name: read(name) for name in (node.name, *parts)}
+                found |= {name for name in used if any(used.values()) and not used[name]}
+        return frozenset(found)
+
+    @cached_property
     def inputs(self) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if node.role == "input")
 

@@ -139,6 +139,7 @@ class Test:
         for place in self._places:
             if not kept:
                 shutil.rmtree(place, ignore_errors=True)
+                place.with_suffix(".html").unlink(missing_ok=True)  # of an assertion that was expected to fail
             elif place not in self._told:
                 self._reported(place)
 

@@ -168,6 +168,7 @@ class Mapping(_Strict):
 
     @property
     def head(self) -> tuple[str, ...]:
+        """The lines of comment at the top of the file, which are written back with it."""
         return self._head
 
     def ignores(self, side: Side, name: str) -> bool:

@@ -98,6 +98,7 @@ class Alignment:
 
     @cached_property
     def by_reference(self) -> dict[str, Pair]:
+        """Each name of the reference that is paired, and the first pair that it is in."""
         return {name: pair for pair in reversed(self.pairs) for name in pair.reference}
 
     @cached_property

@@ -19,6 +19,7 @@ from tracer.alignment.consistency import MASKED
 from tracer.causes.edges import as_padding
 from tracer.causes.failing import Failure
 from tracer.causes.folding import folded
+from tracer.causes.forms import by_channel, in_two, sized
 from tracer.causes.reading import read
 from tracer.causes.repeated import Repeated, repeated
 from tracer.causes.scores import of_scores
@@ -194,10 +195,19 @@ class Case:
     def bar(self) -> float:
         """The relative error below which a result counts as reproduced. Raises Unknown.
 
-        A multiple of what rounding was when our own result was computed again, and of one roundoff.
+        A multiple of what rounding was when our own result was computed again, and of one roundoff; where a step
+        stands for what it gave, also of how far off tensors above are that count as the same.
         """
         read, unread = self._roundoffs
-        return max(read * self.coarse, 4 * min(self.faithful, unread * self.coarse))
+        return max(read * self.coarse, 4 * min(self.faithful, unread * self.coarse), 4 * self._off_above)
+
+    @cached_property
+    def _off_above(self) -> float:
+        """How far tensors are off that count as the same on both sides, where a step stands for what it gave."""
+        if self.ours.program is None or not any(GIVEN in step.settings for step in self.ours.program.steps):
+            return 0.0
+        off = (distance(self.tensors[name], own) for name, own in self.own.items())
+        return max((one for one in off if one <= UNREAD * self.coarse), default=0.0)
 
     @property
     def _roundoffs(self) -> tuple[float, float]:
@@ -315,14 +325,15 @@ def cases(
 def _alike(side: Side, other: Side) -> Side:
     """A side's attention that is written out as one step, where the other side calls a function for it; its two
     directions beside one another where the other's are; its normalisation in the layer where the other has none; its
-    terms in one sum where the other's are; its ends as a padding where the other pads."""
+    terms in one sum where the other's are; its ends as a padding where the other pads; its norms and activations in
+    the other's form."""
     if side.program is None or other.program is None:
         return side
     if (whole := folded(side.program, other.program)) is not None:
         return replace(side, program=whole)
     if (whole := unmerged(side.program, other.program)) is not None:
         return replace(side, program=whole)
-    for form in (in_one, as_padding):
+    for form in (in_one, as_padding, by_channel, in_two, sized):
         if (whole := form(side.program, other.program)) is not None:
             return replace(side, program=whole)
     if _attention(side.program) or not _attention(other.program):

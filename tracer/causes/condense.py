@@ -55,7 +55,7 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause], idle: Sequence[Ste
         elif cause.block and (name := of_moves([edit])):
             cause = replace(cause, id=name)
         found.append(cause)
-    found = _sum_moved(found)
+    found = _branches(_sum_moved(found), edits, idle)
     for side, several in alone.items():
         serving = idle if steps[side][0].step else ()
         moves = of_moves(steps[side], serving) if len(several) + len(serving) > 1 else ""
@@ -192,6 +192,23 @@ def _of_input(
         whole = replace(whole, what=what, block=tuple(nodes))
     gone = [cause for cause, _ in rest]
     return [whole, *(cause for cause in causes if not any(cause is one for one in gone))]
+
+
+def _branches(causes: Sequence[Cause], edits: Sequence[Edit], idle: Sequence[Step]) -> list[Cause]:
+    """A sum that one side leaves out as a block, where nothing reads the operations of one of its terms any more: the
+    whole branch is left out."""
+    made = [step.name for step in idle if step.kind not in kinds.LAYOUT_ONLY]
+    sums = [cause for cause in causes if cause.id in ("residual-missing", "residual-extra")]
+    if len(edits) != 1 or len(causes) != 1 or not sums or not edits[0].step or len(made) + 1 < BLOCK:
+        return list(causes)
+    (cause,) = sums
+    side = "reference" if cause.reference else "candidate"
+    nodes = (*made, edits[0].step)
+    scope = f"{nodes[0]} to {nodes[-1]}"
+    what = f"{len(nodes)} operations are in the {side} only: {scope}"
+    does = "add the reference's operations" if side == "reference" else "leave out"
+    fix = f"{cause.source + ': ' if cause.source else ''}{does} {scope}"
+    return [replace(cause, id=cause.id.replace("residual", "block"), what=what, fix=fix, changes=(), block=nodes)]
 
 
 def _sum_moved(causes: Sequence[Cause]) -> list[Cause]:

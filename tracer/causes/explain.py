@@ -25,6 +25,7 @@ from tracer.causes.turns import in_turn, widened
 from tracer.causes.typed import typed
 from tracer.causes.undone import Make, computed_elsewhere, given_alike, met, undone
 from tracer.compare import Diff, PairDiff
+from tracer.compare.judging import unread as read_by_nothing
 from tracer.compare.verdict import Verdict
 from tracer.errors import ExitCode
 from tracer.rerun.cuts import Cut
@@ -189,7 +190,8 @@ def explain(
         (i, pair)
         for i, pair in enumerate(diff.pairs)
         if i in by_index and (every or pair.verdict is Verdict.DIVERGED) and (only is None or only(pair))
-    ]
+        and not read_by_nothing(pair, diff.reference, diff.candidate)
+    ]  # fmt: skip
     # What both sides only pass on is said where it is computed, unless it is looked at more closely here.
     first = {index: cut.index for cut in made.values() for index, name in cut.same if name == cut.reference}
     depth = {i: ("agrees", "inherits", "parts").index(_sort(pair)) for i, pair in wanted}

@@ -61,6 +61,7 @@ _OF_KINDS = (
     ({"add", "sub"}, {"operand": "shift", "alpha": "scale"}),
     ({"dense"}, {"activation": "activation-kind"}),
     ({"std"}, {"form": "ln-eps"}),
+    ({"fft"}, {"norm": "scale"}),
 )
 """For settings of some kinds of operations, before what they are called elsewhere."""
 

@@ -59,6 +59,9 @@ def _with_constants(program: Program) -> Program:
 
 def _on_constant(step: Step, made: Mapping[str, Array]) -> Step:
     fixed = [name in made for name in step.inputs]
+    if step.kind == "matmul" and "equation" in step.settings and sum(fixed) == 1 and len(fixed) == len(_BOTH):
+        operand, left = made[step.inputs[fixed.index(True)]], step.inputs[fixed.index(False)]
+        return replace(step, inputs=(left,)).set(operand=operand, side=_BOTH[fixed.index(True)], inferred=True)
     if step.kind not in ("add", "sub", "mul", "div") or len(fixed) != 2 or sum(fixed) != 1 or "order" in step.settings:
         return step
     side, other = ("left", 1) if fixed[0] else ("right", 0)
@@ -66,6 +69,9 @@ def _on_constant(step: Step, made: Mapping[str, Array]) -> Step:
     if step.shape is not None and np.broadcast_shapes(operand.shape, step.shape) != step.shape:
         return step
     return replace(step, inputs=(step.inputs[other],)).set(operand=operand, side=side, inferred=True)
+
+
+_BOTH = ("left", "right")
 
 
 def _padded(pad: Step, step: Step) -> Step | None:

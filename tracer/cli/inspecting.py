@@ -41,7 +41,8 @@ def guess_adapter(model: Path | None, arch: str | None) -> str:
         return found[0]
     what = display(str(model)) if model is not None else f"--arch {display(arch or '')}"
     choice = " or ".join(f"--adapter {display(name)}" for name in found or adapters.names())
-    known = "" if found or model is None else f" (none of {'; '.join(_formats())})"
+    formats = "" if found or model is None else "; ".join(_formats())
+    known = formats and f" (none of {formats})"
     raise InputError(f"cannot tell the framework of {what}: say {choice}{known}")
 
 

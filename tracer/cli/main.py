@@ -102,9 +102,9 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except OSError as error:
         if debug:
             traceback.print_exception(error)
-        name = f" {display(str(error.filename), _SHOWN)}" if error.filename else ""
+        what = f"use {display(str(error.filename), _SHOWN)}" if error.filename else "go on"
         code = ExitCode.USAGE if error.errno == errno.ENAMETOOLONG else ExitCode.PARTIAL
-        return _fail(f"cannot use{name}: {error.strerror or error}", code)
+        return _fail(f"cannot {what}: {error.strerror or error}", code)
     except MemoryError:
         return _fail("out of memory", ExitCode.PARTIAL)
     except Exception as error:

@@ -88,7 +88,7 @@ class Baseline(_Strict):
         if less:
             were = "is gone, or less than half of what it was" if len(less) == 1 else "are gone, or less than half"
             yield (
-                f"of {len(self.accepted)} differences that the baseline accepts {len(less)} {were}: "
+                f"of the baseline's accepted differences ({len(self.accepted)}) {len(less)} {were}: "
                 "--write-baseline FILE --force keeps them from coming back"
             )
 

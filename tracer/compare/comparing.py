@@ -65,6 +65,7 @@ class Diff:
 
     @cached_property
     def counts(self) -> Counter[Verdict]:
+        """How many pairs have each verdict."""
         return Counter(pair.verdict for pair in self.pairs)
 
     @cached_property

@@ -28,6 +28,7 @@ Of = Literal["values", "gradients"]
 """What is compared of a pair: activations, or the loss's gradients with respect to them."""
 
 UNSEEN = "it differs, but all that reads it agrees: what is masked is not seen"
+UNREAD = "it differs, but nothing reads it on either side"
 _OFF = (Verdict.DIVERGED, Verdict.INHERITED)
 _ORDERING = kinds.LAYOUT_ONLY | {"concat"}
 """Kinds that may hold the same values in another order, whether by their own doing or their input's."""
@@ -156,6 +157,8 @@ class _Judge:
                 verdict, reason = Verdict.MATCH, f"{said}, as the next layer expects"
             elif pair.masked and self._unseen(pair):
                 verdict, reason = Verdict.MATCH, UNSEEN
+            elif self._of == "values" and unread(pair, *self._sides):
+                verdict, reason = Verdict.MATCH, UNREAD
             elif (start := next((p for p in above.pairs if p.undone), None)) is not None:
                 said = "computed from what lies above that, it is the same on both sides"
                 verdict, reason = Verdict.MATCH, f"it differs as {display(start.aligned)} does; {said}"
@@ -401,6 +404,11 @@ def _rows(pair: PairDiff, above: _Above) -> str:
     if not orders or pair.candidate_node.kind not in READS_ROWS:
         return ""
     return f"; it reads {orders[0]}: the rows of its kernel have to be in that order too"
+
+
+def unread(pair: PairDiff, reference: Recording, candidate: Recording) -> bool:
+    """Whether a pair's tensors are read by nothing on either side, and what is beside them is: they are no matter."""
+    return pair.node.name in reference.structure.unread and pair.candidate_node.name in candidate.structure.unread
 
 
 def _upwards(node: Node) -> Sequence[str]:

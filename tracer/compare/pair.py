@@ -14,6 +14,7 @@ from tracer.compare.stats import Stats
 from tracer.compare.verdict import Tolerance, Verdict
 from tracer.configuration import Difference
 from tracer.graph import Node
+from tracer.names import display
 
 AWAITED = "it is about to be compared"
 """The obstacle of a pair whose turn has not come in a comparison that is under way."""
@@ -81,8 +82,15 @@ class PairDiff:
     settings: tuple[Difference, ...] = ()
     finding: Finding | None = None
 
+    def __repr__(self) -> str:
+        """One line: what is in it would fill pages."""
+        far = f", max_abs {self.stats.max_abs:.3g}" if self.stats is not None else ""
+        sides = " ⇄ ".join(" + ".join(map(display, names)) for names in (self.pair.reference, self.pair.candidate))
+        return f"<PairDiff {sides}: {self.verdict}{far}>"
+
     @property
     def aligned(self) -> str:
+        """The reference's name, of several nodes the last one's."""
         return self.pair.aligned
 
     @property

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from tracer import dtypes
+from tracer.errors import InputError
+from tracer.names import display
 from tracer.text import Word
 
 if TYPE_CHECKING:
@@ -40,10 +43,18 @@ ASCII_GLYPHS = {**GLYPHS, Verdict.MATCH: "=", Verdict.DIVERGED: "X", Verdict.INH
 
 @dataclass(frozen=True)
 class Tolerance:
-    """|reference − candidate| ≤ ``atol`` + ``rtol``·|reference|, for every element."""
+    """|reference − candidate| ≤ ``atol`` + ``rtol``·|reference|, for every element.
+
+    Raises InputError where one of them is no number, or less than 0.
+    """
 
     atol: float = 1e-5
     rtol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if not (isinstance(value, Real) and value >= 0):
+                raise InputError(f"{name} is to be a number, 0 or more, not {display(repr(value))}")
 
 
 ROUNDING = 64.0

@@ -79,6 +79,7 @@ def export(
     Raises InputError for what cannot be chosen, a name that says no format and what is in the way; TraceError where the
     recording is damaged or the disk fails. Nothing is left behind then.
     """
+    writing.check_name(path)
     kind = path.suffix.lower()
     if kind not in (".npz", ".safetensors", ""):
         raise InputError(

@@ -65,6 +65,7 @@ class Recording:
     @cached_property
     @rarely_collected()
     def structure(self) -> Structure:
+        """The model's graph. Raises TraceError where what is kept of it is damaged."""
         try:
             return Structure.from_json(self.attributes["structure"])
         except (KeyError, TypeError, ValueError) as error:
@@ -128,14 +129,17 @@ class Recording:
 
     @property
     def framework(self) -> str:
+        """``pytorch``, ``tensorflow``, ``onnx`` …; ``?`` where the recording does not say."""
         return str(self.attributes.get("framework", "?"))
 
     @property
     def created(self) -> float:
+        """When it was recorded, in seconds since 1970 (UTC)."""
         return number(self.attributes.get("created"))
 
     @property
     def input_id(self) -> str:
+        """Which input it was made on: equal for recordings of equal inputs."""
         return str(self.attributes.get("input", ""))
 
     @property
@@ -297,6 +301,7 @@ class Step(Recording):
 
     @property
     def steps(self) -> tuple[int, ...]:
+        """This step's number alone."""
         return (self.number,)
 
 

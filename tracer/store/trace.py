@@ -44,6 +44,9 @@ class Trace:
         self.root = root
         self.durable = durable
 
+    def __repr__(self) -> str:
+        return f"<Trace {names.display(str(self.root))}>"
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open an existing trace.

@@ -161,6 +161,7 @@ class WeightTable:
 
     @cached_property
     def counts(self) -> Mapping[Status, int]:
+        """How many rows have each status, 0 included."""
         return {status: sum(row.status is status for row in self.rows) for status in Status}
 
     def exit_code(self) -> ExitCode:

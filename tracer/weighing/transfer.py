@@ -115,14 +115,17 @@ class Transferred:
 
     @property
     def kept(self) -> Mapping[Key, str]:
+        """Of the target, left as they are and rightly so, with the reason."""
         return self.carried.kept
 
     @property
     def missing(self) -> Mapping[Key, str]:
+        """Of the target, nothing of the source fits, with the reason."""
         return self.carried.missing
 
     @property
     def left_over(self) -> Mapping[Key, str]:
+        """Of the source, nothing took them, with the reason."""
         return self.carried.left_over
 
     @cached_property

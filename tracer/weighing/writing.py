@@ -29,8 +29,15 @@ def check(path: Path, force: bool) -> None:
         raise failed(path, error) from error
 
 
+def check_name(path: Path) -> None:
+    """Raises InputError for ``-``: who says it means standard output, and would find a file of that name."""
+    if str(path) == "-":
+        raise InputError("this cannot be written on standard output (-): name a file")
+
+
 def _check(path: Path, force: bool) -> None:
     """Raises InputError, OSError."""
+    check_name(path)
     shown, folder = display(str(path)), _behind(path).parent
     if path.is_dir():
         raise InputError(f"{shown} is a folder: name a file")

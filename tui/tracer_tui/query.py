@@ -37,6 +37,7 @@ class Listed(Protocol):
 
 Test = Callable[[Listed], bool]
 _COMPARE = re.compile(r"(err|rel)(<=|>=|<|>)(.*)", re.IGNORECASE)
+_SPACED = re.compile(r"(?<!\S)(err|rel)\s*(<=|>=|<|>)\s*", re.IGNORECASE)
 _FIELD = re.compile(r"(is|op|name):(.*)", re.IGNORECASE)
 
 
@@ -52,7 +53,7 @@ def parse(text: str, states: Iterable[str] = tuple(Verdict)) -> Test:
 
     Raises QueryError.
     """
-    tests = [_term(term, tuple(states)) for term in text.split()]
+    tests = [_term(term, tuple(states)) for term in _SPACED.sub(r"\1\2", text).split()]
     return lambda row: all(test(row) for test in tests)
 
 

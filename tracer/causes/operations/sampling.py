@@ -119,4 +119,7 @@ def spectrum(step: Step, inputs: Sequence[Array]) -> Array:
     else:
         found = np.fft.irfft(values, settings.get("length"), axis=axes[0], norm=norm)
     part = settings.get("part")
-    return np.asarray(found if part is None else found.real if part == "real" else found.imag)
+    return np.asarray(found if part is None else getattr(np, _PARTS[str(part)])(found))
+
+
+_PARTS = {"real": "real", "imaginary": "imag", "abs": "abs"}

@@ -124,10 +124,11 @@ def _scaled(node: Read) -> Iterator[Step]:
     """The first and a multiple of the second."""
     if len(node.node.parents) != 2:
         return
-    x, other = (np.asarray(node.recorded(name), np.float64) for name in node.node.parents)
-    if x.shape != other.shape or x.shape != node.shape:
+    x, other, out = (node.recorded(name) for name in (*node.node.parents, node.node.name))
+    if x.shape != other.shape or x.shape != node.shape or any(map(np.iscomplexobj, (x, other, out))):
         return
-    rest = inferring.result(node) - x
+    x, other = np.asarray(x, np.float64), np.asarray(other, np.float64)
+    rest = out - x
     size = float((other * other).sum())
     told = node.config.get("scale")
     factors = [float(told)] if isinstance(told, int | float) else []

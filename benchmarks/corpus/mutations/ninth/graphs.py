@@ -251,7 +251,7 @@ def traffic() -> Pair:
 
 _GATED = "before* after* short split* chunk* get_item* slice* add* mul* sigmoid* tanh*"
 slip("traffic/first-steps-skip", _GATED, "shift pad-asymmetry", "axis-permutation wiring")
-slip("traffic/gate-first", _GATED, "concat-order wiring", "operand-order channel-order")
+slip("traffic/gate-first", _GATED, "concat-order wiring channel-order", "operand-order")
 slip("traffic/steps-not-added", _GATED, "residual-missing", "block-missing wiring")
 slip("traffic/gated-tanh", _GATED, "activation-extra", "block-extra")
 slip(

@@ -139,8 +139,8 @@ slip(
 )
 slip("talking/share-forgotten", "share1 mul* sum1 add* mix", "block-missing scale weights-not-loaded", "wiring")
 slip("talking/last-token-asks", _WHOLE, "wiring rnn-last-step shift", "operand-order")
-slip("talking/token-not-seen", _WHOLE + " scaled_dot* matmul* shares_whole softmax*", "block-missing attention-mask",
-     "wiring concat-order")  # fmt: skip
+slip("talking/token-not-seen", _WHOLE + " scaled_dot* matmul* shares_whole softmax*",
+     "block-missing block-extra attention-mask", "wiring concat-order")  # fmt: skip
 defect("talking/norm-eps-of-keras", "norm? last", "ln-eps")(epsilon(1e-3, nn.LayerNorm))
 defect("talking/talks-exchanged", "talk1 talk2", "weights-swapped", "weights-perturbed wiring")(
     exchanged("talk1", "talk2")
@@ -195,7 +195,7 @@ def along() -> Pair:
 
 _HALVES = "split* chunk* gated mul* multiply* gate_norm along transpose* turned* narrow"
 slip("along/gelu-by-tanh", "gelu* wide", "gelu-approx")
-slip("along/halves-exchanged", _HALVES, "concat-order wiring", "operand-order channel-order")
+slip("along/halves-exchanged", _HALVES, "concat-order wiring channel-order", "operand-order")
 slip("along/gate-not-normed", _HALVES, "block-missing", "wiring")
 slip("along/features-mixed", _HALVES, "axis-permutation", "wiring dense-transpose block-missing")
 slip("along/kept-half-bent", _HALVES + " silu*", "activation-extra", "block-extra")

@@ -294,7 +294,12 @@ slip("parser/tags-first", "both cat* read", "concat-order", "operand-order chann
 slip("parser/second-half-not-turned-back", "read flip* cat* heads tails", "rnn-direction",
      "axis-permutation shift block-extra")  # fmt: skip
 slip("parser/slope-of-torch", "leaky_relu* heads tails", "activation-param")
-slip("parser/heads-for-tails", "heads tails leaky_relu* " + _ARCS, "wiring weights-swapped", "operand-order")
+slip(
+    "parser/heads-for-tails",
+    "heads tails leaky_relu* kinds einsum* " + _ARCS,
+    "wiring weights-swapped",
+    "operand-order",
+)
 slip("parser/one-more-as-zero", "kinds* ones_like* zeros_like* " + _ARCS, "bias-missing block-missing", "scale")
 slip("parser/arcs-turned", _ARCS, "axis-permutation", "wiring block-extra softmax-axis")
 slip("parser/shared-among-the-tails", "shares softmax*", "softmax-axis", "operation-kind")

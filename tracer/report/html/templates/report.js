@@ -96,7 +96,7 @@
     filter = () => {
       let tests;
       try {
-        tests = query.value.split(/\s+/).filter(Boolean).map(term);
+        tests = query.value.replace(/(^|\s)(err|rel)\s*(<=|>=|<|>)\s*/gi, "$1$2$3").split(/\s+/).filter(Boolean).map(term);
         query.removeAttribute("aria-invalid");
       } catch (error) {
         query.setAttribute("aria-invalid", "true");
