@@ -97,7 +97,7 @@ def run_defects(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     correct: list[Judged] = []
     failed = 0
-    unseen = options.second or options.networks in ("fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+    unseen = options.second or options.networks not in (None, "third")
     profile = cProfile.Profile() if options.profile else None
     for bench, kinds in _planned(options):
         port = bench.pair.port
