@@ -15,7 +15,7 @@ from tracer.causes.edit import Edit, of_program, of_step
 from tracer.causes.scores import SCALING
 from tracer.causes.settings import between, same_value, sides, translated
 from tracer.causes.step import GIVEN, Program, Step
-from tracer.causes.sums import SUMS, in_their_order, sums, sums_behind, terms_apart
+from tracer.causes.sums import SUMS, following, in_their_order, sums, terms_apart
 from tracer.graph import Node, Structure
 
 _PASSING = kinds.UNCHANGED
@@ -524,11 +524,12 @@ def _without_sum(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]
     """The cause where a term is read in place of the sum that it is of, or the sum for the term, and the sum is not
     made behind instead; empty where it is, and where it is about anything else."""
     ours, theirs = case.ours.recording.structure, case.theirs.recording.structure
-    behind = sums_behind(theirs, case.theirs.node.name) - sums_behind(ours, step.name)
-    more = len(sums(theirs)) - len(sums(ours))
-    if mine[0] in sums(ours) and its[0] in ours.by_name[mine[0]].parents and behind <= 0:
+    here, there = sums(ours), sums(theirs)
+    behind = len(there & following(theirs, case.theirs.node.name)) - len(here & following(ours, step.name))
+    more = len(there) - len(here)
+    if mine[0] in here and its[0] in ours.by_name[mine[0]].parents and behind <= 0:
         return case.lacks("residual") if more < 0 else "wiring"
-    if its[0] in sums(ours) and mine[0] in ours.by_name[its[0]].parents and behind >= 0:
+    if its[0] in here and mine[0] in ours.by_name[its[0]].parents and behind >= 0:
         return case.has("residual") if more > 0 else "wiring"
     return ""
 

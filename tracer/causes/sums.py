@@ -92,10 +92,10 @@ def sums(structure: Structure) -> set[str]:
     return {node.name for node in structure if node.kind in SUMS and node.alias_of is None and len(node.parents) > 1}
 
 
-def sums_behind(structure: Structure, name: str) -> int:
-    """The sums among the next few operations behind a node."""
+def following(structure: Structure, name: str) -> set[str]:
+    """The next few operations behind a node."""
     found, front = set[str](), {name}
     for _ in range(_NEXT):
         front = {child for one in front for child in structure.children.get(one, ())}
         found |= front
-    return len(found & sums(structure))
+    return found
