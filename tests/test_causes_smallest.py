@@ -295,3 +295,28 @@ def test_only_what_some_input_shows_is_said_to_differ(
     )  # fmt: skip
     assert not told.parting
     assert [name for found in told.latent for name in found.names] == latent
+
+
+# --- what follows from what differs above --------------------------------------------------------------------------
+
+
+def gated(x: torch.Tensor, norm: nn.Module, a: nn.Module, b: nn.Module, *, bend: Function = torch.sigmoid) -> Any:
+    first = norm(x)
+    both = F.relu(first + a(first))
+    return both * bend(b(both)) + 2 * first
+
+
+def test_what_a_missing_layer_does_further_on_is_not_said_again(trace_path: Path) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {"norm": nn.LayerNorm(8), "a": nn.Linear(8, 8), "b": nn.Linear(8, 8)}
+
+    def bare(x: torch.Tensor, norm: nn.Module, a: nn.Module, b: nn.Module) -> Any:
+        return gated(x, nn.Identity(), a, b)
+
+    def bent(x: torch.Tensor, norm: nn.Module, a: nn.Module, b: nn.Module) -> Any:
+        return gated(x, nn.Identity(), a, b, bend=torch.tanh)
+
+    told = said(trace_path, gated, bare, ROWS, layers)
+    assert [one.pair for one in told.each] == ["layers.a", "mul_1"]  # the sum of both is made right then
+    told = said(trace_path.with_name("bent"), gated, bent, ROWS, layers)
+    assert [one.cause for one in told.findings] == ["block-missing", "activation-kind"]

@@ -17,8 +17,11 @@ from tracer.causes.edit import Edit
 from tracer.causes.elsewhere import called_elsewhere, for_another, idle
 from tracer.causes.failing import Failure, failure
 from tracer.causes.finding import Cause, Finding
+from tracer.causes.given import with_given
 from tracer.causes.joint import at_one
+from tracer.causes.needless import needless
 from tracer.causes.probes import alike_when_small, depends, matters, one_function, told_apart
+from tracer.causes.scores import SCALING
 from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
 from tracer.causes.turns import in_turn, widened
@@ -247,14 +250,19 @@ def explain(
         except Unknown:
             return None
 
+    places = {_key(pair): (index, by_index[index]) for index, pair in wanted}
+    doubtful = {one.pair for one in found if one.status == "unknown" or _structural(one) or _moved(one)}
+    spare = needless(found, doubtful, places, made, diff.pairs, make)
+    found = [one for one in found if one.pair not in spare]
+    known.update({name: replace(known[name], finding=None) for name in spare})
     proven = [one for one in found if one.status == "proven"]
     opens = {one.pair for one in proven if _structural(one) or _absorbs(one) or _moved(one) or _longer(one)}
-    places = {_key(pair): (index, by_index[index]) for index, pair in wanted}
     for upper, lower, both in at_one(proven, opens, places, made, look):
         found[found.index(upper)] = both
         found.remove(lower)
         known[upper.pair] = replace(known[upper.pair], finding=both)
         known[lower.pair] = replace(known[lower.pair], finding=None)
+    found = with_given(found, diff) if every and only is None else found
     bare = Explained(diff, (), looked, unread, tuple(left), failed=tuple(failed.values()))
     return with_findings(bare, found)
 
@@ -304,8 +312,9 @@ def _unfounded(one: Finding | None, pair: PairDiff) -> bool:
     it is looked at from above it. So is what reads a pair of which nothing is known, of other shapes, where both only
     move values."""
     if one is not None and one.status == "unknown":
-        moves = {pair.node.kind, pair.candidate_node.kind} <= kinds.LAYOUT_ONLY
-        return moves and pair.stats is None and pair.verdict is not Verdict.DIVERGED
+        both = {pair.node.kind, pair.candidate_node.kind}
+        moves = both <= kinds.LAYOUT_ONLY and pair.stats is None and pair.verdict is not Verdict.DIVERGED
+        return moves or (_doubtful(pair) and both <= SCALING and len(both) > 1)
     if one is None or one.status != "proven":
         return False
     sides = {(bool(cause.reference), bool(cause.candidate)) for cause in one.causes}
@@ -512,7 +521,14 @@ def of_outcome(pair: PairDiff, outcome: Outcome) -> Finding | None:
         pair.aligned, "ambiguous" if others else "proven", causes, (*others, *same), outcome.before,
         outcome.best.error, at.bar, how=_how(at), apart=random.words,
         notes=(*outcome.notes, *_unseen([e for e in spare if e.values != (None, None)]), *_unseen(unshown(outcome))),
+        edits=() if _weighty(at, edits) else edits, turned=at.turned_round,
     )  # fmt: skip
+
+
+def _weighty(case: Case, edits: Sequence[Edit]) -> bool:
+    """Whether a change is of weights, which would have to be kept."""
+    roles = {role for step in case.program.steps for role in step.weights}
+    return any(not roles.isdisjoint(edit.key.split(", ")) for edit in edits)
 
 
 def unshown(outcome: Outcome) -> tuple[Edit, ...]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tracer.causes.change import Change
+
+if TYPE_CHECKING:
+    from tracer.causes.edit import Edit
 
 Status = Literal["proven", "ambiguous", "unknown", "latent"]
 """How sure a finding is.
@@ -116,6 +119,7 @@ class Finding:
         apart: what input would tell the candidates apart, in words.
         notes: sentences about what could not be tried.
         probed: what random input says; None where it was not asked.
+        edits: the causes as changes of a program, while they are looked for; ``turned``: of the candidate's.
     """
 
     pair: str
@@ -132,6 +136,8 @@ class Finding:
     pairs: tuple[str, ...] = ()
     probed: Probed | None = None
     seconds: float = field(default=0.0, compare=False)
+    edits: tuple[Edit, ...] = field(default=(), compare=False, repr=False)
+    turned: bool = field(default=False, compare=False, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
