@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +29,10 @@ from tracer.causes.naming import above
 from tracer.errors import TracerError
 from tracer.store import Trace
 
-SETS = ("third", "fourth", "fifth", "sixth", "seventh", "eighth")
+if TYPE_CHECKING:
+    import torch
+
+SETS = ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _DRAWS = 40
 """Draws for one defect, at most: many an operator finds no place, or changes nothing."""
 
@@ -98,7 +102,7 @@ def _drawn(bench: NetworkBench, count: int, options: argparse.Namespace) -> Iter
         if not isinstance(model, torch.nn.Module):
             return
         correct = bench.correct
-        subject = Subject(model, _inputs(correct))
+        subject = Subject(model, _inputs(correct, model))
     except TracerError as error:
         print(f"{bench.pair.port.name}: {error}")
         return
@@ -118,11 +122,12 @@ def _drawn(bench: NetworkBench, count: int, options: argparse.Namespace) -> Iter
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _inputs(correct: Any) -> dict[str, np.ndarray]:
-    """As the port is fed; ids are no nodes of its graph, and their axes stay."""
-    saved = Trace.open(correct.root).inputs(correct.input_id)
+def _inputs(correct: Any, model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """As the port is fed, by its forward's parameters; ids are no nodes of its graph, and their axes stay."""
+    saved = [values for values, _ in Trace.open(correct.root).inputs(correct.input_id).values()]
     own = {node.name: correct.read(node.name) for node in correct.structure.inputs}
-    return {name: values for name, (values, _) in saved.items()} | own if own.keys() <= saved.keys() else own
+    wanted = [name for name, given in signature(model.forward).parameters.items() if given.default is Parameter.empty]
+    return {name: own.get(name, values) for name, values in zip(wanted, saved, strict=True)}
 
 
 def _plant(subject: Subject, rng: np.random.Generator, count: int, names: list[str]) -> Planted | None:
