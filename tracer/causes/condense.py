@@ -13,7 +13,8 @@ from tracer.causes.case import Case
 from tracer.causes.differences import BLOCK
 from tracer.causes.edit import Edit
 from tracer.causes.finding import Cause, Finding, plain
-from tracer.causes.moves import of_moves
+from tracer.causes.moves import MOVING, of_moves
+from tracer.causes.settings import same_value
 from tracer.causes.step import Step
 from tracer.causes.written import addend, multiplier, without_idle
 
@@ -25,7 +26,7 @@ _WHOLE = ("residual", "activation", "block")
 def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause], idle: Sequence[Step] = ()) -> tuple[Cause, ...]:
     """The causes of a pair, with the operations that one side has alone as one block where there are several; ``idle``
     are steps of ours that are of no use without those left out."""
-    for told in (_by_hand, _stands_elsewhere, _pooled, _scaled_elsewhere):
+    for told in (_by_hand, _stands_elsewhere, _pooled, _scaled_elsewhere, _rearranged):
         if (at_once := told(edits, causes)) is not None:
             return at_once
     cropped = any(cause.id == "transposed-conv-shift" for cause in causes)
@@ -266,6 +267,26 @@ def _scaled_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[C
     return (replace(its, id=name, what=what, fix=fix, reference=mine.reference, changes=()),)
 
 
+def _rearranged(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
+    """What both sides only lay out, each by operations of its own: the same values in another order."""
+    steps = [step for edit in edits if edit.detail.get("alone") for step in edit.detail["steps"]]
+    if len(edits) < _TWO or len(steps) < len(edits) or len({bool(cause.reference) for cause in causes}) < _TWO:
+        return None
+    laid = {step.kind for step in steps}
+    if not laid <= MOVING or not laid & _LAYING:
+        return None
+    mine, its = [[getattr(cause, side) for cause in causes if getattr(cause, side)] for side in _SIDE_NAMES]
+    last = next(cause for cause in causes if cause.candidate)
+    what = f"the reference lays values out by {', '.join(mine)}, the candidate in another order by {', '.join(its)}"
+    fix = f"{last.source + ': ' if last.source else ''}lay them out as {', '.join(mine)} of the reference does"
+    return (replace(last, id="reshape-order", what=what, fix=fix, reference=mine[-1], changes=(), block=()),)
+
+
+_TWO = 2
+_SIDE_NAMES = ("reference", "candidate")
+_LAYING = frozenset({"reshape", "flatten", "concat", "stack"})
+
+
 def _stands_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[Cause, ...] | None:
     """An operation that each side has alone as one that stands elsewhere: a mean behind a norm and before it."""
     if len(edits) != 2 or not all(edit.detail.get("alone") and not edit.detail.get("block") for edit in edits):
@@ -277,7 +298,20 @@ def _stands_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[C
     mine, its = sorted(causes, key=lambda cause: not cause.reference)
     what = f"{mine.reference} of the reference is computed at another place in the candidate: {its.candidate}"
     fix = f"{its.source + ': ' if its.source else ''}compute it where the reference does"
-    return (replace(its, id="residual-order", what=what, fix=fix, reference=mine.reference, changes=()),)
+    moved = replace(its, id="residual-order", what=what, fix=fix, reference=mine.reference, changes=())
+    here, there = (one, other) if causes[0].reference else (other, one)
+    return moved, *_set_otherwise(moved, here, there)
+
+
+def _set_otherwise(moved: Cause, here: Step, there: Step) -> Iterator[Cause]:
+    """What an operation that stands elsewhere does otherwise there, as it is set."""
+    for key in naming.SHOWING & here.settings.keys() & there.settings.keys() if here.kind == there.kind else ():
+        values = naming.plain(here.settings[key]), naming.plain(there.settings[key])
+        if not same_value(*values):
+            what = f"{key} is {naming.said(values[0])} in the reference, {naming.said(values[1])} in the candidate"
+            fix = f"{moved.source + ': ' if moved.source else ''}with {key}={values[0]!r}"
+            name = naming.of_setting(here.kind, key, *values)
+            yield replace(moved, id=name, what=what, fix=fix, key=key, values=values)
 
 
 _ALIKE = 0.9

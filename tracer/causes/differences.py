@@ -9,26 +9,20 @@ from typing import Any
 import numpy as np
 
 from tracer import kinds
-from tracer.causes import masks, namesakes, naming, preparing, weighing
+from tracer.causes import masks, namesakes, naming, preparing
 from tracer.causes.case import Case, Side
 from tracer.causes.edit import Edit, of_program, of_step
+from tracer.causes.matching import SYMMETRIC, exchangeable, matched, two_things
 from tracer.causes.scores import SCALING
-from tracer.causes.settings import between, same_value, sides, translated
+from tracer.causes.settings import between, sides, translated
 from tracer.causes.step import GIVEN, Program, Step
 from tracer.causes.sums import SUMS, following, in_their_order, sums, terms_apart
 from tracer.graph import Node, Structure
 
 _PASSING = kinds.UNCHANGED
-_ALIKE = 0.55
-_NUMBER = 0.6
-"""How far a number that is added or multiplied is the same as a tensor, where no other step is more alike."""
-_LAST = 0.1
-"""How much likelier the steps that give the result belong together."""
 BLOCK = 3
 """Operations of one side alone that are a block."""
 
-_SYMMETRIC = frozenset({"add", "mul", "maximum", "minimum", "average"})
-_ARITHMETIC = SCALING | _SYMMETRIC
 _SEVERAL = SUMS | {"concat", "stack", "maximum", "minimum", "mul"}
 """Operations of any number of tensors."""
 Names = dict[str, Step]
@@ -120,29 +114,6 @@ def _guessed(case: Case, edit: Edit) -> bool:
     return edit.key == "epsilon" and any(step.settings.get("inferred") for step in steps)
 
 
-def matched(ours: Sequence[Step], theirs: Sequence[Step]) -> list[tuple[Step, Step]]:
-    """Steps that do the same, in order; the last ones belong together wherever they are not alone."""
-    rows, columns = len(ours), len(theirs)
-    score_of = [[_score(a, b) for b in theirs] for a in ours]
-    if rows and columns and score_of[-1][-1] > 0:
-        score_of[-1][-1] += _LAST
-    best = np.zeros((rows + 1, columns + 1))
-    for i in range(rows - 1, -1, -1):
-        for j in range(columns - 1, -1, -1):
-            best[i, j] = max(best[i + 1, j], best[i, j + 1], best[i + 1, j + 1] + score_of[i][j])
-    found, i, j = [], 0, 0
-    while i < rows and j < columns:
-        score = score_of[i][j]
-        if score > 0 and best[i, j] == best[i + 1, j + 1] + score:
-            found.append((ours[i], theirs[j]))
-            i, j = i + 1, j + 1
-        elif best[i, j] == best[i + 1, j]:
-            i += 1
-        else:
-            j += 1
-    return found or ([(ours[-1], theirs[-1])] if rows == columns == 1 and _comparable(ours[-1], theirs[-1]) else [])
-
-
 def _as_one(case: Case, ours: Sequence[Step], theirs: Sequence[Step], twins: Names, taken: Names) -> None:
     """Take what the alignment has as one pair, a layer and its arithmetic, for each other where a side has more."""
     pair = case.pair.pair
@@ -167,7 +138,9 @@ def _in_place(
             continue
         mine = [_through(name, passing) for name in a.inputs]
         for b in theirs:
-            if b.name in taken or any(b is other for _, other in found) or not _exchangeable(a.kind, b.kind):
+            if b.name in taken or any(b is other for _, other in found) or not exchangeable(a.kind, b.kind):
+                continue
+            if two_things(a, b):
                 continue
             last = (a is case.program.last, case.theirs.program is not None and b is case.theirs.program.last)
             read = _mapped(case, b.inputs, taken, above)
@@ -177,36 +150,6 @@ def _in_place(
                 found.append((a, b))
                 break
     return found
-
-
-def _exchangeable(a: str, b: str) -> bool:
-    """Whether a person might have written the one operation for the other."""
-    groups = (kinds.ACTIVATIONS | kinds.ELEMENTWISE | {"clip"}, kinds.POOLS | kinds.REDUCTIONS | {"slice", "gather"},
-              _SYMMETRIC | {"sub", "div", "concat", "stack"}, kinds.POOLS | {"flatten", "reshape"},
-              {"crop", "pad", "slice", "upsample", "resize"})  # fmt: skip
-    return any(a in group and b in group for group in groups)
-
-
-def _comparable(a: Step, b: Step) -> bool:
-    """Whether one may stand for the other: neither only moves values where the other computes, or has weights alone."""
-    return all((a.kind in group) == (b.kind in group) for group in (kinds.LAYOUT_ONLY, kinds.WEIGHTED))
-
-
-def _score(a: Step, b: Step) -> float:
-    """How far two steps are the same one: of a block that stands twice it is the one with the same weights."""
-    alike = 1.0 if {a.kind, b.kind} <= naming.LOGARITHMS else kinds.similarity(a.kind, b.kind)
-    if alike < _ALIKE:
-        return 0.0
-    if a.kind != b.kind and {a.kind, b.kind} <= _ARITHMETIC and len(a.inputs) != len(b.inputs):
-        return 0.0  # a number of its own, and two tensors joined
-    if {a.kind, b.kind} <= SCALING and len(a.inputs) != len(b.inputs):
-        alike *= _NUMBER
-    elif a.kind == b.kind and a.kind in SCALING and "operand" in a.settings and "operand" in b.settings:
-        alike -= 0.0 if same_value(a.settings["operand"], b.settings["operand"]) else _LAST
-    if not a.weights or set(a.weights) != set(b.weights):
-        return alike
-    equal = all(weighing.alike(value, b.weights[role]) for role, value in a.weights.items())
-    return alike + (1.0 if equal else 0.2)
 
 
 # --- steps of one side alone ---------------------------------------------------------------------------------------
@@ -224,7 +167,7 @@ def _missing(case: Case, step: Step, instead: str | None, twins: Names) -> Edit:
     if passed:
         cause, what = "wiring", f"the {case.doer} reads the twin of {instead} where the {case.other} reads {step.name}"
     other = case.ours.recording.structure.by_name.get(instead or "")
-    if other is not None and _exchangeable(step.kind, other.kind) and other.parents == step.inputs:
+    if other is not None and exchangeable(step.kind, other.kind) and other.parents == step.inputs:
         cause = naming.of_exchange(step, Step(other.name, other.kind, inputs=other.parents), case.ours)
         what = sides(case, "computes", step.kind, other.kind)
     elif other is not None and step.kind in ("slice", "gather") and _of_same_split(case, other, step):
@@ -246,7 +189,8 @@ def _of_same_split(case: Case, part: Node, step: Step) -> bool:
 def _passed_by(case: Case, steps: Sequence[Step], instead: str | None) -> bool:
     """Whether what is read in place of layers of ours is another tensor, and not what they are made of."""
     structure = case.ours.recording.structure
-    if instead not in structure.by_name or not any(step.kind in kinds.WEIGHTED for step in steps):
+    moves = all(step.kind in kinds.ARRANGING for step in steps)
+    if instead not in structure.by_name or not (moves or any(step.kind in kinds.WEIGHTED for step in steps)):
         return False
     return instead not in naming.above(structure, steps[-1].name)
 
@@ -261,7 +205,9 @@ def _block_missing(case: Case, chain: Sequence[str], instead: str | None) -> Edi
     cause = "input-normalisation" if about["prepares"] else case.lacks("block")
     cause = "wiring" if _passed_by(case, steps, instead) else cause
     masked = naming.of_single(steps[-1], case.ours) == ("attention-mask", True)
-    if (masked and all(masks.makes_mask(step, case.ours) for step in steps[:-1])) or (
+    by = masks.lowers(steps[-1], case.ours)
+    making = {by, *naming.above(case.ours.recording.structure, by)} if by is not None else set()
+    if (masked and all(step.name in making or masks.makes_mask(step, case.ours) for step in steps[:-1])) or (
         steps[-1].kind == "mul" and masks.of_comparison(steps[:-1])
     ):
         cause = "attention-mask"
@@ -421,7 +367,7 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
         elif all(name in known and known[name].kind in kinds.RECURRENT for name in mine if name not in names):
             cause = "rnn-last-step"
     elif sorted(names) == sorted(mine):
-        if a.kind in _SYMMETRIC:
+        if a.kind in SYMMETRIC:
             return
         cause = "concat-order" if a.kind in ("concat", "stack") else "operand-order"
         what = f"{a.name} reads its inputs in another order in the {case.doer}"

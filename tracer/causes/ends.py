@@ -76,6 +76,29 @@ def at_ends(
     return found
 
 
+def in_turn(
+    made: Mapping[str, Cut], pairs: Sequence[PairDiff], reference: Recording, candidate: Recording
+) -> dict[str, Cut]:
+    """The cuts with two operations that come one behind the other in one order on the one side, in the other on the
+    other, as one: what both give at the end is compared, and not what each gives with its namesake's."""
+    found = dict(made)
+    for name, cut in made.items():
+        above = candidate.structure.by_name[name].parents
+        first = found.get(candidate.resolve(above[0])) if len(above) == 1 else None
+        if name not in found or first is None or pairs[cut.index].verdict in (Verdict.MATCH, Verdict.NOISE):
+            continue
+        one, other = reference.structure.by_name[cut.reference], reference.structure.by_name[first.reference]
+        crossed = [*map(reference.resolve, other.parents)] == [one.name] and one.kind != other.kind
+        alone = _following(reference, one.name) == [other.name] and _following(candidate, first.candidate) == [name]
+        begins = [found.get(candidate.resolve(name)) for name in candidate.structure.by_name[first.candidate].parents]
+        begun = [None if start is None else start.reference for start in begins]
+        if crossed and alone and not (cut.same or first.same) and begun == [*map(reference.resolve, one.parents)]:
+            found[name] = replace(cut, reference=other.name, heal=other.name)
+            del found[first.candidate]
+            found = {key: _renamed(each, first.candidate, name) for key, each in found.items()}
+    return found
+
+
 def _renamed(cut: Cut, old: str, *new: str) -> Cut:
     """The cut with other readers in place of one."""
     if old not in cut.readers:
@@ -135,6 +158,9 @@ def _end(recording: Recording, node: Node, other: Node, way: Way, known: Set[str
     end, here = None, node.name
     for _ in range(_LONG):
         following = _following(recording, here)
+        joined = _joined(recording, following) if opaque else None
+        if joined is not None:
+            following = [joined]
         if len(following) != 1 or following[0] in known:
             break
         here = following[0]
@@ -145,6 +171,21 @@ def _end(recording: Recording, node: Node, other: Node, way: Way, known: Set[str
         if computes and recording.stored(here) is not None and _alike(one, other, way, turned=turned):
             end = here
     return end
+
+
+def _joined(recording: Recording, names: Sequence[str]) -> str | None:
+    """The first node that all ways from some nodes lead to: sines and cosines that are joined; None where they part."""
+    order = {node.name: place for place, node in enumerate(recording.structure)}
+    ahead = set(names)
+    for _ in range(_LONG if len(names) > 1 else 0):
+        here = min(ahead, key=order.__getitem__)
+        following = _following(recording, here)
+        if not following:
+            return None
+        ahead = (ahead - {here}) | {*following}
+        if len(ahead) == 1:
+            return next(iter(ahead))
+    return None
 
 
 def _of_ones_own(node: Node) -> bool:

@@ -10,6 +10,7 @@ from tracer import kinds
 from tracer.causes.case import Side
 from tracer.causes.scores import FAR, PASSED, PRODUCTS, of_scores
 from tracer.causes.step import Step
+from tracer.errors import TraceError
 from tracer.graph import Node, Structure
 
 MASKING = PASSED | kinds.LAYOUT_ONLY | kinds.COMPARISONS | kinds.LOGICAL | kinds.REPEATING | {"tril", "triu"}
@@ -53,6 +54,25 @@ def hides(step: Step, side: Side) -> bool:
     scores = [of_scores([name], structure) for name in step.inputs]
     low = float(np.min(np.asarray(step.settings.get("operand", 0.0), np.float64), initial=0.0)) <= LOW
     return any(scores) and (step.kind != "add" or low or not all(scores))
+
+
+def lowers(step: Step, side: Side) -> str | None:
+    """The tensor by which a step masks what a softmax reads next: nothing, or so low that nothing is left; None where
+    it does anything else."""
+    if step.kind not in ("add", "sub") or len(step.inputs) != len(_BOTH) or not masks_scores(step, side):
+        return None
+    for name, sign in zip(step.inputs, (1, 1 if step.kind == "add" else -1), strict=True):
+        try:
+            values = sign * side.read(name)
+        except (TraceError, KeyError):
+            continue
+        hidden = values <= LOW
+        if hidden.any() and not np.any(values[~hidden]):
+            return name
+    return None
+
+
+_BOTH = ("scores", "mask")
 
 
 def masks_scores(step: Step | Node, side: Side) -> bool:

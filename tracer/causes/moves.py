@@ -11,7 +11,7 @@ from tracer import kinds, relations
 from tracer.causes.edit import Edit
 from tracer.causes.step import Program, Step, Unknown
 
-_MOVING = kinds.LAYOUT_ONLY | {"concat", "gather", "stack"}
+MOVING = kinds.LAYOUT_ONLY | {"concat", "gather", "stack"}
 _RECURRENT = frozenset({"lstm", "gru", "rnn"})
 _MOST = 1 << 20
 
@@ -19,10 +19,10 @@ _MOST = 1 << 20
 def of_moves(edits: Sequence[Edit], idle: Sequence[Step] = ()) -> str:
     """The cause that operations of one side are together, with those that serve only them; empty where they do more
     than move values."""
-    steps = [*(step for edit in edits for step in edit.detail["steps"]), *(one for one in idle if one.kind in _MOVING)]
+    steps = [*(step for edit in edits for step in edit.detail["steps"]), *(one for one in idle if one.kind in MOVING)]
     made = {step.name for step in steps}
     begins = {node.name: node for edit in edits for node in edit.detail["begins"] if node.name not in made}
-    if not all(step.kind in _MOVING for step in steps) or len(begins) != 1:
+    if not all(step.kind in MOVING for step in steps) or len(begins) != 1:
         return ""
     (source,) = begins.values()
     if source.kind in _RECURRENT:

@@ -14,6 +14,7 @@ from tracer.causes.preparing import at_input, is_table, of_input
 from tracer.causes.scores import FAR, PRODUCTS, SCALING, of_scores
 from tracer.causes.step import Array, Step
 from tracer.causes.sums import terms_apart
+from tracer.causes.uses import bends_layer, makes_kernel
 from tracer.graph import Node, Structure
 
 SHOWING = frozenset({
@@ -103,12 +104,17 @@ def plain_index(index: Sequence[Any]) -> list[Any]:
 
 def _of_index(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
     """Where another part of a tensor is taken: another one of a sequence, or other channels."""
-    both = zip(plain_index(ours), plain_index(theirs), strict=False)
+    ours, theirs = plain_index(ours), plain_index(theirs)
+    both = zip(ours, theirs, strict=False)
     apart = [axis for axis, (a, b) in enumerate(both) if a != b]
     single = any(isinstance(side[axis], int | np.integer) for axis in apart for side in (ours, theirs))
     if single and apart != [len(ours) - 1]:
         return "rnn-last-step"
-    return "channel-order" if apart == [len(ours) - 1] else "shift"
+    if apart == [len(ours) - 1]:
+        return "channel-order"
+    parts = [(ours[axis], theirs[axis]) for axis in apart]
+    other = any(isinstance(a, tuple) and isinstance(b, tuple) and a[2] != b[2] for a, b in parts)
+    return "stride-position" if other else "shift"
 
 
 def _padding(kind: str, ours: Any, theirs: Any) -> str:
@@ -122,6 +128,9 @@ def _padding(kind: str, ours: Any, theirs: Any) -> str:
         return "pool-ceil-mode"
     if not all(map(any, totals)):
         return "pad-mode"
+    apart = [(a, b) for a, b in zip(ours, theirs, strict=False) if tuple(a) != tuple(b)]
+    if all((a[0] == a[1]) != (b[0] == b[1]) and any(a) and any(b) for a, b in apart):
+        return "pad-asymmetry"  # alike on both ends on one side alone: windows begin elsewhere
     if all(abs(a - b) <= 1 for a, b in zip(*totals, strict=False)):
         return "pad-asymmetry"  # a stride that does not divide: SAME pads one less than a symmetric pad
     return "pad-mode"
@@ -174,6 +183,8 @@ def of_exchange(ours: Step, theirs: Step, side: Side) -> str:
         return "channel-order"
     if both == {"crop", "slice"}:
         return "transposed-conv-shift" if any("transpose" in kind for kind in _cut(ours, structure)) else "shift"
+    if both == {"add", "average"}:
+        return "scale"  # a mean is the sum times a number
     cause = of_kinds(ours.kind, theirs.kind)
     if cause in ("operation-kind", "pool-kind", "activation-kind") and of_input(ours, side):
         return "input-normalisation"
@@ -279,7 +290,7 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
     known = side.recording.structure.by_name
     if adding and any(counts(known[name]) for name in step.inputs if name in known) and _looked_up(step, side):
         return "embedding-offset"
-    if not adding and any(known[name].kind == "embedding" for name in step.inputs if name in known):
+    if not adding and any(_scales_table(side, name, step.name) for name in step.inputs):
         return "embedding-scale"
     if (scaling or adding) and masks.on_scores(step, side) and not _of_maps(step, side):
         return "attention-scale" if scaling else "attention-mask"
@@ -290,6 +301,12 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
     if adding:
         return "shift"
     return "operation-kind" if any(map(_adds, both)) else "scale"
+
+
+def _scales_table(side: Side, name: str, reader: str) -> bool:
+    """Whether what alone reads an embedding scales it: of one that others read too it is a term that is scaled."""
+    node = side.recording.structure.by_name.get(name)
+    return node is not None and node.kind == "embedding" and {*side.recording.structure.children[name]} <= {reader}
 
 
 def _of_maps(step: Step, side: Side) -> bool:
@@ -381,6 +398,8 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         return "embedding-offset", True
     if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in (*readers, *read)):
         return ("channel-order" if _along_features(step) else "rnn-direction"), True
+    if kind == "flip" and makes_kernel(step, structure):
+        return "kernel-flip", True
     if kind == "flip" and any(one.kind == "grid_sample" for one in readers):
         return "axis-permutation", True  # the places of rows for those of columns
     at_ends = at_input(step, side) or step.name in side.recording.structure.outputs
@@ -399,13 +418,13 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
             return "head-layout", True
         return ("flatten-order" if merges else "axis-permutation"), True
     scores = masks.masks_scores(step, side) and of_scores(step.inputs, structure)
-    if kind in ("where", "masked_fill") or (kind == "add" and scores):
+    if kind in ("where", "masked_fill") or (kind == "add" and scores) or masks.lowers(step, side):
         return "attention-mask", True
     if kind == "pad":
         return "pad-mode", True
     if kind == "rounded":
         return "dtype", True
-    if kind in kinds.ACTIVATIONS or kind == "clip":
+    if kind in kinds.ACTIVATIONS or kind == "clip" or bends_layer(step, structure):
         return "activation", False
     if kind != "add" and of_input(step, side):
         return "input-normalisation", True

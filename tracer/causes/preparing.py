@@ -69,8 +69,8 @@ def _of_the_input(names: Sequence[str], side: Side, through: Container[str]) -> 
 
 
 def at_input(step: Step, side: Side) -> bool:
-    """Whether a step reads the model's input, through nothing that computes."""
-    return _of_the_input(step.inputs, side, SCALING | kinds.LAYOUT_ONLY)
+    """Whether a step reads the model's input, or several beside one another, through nothing that computes."""
+    return _of_the_input(step.inputs, side, SCALING | kinds.LAYOUT_ONLY | {"concat"})
 
 
 def is_table(step: Step) -> bool:

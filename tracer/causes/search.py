@@ -22,6 +22,7 @@ from tracer.causes.condense import pooling
 from tracer.causes.differences import differences
 from tracer.causes.edit import Edit
 from tracer.causes.failing import failure
+from tracer.causes.families.common import of_mask
 from tracer.causes.settings import same_value
 from tracer.causes.step import Unknown
 
@@ -271,8 +272,8 @@ def _outcome(case: Case, kept: tuple[Edit, ...], error: float, spare: tuple[Edit
 
 def _largest_that_works(case: Case, edits: tuple[Edit, ...]) -> Tried | None:
     """One or two of the stated differences that do alone, where not all can be made together."""
-    for count in (1, 2):
-        for chosen in combinations(edits[:PAIRS], count):
+    for count, some in ((1, edits), (2, edits[:PAIRS])):
+        for chosen in combinations(some, count):
             error = attempt(case, chosen)
             if error <= case.bar:
                 return Tried(chosen, error)
@@ -303,7 +304,8 @@ def _hypotheses(case: Case, seen: Sequence[Edit], before: float, budget: Budget)
         return min(found, key=_price)
     helped.sort(key=lambda tried: tried.error)
     nearest = helped[0] if helped else None
-    two = _both(case, helped, before, budget) or _beyond(case, helped, before, budget)
+    telling = not of_mask(case.target)
+    two = telling and (_both(case, helped, before, budget) or _beyond(case, helped, before, budget))
     return two or Outcome(case, None, before=before, spare=tuple(seen), nearest=nearest)
 
 

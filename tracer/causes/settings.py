@@ -15,7 +15,7 @@ from tracer.causes.case import Case
 from tracer.causes.edit import Change, Edit, of_step
 from tracer.causes.operations.kernels import PREFIX
 from tracer.causes.scores import SCALING
-from tracer.causes.step import GIVEN, Array, Step, numbers
+from tracer.causes.step import GIVEN, Array, Step, numbers, pairs_of
 from tracer.errors import TraceError
 
 _AXIS = ("channels", "axis")
@@ -131,9 +131,11 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
     mine_, other = (_plain(step, None if axes is None else len(axes)) for step in (a, given))
     if a.kind != given.kind and not _same_operation(a, given):
         cause = naming.of_exchange(a, given, case.ours)
-        what = sides(case, "computes", a.kind, b.kind)
+        what, values = sides(case, "computes", a.kind, b.kind), _ordered(case, a.kind, b.kind)
+        meant = {"average": "take the mean of the terms", "add": "add the terms"}.get(values[0], "")
+        fix = f"{meant}, as the reference does" if {a.kind, given.kind} == {"add", "average"} else ""
         yield Edit(
-            cause, what, _exchanged(a, given), a.name, b.name, "kind", _ordered(case, a.kind, b.kind), seen=True,
+            cause, what, _exchanged(a, given), a.name, b.name, "kind", values, fix=fix, seen=True,
             detail={"single": naming.of_single(a, case.ours)[0], "reads": {*a.inputs, *b.inputs}},
         )  # fmt: skip
         return
@@ -377,6 +379,8 @@ def _of_another(a: Step, b: Step, key: str) -> str:
     if key == "padding" and differs("pool_size"):
         return "pool-kind"  # a wider window is centred by a wider padding
     kernel = a.weights.get("kernel")
+    if key == "padding" and differs("strides") and _goes_with_stride(a, b):
+        return "stride-position"
     if key == "padding" and differs("dilation") and kernel is not None and kernel.ndim > 2:
         rank = kernel.ndim - 2
         (mine, wide), (its, wider) = (
@@ -389,6 +393,16 @@ def _of_another(a: Step, b: Step, key: str) -> str:
         ):
             return "dilation"  # the padding that keeps the length is another one for a wider kernel
     return ""
+
+
+def _goes_with_stride(a: Step, b: Step) -> bool:
+    """Whether paddings differ only where strides do, and by less than these: what keeps the places is another one."""
+    mine, its = (pairs_of(step.settings["padding"]) for step in (a, b))
+    steps = [numbers(step.settings["strides"], len(mine)) for step in (a, b)]
+    apart = [k for k, (ours, theirs) in enumerate(zip(mine, its, strict=False)) if ours != theirs]
+    return len(mine) == len(its) and all(
+        steps[0][k] != steps[1][k] and abs(sum(mine[k]) - sum(its[k])) < max(steps[0][k], steps[1][k]) for k in apart
+    )
 
 
 def _same_operation(a: Step, b: Step) -> bool:

@@ -10,7 +10,7 @@ from tracer.alignment.axes import Axes
 from tracer.causes.scores import of_scores
 from tracer.compare.pair import PairDiff
 from tracer.compare.verdict import Verdict
-from tracer.graph import Structure
+from tracer.graph import Node, Structure
 from tracer.rerun.cuts import Cut, Way
 from tracer.store import Recording
 
@@ -32,6 +32,12 @@ def straightened(
     found = dict(made)
     by_reference = {cut.reference: name for name, cut in made.items()}
     for name, cut in made.items():
+        if cut.ways[0].axes is None and pairs[cut.index].verdict not in (Verdict.MATCH, Verdict.NOISE):
+            ours, theirs = reference.structure.by_name[cut.reference], candidate.structure.by_name[name]
+            read = [found[one].ways[0] for one in _above(candidate.structure, name, {one: one for one in found})]
+            if (axes := _of_windows(ours, theirs, read)) is not None:
+                found[name] = replace(cut, ways=(Way(axes, fits=False),))
+                continue
         axes = cut.ways[0].axes
         if axes is None or None in axes or pairs[cut.index].verdict in (Verdict.MATCH, Verdict.NOISE):
             continue
@@ -46,6 +52,31 @@ def straightened(
         if straight is not None and straight != axes and _fits(straight, axes, cut, reference, candidate):
             found[name] = replace(cut, ways=(Way(straight), *cut.ways))
     return found
+
+
+def _of_windows(ours: Node, theirs: Node, read: Sequence[Way]) -> Axes | None:
+    """The axes of what convolutions or pools give in maps of other lengths and as many places, which a rearrangement
+    would fit; of what is made of such maps theirs. None for anything else."""
+    mine, its = ours.shape or (), theirs.shape or ()
+    if len(mine) != len(its) or len(mine) <= _PLAIN or ours.kind != theirs.kind:
+        return None
+    axes = next((way.axes for way in read if not way.fits), None)
+    if ours.kind in kinds.CONVOLUTIONS | kinds.POOLS and ours.layout is not None and theirs.layout is not None:
+        order = [_by_channels(node.layout, len(mine)) for node in (ours, theirs)]
+        turned = dict(zip(*order, strict=True))
+        axes = tuple(turned[axis] for axis in range(len(mine)))
+    if axes is None or None in axes or len(axes) != len(mine):
+        return None
+    brought = tuple(its[axis] for axis in axes if axis is not None)
+    return axes if brought != mine and brought[0] == mine[0] else None
+
+
+def _by_channels(layout: str | None, rank: int) -> tuple[int, ...]:
+    """A map's axes: samples, channels, places."""
+    return (0, 1, *range(2, rank)) if layout == "channels_first" else (0, rank - 1, *range(1, rank - 1))
+
+
+_PLAIN = 2
 
 
 def _fits(straight: Axes, axes: Axes, cut: Cut, reference: Recording, candidate: Recording) -> bool:

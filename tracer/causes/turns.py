@@ -1,26 +1,28 @@
-"""Two findings that are one mistake: an activation before a layer and behind it, a padding for another dilation."""
+"""Two findings that are one mistake: an activation before a layer and behind it, a layer's bias that is added further
+on, a padding for another dilation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations, product
 from typing import Any
 
 from tracer import kinds
 from tracer.causes.finding import Cause, Finding
+from tracer.causes.step import Array
 from tracer.compare import Diff
-from tracer.graph import Structure
-
-_ENDS = ("activation-extra", "activation-missing")
+from tracer.graph import Node, Structure
+from tracer.relations import alike
+from tracer.store import Recording
 
 
 def in_turn(found: Sequence[Finding], diff: Diff) -> list[Finding]:
     """The findings with such two causes as one, at the place of the first of them."""
     left = list(found)
-    for here, there in permutations(range(len(left)), 2):
-        for extra, missing in product(_called(left[here], _ENDS[0]), _called(left[there], _ENDS[1])):
-            told = _moved(extra, missing, diff)
+    for (ends, one), (here, there) in product(_MOVING.items(), permutations(range(len(left)), 2)):
+        for extra, missing in product(_called(left[here], ends[0]), _called(left[there], ends[1])):
+            told = one(extra, missing, diff)
             if told is None:
                 continue
             first, second = (here, extra), (there, missing)
@@ -82,6 +84,38 @@ def _moved(extra: Cause, missing: Cause, diff: Diff) -> Cause | None:
     what = f"the {here.kind} stands {words[1]} {layer} in the reference, {words[0]} it in the candidate"
     fix = f"{here.source + ': ' if here.source else ''}compute the {here.kind} {words[1]} what stands for {layer}"
     return replace(extra, id="residual-order", what=what, fix=fix, reference=missing.reference, changes=())
+
+
+def _added_later(extra: Cause, missing: Cause, diff: Diff) -> Cause | None:
+    """A layer's bias that the candidate adds behind an operation on what the layer gives, of which it has none itself;
+    None where the numbers are others."""
+    mine, its = (diff.reference, missing.reference), (diff.candidate, extra.candidate)
+    sides = [(side, side.structure.by_name.get(name)) for side, name in (mine, its)]
+    here, layer = sides[1][1], missing.candidate
+    if missing.key != "bias" or here is None or sides[0][1] is None:
+        return None
+    above = _next(diff.candidate.structure, here.name, False)
+    if not any(layer in diff.candidate.structure.by_name[name].parents for name in above):
+        return None
+    own = [value for side, node in sides if node is not None for value in _vectors(side, node)]
+    if len(own) != len(sides) or not alike(own[0], own[1]):
+        return None
+    what = f"the bias of {layer} is added at {here.name} in the candidate, by {missing.reference} in the reference"
+    fix = f"{here.source + ': ' if here.source else ''}add the bias where the reference does: in {layer} itself"
+    return replace(extra, id="residual-order", what=what, fix=fix, reference=missing.reference, changes=())
+
+
+def _vectors(side: Recording, node: Node) -> list[Array]:
+    """What a node keeps along one axis."""
+    stored = [side.weights.get((node.owner, param.name)) for param in node.params if len(param.shape) == 1]
+    return [side.read_stored(one) for one in stored if one is not None]
+
+
+_MOVING: Mapping[tuple[str, str], Callable[[Cause, Cause, Diff], Cause | None]] = {
+    ("activation-extra", "activation-missing"): _moved,
+    ("bias-extra", "bias-missing"): _added_later,
+}
+"""What the candidate has at one place and the reference at another, by what the two findings are called."""
 
 
 def _next(structure: Structure, name: str, behind: bool) -> Iterator[str]:

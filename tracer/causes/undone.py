@@ -8,7 +8,7 @@ from functools import cached_property
 
 from tracer import kinds
 from tracer.causes.case import Case, cases, distance
-from tracer.causes.ends import at_ends
+from tracer.causes.ends import at_ends, in_turn
 from tracer.causes.step import GIVEN, Program, Unknown
 from tracer.causes.straight import straightened
 from tracer.compare.pair import PairDiff
@@ -49,7 +49,8 @@ def met(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -
         if pairs[cut.index].reordered and pairs[cut.index].verdict is not Verdict.DIVERGED:
             ways = sorted(cut.ways, key=lambda way: way.arrangement is None)
             made[name] = replace(cut, ways=tuple(ways))
-    return at_ends(straightened(made, pairs, reference, candidate), pairs, reference, candidate)
+    ends = at_ends(straightened(made, pairs, reference, candidate), pairs, reference, candidate)
+    return in_turn(ends, pairs, reference, candidate)
 
 
 def undone(

@@ -21,6 +21,7 @@ from tracer.causes.families.common import (
     is_last,
     made,
     of_each,
+    of_mask,
     ordered,
     sample,
     sides,
@@ -200,7 +201,7 @@ def more(case: Case, step: Step) -> Iterator[Edit]:
         what = f"the {case.doer} leaves out the {step.settings['activation']} that {step.name} ends with"
         yield from try_settings(case, step, case.lacks("activation"), 2.0, {"activation": None}, what)
     found = value(case, step)
-    if not is_last(case, step) or not telling(found):
+    if not is_last(case, step) or not telling(found) or of_mask(case.target):
         return
     places = sample(case, step, found)
     if places is None or distance(*places) <= case.bar:
@@ -215,6 +216,8 @@ def more(case: Case, step: Step) -> Iterator[Edit]:
         yield from _slope_behind(case, step, places)
     for kind in ("softmax", "log_softmax"):
         for axis in {-1, 1 - found.ndim} if found.ndim > 1 else {-1}:
+            if found.shape[axis] == 1:
+                continue  # ones, whatever it is computed of
             yield from _behind(case, step, made(kind, axis=axis), 3.0)
 
 

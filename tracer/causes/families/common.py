@@ -55,6 +55,11 @@ def telling(values: Array) -> bool:
     return values.dtype.kind == "f" and len(np.unique(first)) > _FEW
 
 
+def of_mask(values: Array) -> bool:
+    """Whether values are zeros and ones alone, which several functions one behind the other make of anything."""
+    return bool(np.isin(values.reshape(-1)[:_SAMPLE], (0, 1)).all())
+
+
 def gives_output(case: Case) -> bool:
     """Whether the pair is what a model gives."""
     side = case.ours.recording

@@ -20,6 +20,7 @@ from tracer.causes.families.common import (
     inputs,
     is_last,
     made,
+    of_mask,
     run,
     snapped,
     telling,
@@ -170,6 +171,8 @@ def dropped(case: Case, step: Step) -> Iterator[Edit]:
     """Numbers left out at random, and the others larger for it."""
     found, target = value(case, step), case.target
     if not is_last(case, step) or found.shape != target.shape or found.size < _DROPPED or not telling(found):
+        return
+    if of_mask(target):
         return
     there = found != 0
     gone = there & (target == 0)

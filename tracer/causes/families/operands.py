@@ -15,6 +15,7 @@ from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import (
     ahead,
+    behind,
     fitted,
     inputs,
     is_last,
@@ -123,6 +124,19 @@ def factor_of_term(case: Case, step: Step) -> Iterator[Edit]:
             chain = (step.weigh(operand=scaled) if "operand" in step.weights else step.set(operand=scaled),)
             what = f"the {case.doer} multiplies what is added in {step.name} by {naming.said(number)}"
         yield from try_chain(case, step, chain, "scale", what, 3.0, same=("embedding-scale",))
+
+
+@suggests("mul", "div", "add", "sub", "dense", "expand_dims")
+def of_angles(case: Case, step: Step) -> Iterator[Edit]:
+    """A circle, a half of one or degrees, by which angles are multiplied before their sines are taken."""
+    readers = [one.kind for one in case.program.steps if step.name in one.inputs]
+    if not readers or not {*readers} <= {"sin", "cos"} or is_last(case, step):
+        return
+    for number, word in ((2 * np.pi, "2π"), (np.pi, "π"), (np.pi / 2, "π/2"), (180 / np.pi, "180/π")):
+        for factor, told in ((number, word), (1 / number, f"1/({word})")):
+            chain = behind(case, step, made("mul", operand=factor))
+            what = f"the {case.doer} multiplies {step.name} by {told} before its sines are taken"
+            yield from try_chain(case, step, chain, "scale", what, 3.5)
 
 
 @suggests(*kinds.REDUCTIONS)

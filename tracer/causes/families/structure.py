@@ -246,6 +246,7 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
                 continue
             cause, what = _in_its_place(case, step, other, tensor) or _read(case, step, name, other)
             hidden = step.kind in ("add", "where", "masked_fill") and before_softmax(case, step) and _hides(tensor, now)
+            hidden = hidden or (step.kind == "softmax" and is_mask(tensor) != is_mask(now))
             if hidden or masks.makes_mask(step, case.ours):
                 cause = "attention-mask"
             reader, wanted = step.name, name
@@ -256,6 +257,27 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
             yield Edit(cause, what, change, step.name, twin(case, step), fix=fix, cost=4.0, detail={"fed": other})
             if left <= case.bar:
                 return
+
+
+@suggests()
+def of_first_sample(case: Case, step: Step) -> Iterator[Edit]:
+    """The first sample's tensor for all samples, in place of one that the program reads."""
+    if not is_last(case, step) or len(case.tensors) < _TWO:
+        return
+    for name, tensor in case.tensors.items():
+        samples = case.target.shape[:1]
+        if not samples or samples[0] < _TWO or tensor.shape[:1] != samples or np.array_equal(tensor[:1], tensor[1:2]):
+            continue
+        change = feed(**{name: np.broadcast_to(tensor[:1], tensor.shape)})
+        try:
+            left = case.error(change(Trial(case.program, case.tensors)))
+        except Unknown:
+            continue
+        if left <= case.bar:
+            read = name if case.turned_round else case.ours.above[name]
+            what = f"the {case.doer} takes {read} of the first sample for all samples"
+            fix = f"give each sample its own {read}" if not case.turned_round else f"take the first sample's {read}"
+            yield Edit("wiring", what, change, step.name, twin(case, step), fix=fix, cost=4.5)
 
 
 @suggests()
