@@ -253,6 +253,59 @@ def test_what_is_masked_with_another_number_does_not_diverge(tmp_path: Path, sca
         assert "masked" in added.reason
 
 
+class Loop(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """New values and two gates of one projection, and a loop over steps written out."""
+
+    def __init__(self, exchanged: bool = False, late: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.gates, self.exchanged, self.late = torch.nn.Linear(6, 18), exchanged, late
+
+    def forward(self, x: Any) -> Any:
+        x = torch.nn.functional.pad(x, (0, 0, 0, 1) if self.late else (0, 0, 1, 0))[:, int(self.late) :][:, :4]
+        z, f, o = (3 * self.gates(x)).chunk(3, dim=2)
+        f, o = (torch.sigmoid(gate) for gate in ((o, f) if self.exchanged else (f, o)))
+        c, found = torch.zeros_like(z[:, 0]), []
+        for t in range(4):
+            c = f[:, t] * c + (1 - f[:, t]) * z[:, t]
+            found.append(o[:, t] * c)
+        return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("changed", ["exchanged", "late"])
+def test_the_graph_says_which_step_and_gate_of_a_loop_is_which_where_equal_values_are_those_of_others(
+    tmp_path: Path, changed: str
+) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 4, 6)).astype(np.float32)
+    a, b = recorded(tmp_path, Loop().eval(), Loop(**{changed: True}).eval(), x)
+    found = {pair.aligned: pair.candidate[-1] for pair in align(a, b).pairs}
+    inside = {name for name in found if name.startswith(("mul_", "add", "sub", "sigmoid"))}
+    assert len(inside) >= 4 * 4
+    assert {name: found[name] for name in inside} == {name: name for name in inside}
+    if changed == "exchanged":  # what was exchanged is known by its values
+        assert found["chunk[1]"] == "chunk[1]"
+
+
+class Attention(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """Queries, keys and values of one projection; exchanged, the values stand before the keys."""
+
+    def __init__(self, exchanged: bool) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.qkv, self.order = torch.nn.Linear(6, 18), [0, 2, 1] if exchanged else [0, 1, 2]
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = self.qkv(x).unflatten(2, (3, 6))[:, :, self.order].unbind(2)
+        return torch.softmax(q @ k.transpose(1, 2) / 6**0.5, 2) @ v
+
+
+def test_parts_whose_values_are_equal_crosswise_are_exchanged(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 4, 6)).astype(np.float32)
+    a, b = recorded(tmp_path, Attention(False).eval(), Attention(True).eval(), x)
+    found = {pair.aligned: pair.candidate[-1] for pair in align(a, b).pairs}
+    assert (found["unbind[1]"], found["unbind[2]"]) == ("unbind[2]", "unbind[1]")
+
+
 def test_equal_weights_decide_which_of_equal_blocks_is_missing(tmp_path: Path) -> None:
     """The input is other, so no activation agrees: the weights say which block is gone."""
 

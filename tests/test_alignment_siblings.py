@@ -163,6 +163,24 @@ def test_roles_that_rest_on_the_order_are_in_doubt(product: str) -> None:
     assert [found[f"{name}/kernel"][0] for name in parts if name in sure] == [*("abc" if len(sure) > 1 else "c")]
 
 
+def test_parts_of_a_split_go_by_their_places_whichever_runs_first() -> None:
+    def side(whole: str, order: tuple[int, ...]) -> Structure:
+        items = [
+            node
+            for k in order
+            for node in (
+                replace(op(f"{whole}[{k}]", "item", whole), role="item"),
+                op(f"{whole}_bent_{k}", "tanh", f"{whole}[{k}]"),
+            )
+        ]
+        sums = [op("sum", "add", whole, *(f"{whole}_bent_{k}" for k in order)), dense("out", "sum")]
+        return model(dense("wide", "x", 8, 24), op(whole, "split", "wide"), *items, *sums)
+
+    pairs = found(side("split", (1, 2)), side("chunk", (2, 1)))
+    wanted = {f"split{part}": f"chunk{part}" for part in ("[1]", "[2]", "_bent_1", "_bent_2")}
+    assert {name: pairs[name][0] for name in wanted} == wanted
+
+
 def blocks(names: list[str], separator: str) -> Structure:
     nodes = [dense("stem", "x")]
     for at, name in enumerate(names):

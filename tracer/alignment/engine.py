@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tracer import kinds
 from tracer.alignment import twins
-from tracer.alignment.assign import LEAST, PINNED, assign
+from tracer.alignment.assign import LEAST, PINNED, Assigned, assign
 from tracer.alignment.candidates import Values, params, possible, shapes
 from tracer.alignment.concats import reordered
 from tracer.alignment.confidence import LEAST as LEAST_CONFIDENCE
@@ -34,6 +34,7 @@ from tracer.alignment.propagation import Graph
 from tracer.alignment.repeats import Repeats
 from tracer.alignment.result import Alignment, Ambiguous, Pair
 from tracer.alignment.rules import Rules
+from tracer.alignment.structural import Contradictions
 from tracer.alignment.why import reasons
 from tracer.errors import TraceError
 from tracer.graph import Structure
@@ -50,6 +51,8 @@ LEFT_OPEN = "ambiguous: what may be it in the reference is left open"
 UNSURE = "what fits it is more likely something else"
 FEW = 8
 """So many nodes side by side may be given up, and yet be paired by what stands around them."""
+AMISS = 2
+"""So much said against the pairs begins a search for better ones: one word is what a single mistake looks like."""
 _NEVER = -60.0
 
 
@@ -129,15 +132,9 @@ class Work:
         self.said = self.rules.said(self.pairs)
         self.rules.follow(self.said, self.pairs, a, b, self.evidence.columns["impossible"] == 0)
         check()
-        self.value = self._value()
+        self.logit, self.value, self.assigned = self._assigned()
         check()
-        content = np.where(self.said == 0, 0, self.evidence.columns["content"])
-        columns = self.evidence.columns
-        confirmed = np.where(self.said == 0, 0, np.maximum(columns["weights"], columns["equal_content"]))
-        returned = self._returned(0), self._returned(1)
-        self.assigned = assign(
-            self.pairs, self.value, content, confirmed, a, b, self.rules.ignored, self.logit, returned
-        )
+        self._uncross()
 
     def run(self) -> Alignment:
         self.check()
@@ -218,16 +215,38 @@ class Work:
         few = [(i, j) for i, j in found if max(often[0][i], often[1][j]) <= MOST_EQUAL]
         return np.array(few, np.intp).reshape(-1, 2)
 
-    def _value(self) -> Values:
+    def _assigned(self, without: Collection[str] = ()) -> tuple[Values, Values, Assigned]:
+        """Each pair's log-odds by itself and its likelihood, and the best matching, some evidence left out."""
         said = self.said
-        logit = self.evidence.logit() + self.repeats.logit(self.pairs)
+        logit = self.evidence.logit(without) + self.repeats.logit(self.pairs)
         logit[said == 0] = _NEVER
         logit[said == PINNED] = -_NEVER
-        self.logit = logit
         value = Graph(self.a, self.b, self.pairs).propagate(logit)
         value[said == 0] = 0
         value[said == PINNED] = PINNED
-        return value
+        self.check()
+        wanted = ("content", "weights", "equal_content")
+        known = {name: self.evidence.columns[name] * (name not in without) for name in wanted}
+        content = np.where(said == 0, 0, known["content"])
+        confirmed = np.where(said == 0, 0, np.maximum(known["weights"], known["equal_content"]))
+        returned = self._returned(0), self._returned(1)
+        assigned = assign(self.pairs, value, content, confirmed, self.a, self.b, self.rules.ignored, logit, returned)
+        return logit, value, assigned
+
+    def _uncross(self) -> None:
+        """Where the graph contradicts what is paired because of its values, pair by structure alone."""
+        columns = self.evidence.columns
+        against = Contradictions(self.pairs, columns["content"], columns["parts"], self.a, self.b)
+        matched = self.assigned.matched
+        if not columns["equal_content"].any() or against.count(matched) < AMISS:
+            return
+        logit, value, other = self._assigned(("content", "equal_content"))
+        region = against.fewer(matched, other.matched)
+        inside = np.isin(self.pairs.rows, [*region])
+        self.logit, self.value = np.where(inside, logit, self.logit), np.where(inside, value, self.value)
+        taken = {i: j for i, j in other.matched.items() if i in region}
+        kept = {i: j for i, j in matched.items() if i not in region}
+        self.assigned = Assigned(kept | taken, np.where(inside, other.regret, self.assigned.regret))
 
     def _returned(self, s: int) -> dict[int, frozenset[str]]:
         """The places where a model returns its nodes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +30,12 @@ class Evidence:
 
     columns: Mapping[str, Values]
 
-    def logit(self) -> Values:
-        """Log-odds that each pair is right, by what it looks like itself."""
+    def logit(self, without: Collection[str] = ()) -> Values:
+        """Log-odds that each pair is right, by what it looks like itself, some evidence left out."""
         total = np.full(len(next(iter(self.columns.values()))), LOCAL["bias"], np.float32)
         for name, values in self.columns.items():
-            total += np.float32(LOCAL[name]) * values
+            if name not in without:
+                total += np.float32(LOCAL[name]) * values
         return total
 
 
@@ -94,6 +95,7 @@ def gather(a: Features, b: Features, pairs: Candidates, weights: twins.Evidence 
         "near": np.exp(-np.minimum(din, dout) / 3.0).astype(np.float32),
         "both_near": np.exp(-np.maximum(din, dout) / 3.0).astype(np.float32),
         "settings": settings,
+        "parts": Table(_parts(a), _parts(b), lambda x, y: (2.0 * (x == y) - 1) if x and y else 0.0).of(pairs),
         "names": _names(a, b, pairs),
         "content": content,
         "equal_content": (content >= EQUAL).astype(np.float32),
@@ -129,6 +131,16 @@ def _settings(a: Features, b: Features, pairs: Candidates) -> Values:
         return -1.0 if differences(ours, theirs) else 1.0
 
     return Table([stated(n) for n in a.nodes], [stated(n) for n in b.nodes], compare).of(pairs)
+
+
+def _parts(side: Features) -> list[str]:
+    """Which part of what is split each node is: "" where it is none, and for the first, which is the split itself."""
+    out = []
+    for node in side.nodes:
+        whole = side.index.get(node.parents[0]) if node.role == "item" and node.parents else None
+        split = whole is not None and side.nodes[whole].kind == "split"
+        out.append(node.name.removeprefix(node.parents[0]) if split else "")
+    return out
 
 
 def _names(a: Features, b: Features, pairs: Candidates) -> Values:

@@ -19,7 +19,7 @@ KINDS = {
     "shape": ("same_size", "same_shape"),
     "parameters": ("params", "same_params", "bare", "one_bare"),
     "place": ("near", "both_near"),
-    "settings": ("settings",),
+    "settings": ("settings", "parts"),
     "names": ("names",),
     "values": ("content", "equal_content"),
     "weights": ("weights", "other_weights"),
