@@ -454,13 +454,13 @@ def test_only_what_the_sink_wants_is_handed_over(monkeypatch: pytest.MonkeyPatch
 
     module: Any = module_of_the_model
     copied: list[int] = []
-    real = module.to_array
+    real = module.taken
 
     def counted(tensor: torch.Tensor) -> Any:
         copied.append(1)
         return real(tensor)
 
-    monkeypatch.setattr(module, "to_array", counted)
+    monkeypatch.setattr(module, "taken", counted)
     model = TorchAdapter().wrap(Cnn())
     model.run = Run(loss="sum")
     sink = MemorySink(only=frozenset({"blocks.0.bn1", "head"}))

@@ -344,3 +344,22 @@ def test_other_threads_are_not_watched() -> None:
     same(before, snapshot(net))
     assert [node.name for node in structure] == ["x", "fc", "unseen", "add"]
     assert any("unknown origin" in note for note in structure.notes)
+
+
+@pytest.mark.parametrize("where", ["class", "instance", "nowhere"])
+def test_modes_are_changed_as_the_model_wants(where: str) -> None:
+    """A part that stays in training whatever the model is told draws in evaluation, too."""
+
+    class Stubborn(nn.Dropout):
+        def train(self, mode: bool = True) -> Stubborn:
+            return super().train(True)
+
+    drop: Any = Stubborn(0.5) if where == "class" else nn.Dropout(0.5)
+    if where == "instance":
+        drop.train = lambda mode=True: drop
+    model = nn.Sequential(nn.Linear(4, 4), drop, nn.Linear(4, 2).eval())
+    loaded, sink = TorchAdapter().wrap(model), MemorySink()
+    loaded.capture({"input": random(3, 4)}, sink)
+    assert ("1" in sink.values) == (where != "nowhere")  # else it hands on its input, which is stored once
+    assert [module.training for module in model] == [True, True, False]
+    assert model.training

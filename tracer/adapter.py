@@ -192,6 +192,9 @@ class LoadedModel(ABC):
     """Sentences for the user about how it was loaded."""
     run: Run = Run()
     """How it runs; set before :meth:`structure` is first called, within what :class:`Adapter` says it can do."""
+    ahead: int = 0
+    """Bytes of tensors at most that :meth:`structure` may keep of its own run, if it has one, for a :meth:`capture` of
+    the very same inputs that follows it and then need not run the model again."""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

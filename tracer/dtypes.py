@@ -68,6 +68,7 @@ def storable(dtype: np.dtype[Any]) -> bool:
     return name_of(dtype) in _NATIVE or name_of(dtype) in _EXTENDED
 
 
+@lru_cache(maxsize=64)
 def stored_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The Zarr data type whose bits stand for ``dtype``."""
     return dtype if name_of(dtype) in _NATIVE else np.dtype(f"uint{8 * dtype.itemsize}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -133,20 +133,18 @@ class Node:
 
     def to_json(self) -> dict[str, Any]:
         """The node as JSON values; fields at their default, and a shape of too many dimensions, are left out."""
-        out: dict[str, Any] = {}
-        for name, value in zip(_FIELDS, _values(self), strict=True):
-            if not value and (value is None or name not in _ALWAYS):
-                continue
-            if name == "shape" and len(value) > MOST_DIMENSIONS:
-                continue
-            if name == "params":
-                value = [p.to_json() for p in value]
-            elif name == "config":
-                value = {key: _finite(item) for key, item in value.items()}
-            elif isinstance(value, tuple):
-                value = list(value)
-            out[name] = value
-        return out
+        out: dict[str, Any] = {"name": self.name, "kind": self.kind, "label": self.label, "role": self.role}
+        if self.parents:
+            out["parents"] = [*self.parents]
+        if self.shape is not None and len(self.shape) <= MOST_DIMENSIONS:
+            out["shape"] = [*self.shape]
+        if self.dtype:
+            out["dtype"] = self.dtype
+        if self.params:
+            out["params"] = [p.to_json() for p in self.params]
+        if self.config:
+            out["config"] = {key: _finite(item) for key, item in self.config.items()}
+        return out | {name: value for name, value in zip(_LAST, _last(self), strict=True) if value}
 
     @classmethod
     def from_json(cls, raw: Any) -> Self:
@@ -176,9 +174,8 @@ class Node:
         )
 
 
-_FIELDS = tuple(spec.name for spec in fields(Node))
-_values = attrgetter(*_FIELDS)
-_ALWAYS = frozenset({"name", "kind", "label", "shape"})
+_LAST = ("owner", "call", "scope", "source", "layout", "alias_of")
+_last = attrgetter(*_LAST)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tracer.worker.protocol import Event, Job
 
 _PROGRESS_EVERY = 0.1
+_AHEAD = 1 << 20
+"""Bytes of activations of a small model, which is then run once and not twice."""
 _NO_GRADIENT = 1e-5
 """Gradients below this, relative to those of the outputs themselves, are rounding."""
 _RUNNING = threading.RLock()
@@ -166,12 +168,13 @@ def record(
     phase: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     refined: bool = True,
+    done: Callable[[Recording], None] = lambda recording: None,
 ) -> Summary:
     """Record one run of ``model`` under ``options.name``.
 
     The structure is aligned to the reference before the model runs, so that activations stream straight to their
     aligned names; afterwards the alignment is refined with the values, unless :func:`refine` is to do that. Nothing is
-    written to the trace before the model has taken the input.
+    written to the trace before the model has taken the input. ``done`` is given the recording as it was read back.
 
     Raises InputError (the input does not fit, the name is taken), ModelError (the model raised; what ran is kept),
     TraceError (the trace cannot be written).
@@ -180,6 +183,7 @@ def record(
     reference = _reference(trace, options)
     phase(PREPARING)
     model.run = Run(options.mode, options.loss)
+    model.ahead = _AHEAD
     with _RUNNING:
         prepared = inputs_.prepare(
             model,
@@ -240,6 +244,7 @@ def record(
             for batch in prepared.batches:
                 model.capture(batch, writer)
                 writer.next_batch()
+            model.ahead = 0
     except TracerError as error:
         if name != options.name:
             what = f"the earlier '{display(options.name)}' is as it was, what ran is in '{display(name)}'"
@@ -255,6 +260,7 @@ def record(
         phase("aligning")
         alignment = align(reference, recording)
         recording = refine(trace, reference, recording, alignment)
+    done(recording)
     return Summary(
         name=options.name,
         framework=model.framework,
@@ -448,14 +454,16 @@ def record_object(
         arrays = {label: as_array(value) for label, value in zip(labels, inputs, strict=True)}
     else:
         arrays = {"": as_array(inputs)}
+    found: list[Recording] = []
     record(
         loaded,
         opened,
         chosen,
         arrays=arrays,
         model_attributes=describe_object(model),
+        done=found.append,
     )
-    return opened.recording(chosen.name)
+    return found[0]
 
 
 def as_array(value: Any) -> Array:

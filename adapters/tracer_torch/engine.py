@@ -40,12 +40,18 @@ class Frame:
     leaf: bool
     origins: Sequence[Origin] = ()
     versions: dict[int, int] = field(default_factory=dict)
-    passed: frozenset[int] = frozenset()
-    operations: dict[str, int] = field(default_factory=dict)
+    given: tuple[Sequence[Any], Mapping[str, Any]] = ((), {})
+    """What it was called with; who called it holds on to that, too."""
     start: int = 0
     """How many events there were before it."""
     source: str | None = None
     """The line that called it."""
+    operations: dict[str, int] | None = None
+
+    @property
+    def passed(self) -> frozenset[int]:
+        args, kwargs = self.given
+        return frozenset(map(id, (*args, *kwargs.values())))
 
 
 class Recorder:
@@ -87,10 +93,11 @@ class Recorder:
         held = list(layers.parts(root))
         self.owned = list(layers.owned(root, held))
         self.origins = Origins([tensor for _, _, tensor in self.owned])
-        made = {(owner, name): tensor for owner, name, tensor in self.owned}
-        for owner, name, weight in layers.computed(root, held):
-            for part in weight.parts:
-                self.origins[part] = Origin(None, (), (id(made[owner, name]),))
+        if computed := list(layers.computed(root, held)):
+            made = {(owner, name): tensor for owner, name, tensor in self.owned}
+            for owner, name, weight in computed:
+                for part in weight.parts:
+                    self.origins[part] = Origin(None, (), (id(made[owner, name]),))
         self.stack: list[Frame] = []
         self.busy = False
         self.thread = threading.get_ident()
@@ -105,7 +112,7 @@ class Recorder:
         """Record the inputs and enter the root: what the model is to be fed."""
         for name, tensor in inputs.items():
             base = name if name not in self.reserved else f"input_{name}"
-            self._new(tensor, base, base, 0, "input", kind="input", label="input")
+            self._new(tensor, Event(base, base, 0, "", "input", kind="input", label="input"))
         self.stack = [Frame(self.root, "", 0, leaf=False)]
         return {name: self._in_place_of(tensor) for name, tensor in inputs.items()}
 
@@ -139,8 +146,9 @@ class Recorder:
             self.blind |= self.origins[tensor] is NOWHERE
             if node is None:
                 parents, reads = joined([self.origins[tensor]])
-                node = self._new(tensor, "output", "", 0, "op", path if self.outputs else "", kind="other:output",
-                                 label="output", parents=parents, reads=reads)  # fmt: skip
+                suffix = path if self.outputs else ""
+                event = Event("output", "", 0, suffix, "op", "other:output", "output", parents, reads=reads)
+                node = self._new(tensor, event)
             self.outputs.append(node)
             self.places.append(path)
 
@@ -153,8 +161,9 @@ class Recorder:
         path = self.paths.get(module, "")
         call = self.calls.get(path, 0)
         self.calls[path] = call + 1
+        tensors: Sequence[torch.Tensor]
         if len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor):
-            tensors = [args[0]]
+            tensors = args
         else:
             tensors = [tensor for _, tensor in walk((tuple(args), dict(kwargs)))]
         for tensor in tensors:
@@ -172,9 +181,9 @@ class Recorder:
                 layers.is_leaf(module),
                 origins,
                 {id(tensor): version(tensor) for tensor in tensors},
-                frozenset(map(id, (*args, *kwargs.values()) if kwargs else args)),
-                start=len(self.events),
-                source=_source(hook=True) if path and self.describe else None,
+                (args, kwargs),
+                len(self.events),
+                _source(hook=True) if self.describe and path else None,
             )
         )
 
@@ -201,22 +210,22 @@ class Recorder:
         return self.swapped(output, frame.versions) if self._swapped else None
 
     def _module_outputs(self, frame: Frame, tensors: list[tuple[str, torch.Tensor]]) -> None:
-        module = frame.module
-        parents, reads = joined(frame.origins)
+        module, leaf = frame.module, frame.leaf
+        base = frame.path or type(module).__name__.lower()
+        scope = self.stack[-1].path if self.stack else ""
         first: int | None = None
         for suffix, tensor in tensors:
-            origin = self.origins[tensor]
-            same = frame.versions.get(id(tensor), -2) == version(tensor)
-            changed = id(tensor) in frame.versions and not same
-            alias = origin.node if not (frame.leaf and changed) else None
-            role: Role = "layer" if frame.leaf or alias is None else "container"
-            more: dict[str, Any] = {}
-            if first is not None:
-                role, more = "item", {"kind": "item", "label": "output", "parents": (first,)}
-            else:
-                suffix, more = "", {"parents": parents, "reads": reads, "source": frame.source}
+            before = frame.versions.get(id(tensor))
+            changed = before is not None and before != version(tensor)
+            alias = None if leaf and changed else self.origins[tensor].node
+            role: Role = "layer" if leaf or alias is None else "container"
+            if first is None:
+                parents, reads = joined(frame.origins)
+                event = Event(base, frame.path, frame.call, "", role, "", "", parents, alias, scope=scope,
+                              source=frame.source, reads=reads, leaf=leaf)  # fmt: skip
                 if self.describe:
-                    more |= self._described(
+                    self._describe(
+                        event,
                         type(module).__name__,
                         lambda: {
                             "kind": self._kind(frame), "label": type(module).__name__,
@@ -224,11 +233,11 @@ class Recorder:
                             "layout": layers.layout(module),
                         },
                     )  # fmt: skip
-            base = frame.path or type(module).__name__.lower()
-            scope = self.stack[-1].path if self.stack else ""
-            index = self._new(tensor, base, frame.path, frame.call, role, suffix, alias=alias, leaf=frame.leaf,
-                              scope=scope, rename=frame.leaf, **more)  # fmt: skip
-            first = index if first is None else first
+                first = self._new(tensor, event, rename=leaf)
+            else:
+                event = Event(base, frame.path, frame.call, suffix, "item", "item", "output", (first,), alias,
+                              scope=scope, leaf=leaf)  # fmt: skip
+                self._new(tensor, event, rename=leaf)
 
     def _kind(self, frame: Frame) -> str:
         """What a module is; one of somebody's own without modules inside is what its operations compute."""
@@ -239,15 +248,15 @@ class Recorder:
         weighted = any(True for _ in frame.module.parameters(recurse=False))
         return composed([event.kind for event in inside if event.role == "op"], weighted=weighted) or kind
 
-    def _described(self, name: str, describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What is said of a node where it is wanted; a fault in saying it does not lose the node."""
-        if not self.describe:
-            return {}
+    def _describe(self, event: Event, name: str, describe: Callable[[], dict[str, Any]]) -> None:
+        """Say of a node what ``describe`` does; a fault in saying it does not lose the node."""
         try:
-            return describe()
+            said = describe()
         except Exception as error:
             self.faults.append(f"the settings of {name}: {type(error).__name__}")
-            return {"kind": f"other:{name}", "label": name}
+            said = {"kind": f"other:{name}", "label": name}
+        for key, value in said.items():
+            setattr(event, key, value)
 
     # --- functions ------------------------------------------------------------------------------------------
 
@@ -272,10 +281,9 @@ class Recorder:
             self.unseen.append(frame.path)
             if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # one sample of a vmap: it has no values
                 continue
-            more: dict[str, Any] = {}
-            if self.describe:
-                more = {"kind": "other:unseen", "label": "made unseen", "source": _source()}
-            self._new(tensor, self._free_name(frame, "unseen"), frame.path, frame.call, "op", scope=frame.path, **more)
+            name, source = self._free_name(frame, "unseen"), _source() if self.describe else None
+            self._new(tensor, Event(name, frame.path, frame.call, "", "op", "other:unseen", "made unseen",
+                                    scope=frame.path, source=source))  # fmt: skip
             self.swapped(None, {id(tensor)})  # it is read already, and can only be changed where it lies
 
     def after(
@@ -339,7 +347,7 @@ class Recorder:
     ) -> int:
         frame = self.stack[-1]
         base = self._free_name(frame, name)
-        more: dict[str, Any] = {"parents": parents, "reads": reads}
+        event = Event(base, frame.path, frame.call, "", "op", "", "", parents, alias, scope=frame.path, reads=reads)
 
         def describe() -> dict[str, Any]:
             config = functions.config_of(function, args, kwargs)
@@ -352,15 +360,18 @@ class Recorder:
                 "source": getattr(function, "line", None) or _source(), "layout": "channels_first" if first else None,
             }  # fmt: skip
 
-        more |= self._described(name, describe)
-        index = self._new(outputs[0][1], base, frame.path, frame.call, "op", alias=alias, scope=frame.path, **more)
+        if self.describe:
+            self._describe(event, name, describe)
+        index = self._new(outputs[0][1], event)
         for suffix, tensor in outputs[1:]:
-            self._new(tensor, base, frame.path, frame.call, "item", suffix, kind="item", label="output",
-                      parents=(index,), scope=frame.path)  # fmt: skip
+            self._new(tensor, Event(base, frame.path, frame.call, suffix, "item", "item", "output", (index,),
+                                    scope=frame.path))  # fmt: skip
         return index
 
     def _free_name(self, frame: Frame, name: str) -> str:
         prefix = f"{frame.path}." if frame.path else ""
+        if frame.operations is None:
+            frame.operations = {}
         while True:
             count = frame.operations.get(name, 0)
             frame.operations[name] = count + 1
@@ -378,25 +389,14 @@ class Recorder:
             found.add(event.base)
         return found
 
-    def _new(
-        self,
-        tensor: torch.Tensor,
-        base: str,
-        owner: str,
-        call: int,
-        role: Role,
-        suffix: str = "",
-        *,
-        alias: int | None = None,
-        rename: bool = True,
-        **more: Any,
-    ) -> int:
-        index = len(self.events)
+    def _new(self, tensor: torch.Tensor, event: Event, *, rename: bool = True) -> int:
+        """Note that ``tensor`` came into being: the event's position. Where it is an alias, ``rename`` says whether
+        what reads it from now on reads the alias."""
+        index, alias = len(self.events), event.alias
         if alias is not None:
-            while self.events[alias].alias is not None:
-                alias = self.events[alias].alias
-                assert alias is not None
-        event = Event(base, owner, call, suffix, role, alias=alias, **more)
+            while (further := self.events[alias].alias) is not None:
+                alias = further
+            event.alias = alias
         if self.describe:
             event.shape, event.dtype = shape_of(tensor), dtype_name(tensor.dtype)
             if tensor.is_quantized:  # recorded as the numbers it stands for

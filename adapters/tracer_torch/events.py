@@ -175,13 +175,13 @@ def _claimed(
 
     def claim(index: int, owner: str, wanted: Sequence[tuple[str, torch.Tensor]]) -> None:
         mine = [(name, tensor) for name, tensor in wanted if id(tensor) in free]
-        free.difference_update(id(tensor) for _, tensor in mine)
         if mine:
+            free.difference_update([id(tensor) for _, tensor in mine])
             claims[index] = owner, tuple(layers.param(name, tensor) for name, tensor in mine)
 
     for index, event in enumerate(events):
-        if event.leaf and event.role == "layer":
-            claim(index, event.owner, by_owner.get(event.owner, ()))
+        if event.leaf and event.role == "layer" and event.owner in by_owner:
+            claim(index, event.owner, by_owner[event.owner])
     for index, event in enumerate(events):
         unread = [home[read] for read in event.reads if read in free]
         if unread and not event.leaf and event.role != "item":

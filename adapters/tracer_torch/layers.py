@@ -60,17 +60,33 @@ _SAME_WORD = {
 _OPAQUE = (nn.MultiheadAttention,)
 """torch.nn modules with children that compute as one piece (their children are read, not called)."""
 _HOLDERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_WITH_CHANNELS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _TORCHS = ("torch.nn.modules.", "torch.ao.nn.")
 _UNINITIALIZED = (nn.UninitializedParameter, nn.UninitializedBuffer)
 
 
 def is_torch_forward(module: nn.Module) -> bool:
     """Whether ``module`` computes as torch.nn's class does, even if the user subclassed it."""
-    if isinstance(module, torch.jit.ScriptModule):  # asking its class for the forward raises
-        return False
-    forward = module.__dict__.get("forward") or type(module).forward
+    own = module.__dict__.get("forward")
+    if own:
+        return _of_torch(own) and not isinstance(module, torch.jit.ScriptModule)
+    kind = type(module)
+    # Asking a ScriptModule's class for the forward raises.
+    return not _is_script(kind) and _of_torch_class(kind.forward)  # type: ignore[arg-type]
+
+
+def _of_torch(forward: Callable[..., Any]) -> bool:
     name, home = getattr(forward, "__name__", ""), str(getattr(forward, "__module__", ""))
     return name != "_forward_unimplemented" and home.startswith(_TORCHS)
+
+
+_of_torch_class = functools.lru_cache(maxsize=1024)(_of_torch)
+"""The same of a class's own, which no module is kept alive by."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_script(kind: type[nn.Module]) -> bool:
+    return issubclass(kind, torch.jit.ScriptModule)
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -93,13 +109,14 @@ def is_compiled(module: nn.Module) -> bool:
 def torch_class(module: nn.Module) -> str:
     """The name of torch.nn's class that ``module`` computes as, or of its own class."""
     if is_torch_forward(module):
-        packed = quantized.layer(module)
-        if packed is not None:
-            return packed
-        for cls in type(module).__mro__:
-            if cls.__module__.startswith("torch.nn.modules."):
-                return cls.__name__
+        return quantized.layer(module) or _torchs_class(type(module))  # type: ignore[arg-type]
     return type(module).__name__
+
+
+@functools.lru_cache(maxsize=1024)
+def _torchs_class(kind: type[nn.Module]) -> str:
+    named = (cls.__name__ for cls in kind.__mro__ if cls.__module__.startswith("torch.nn.modules."))
+    return next(named, kind.__name__)
 
 
 def kind(module: nn.Module) -> str:
@@ -137,11 +154,7 @@ def config(module: nn.Module) -> Config:
     if not is_torch_forward(module):
         return {}
     out: Config = {}
-    held = vars(module)
-    common = _of_class(type(module))  # type: ignore[arg-type]  # typeshed holds classes for unhashable
-    for attribute, word in _SAME_WORD.items():
-        if attribute not in held and attribute not in common:  # asking a module for what it has not is slow
-            continue
+    for attribute, word in _settings(type(module), (*vars(module),)):  # type: ignore[arg-type]
         value = getattr(module, attribute, None)
         if isinstance(value, _SHOWN):
             out[word] = json_value(value)
@@ -163,7 +176,8 @@ def config(module: nn.Module) -> Config:
         if module.padding_mode != "zeros":
             out["padding_mode"] = module.padding_mode
     elif isinstance(module, nn.Linear):
-        out |= {"units": module.out_features, "in_features": module.in_features, "bias": module.bias is not None}
+        biased = module._parameters.get("bias") is not None or module.bias is not None
+        out |= {"units": module.out_features, "in_features": module.in_features, "bias": biased}
     elif isinstance(module, nn.modules.pooling._MaxPoolNd | nn.modules.pooling._AvgPoolNd):
         rank = int(torch_class(module)[-2])
         for word in ("kernel_size", "strides", "padding", "dilation"):
@@ -179,11 +193,12 @@ def config(module: nn.Module) -> Config:
 
 
 @functools.lru_cache(maxsize=1024)
-def _of_class(kind: type[nn.Module]) -> frozenset[str]:
-    """The attributes of :data:`_SAME_WORD` that a class of modules has, or may have."""
+def _settings(kind: type[nn.Module], held: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The items of :data:`_SAME_WORD` that a module of a class has, or may have, which holds attributes of these names:
+    asking a module for what it has not is slow."""
     if kind.__getattr__ is not nn.Module.__getattr__:
-        return frozenset(_SAME_WORD)
-    return frozenset(attribute for attribute in _SAME_WORD if hasattr(kind, attribute))
+        return tuple(_SAME_WORD.items())
+    return tuple(item for item in _SAME_WORD.items() if item[0] in held or hasattr(kind, item[0]))
 
 
 _MOODY = (
@@ -202,9 +217,8 @@ def own_mode(module: nn.Module, root: nn.Module) -> Config:
 
 def layout(module: nn.Module) -> Layout | None:
     """``channels_first`` for modules that have a channel axis next to the batch."""
-    classes = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
     name = torch_class(module)
-    if isinstance(module, classes) or ("Pool" in name and name[-2:] in ("1d", "2d", "3d")):
+    if isinstance(module, _WITH_CHANNELS) or ("Pool" in name and name[-2:] in ("1d", "2d", "3d")):
         return "channels_first"
     return None
 
@@ -276,7 +290,11 @@ def _parametrizations(module: nn.Module) -> Mapping[str, Any]:
     return getattr(module, "parametrizations", None) or {} if "parametrizations" in module._modules else {}
 
 
-def _computed(module: nn.Module) -> Iterator[Computed]:
+def _computed(module: nn.Module) -> Iterable[Computed]:
+    return _computed_by(module) if module._forward_pre_hooks or module._modules else ()
+
+
+def _computed_by(module: nn.Module) -> Iterator[Computed]:
     for name, chain in _parametrizations(module).items():
         held = (*chain.parameters(), *chain.buffers())
         yield Computed(module, name, held, partial(_asked, module, name, chain), chain)
@@ -330,21 +348,24 @@ def parts(root: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     A leaf owns what its children hold (``out_proj.weight`` of MultiheadAttention).
     """
     below = "\0"  # the leaf whose inside comes next
-    hidden = computing(root)
-    for path, module in root.named_modules():
+    every = list(root.named_modules())
+    hidden = computing(module for _, module in every)
+    for path, module in every:
         if path.startswith(below):
             continue
-        leaf = bool(module._modules) and is_leaf(module)
-        for inner, part in module.named_modules() if leaf else [("", module)]:
+        if not (module._modules and is_leaf(module)):
+            if module not in hidden:
+                yield clean(path), "", module
+            continue
+        for inner, part in module.named_modules():
             if part not in hidden:
                 yield clean(path), f"{inner}." if inner else "", part
-        if leaf:
-            below = f"{path}." if path else ""
+        below = f"{path}." if path else ""
 
 
-def computing(root: nn.Module) -> set[nn.Module]:
-    """The modules that compute weights: no steps of the network."""
-    return {part for module in root.modules() if isinstance(module, ParametrizationList) for part in module.modules()}
+def computing(modules: Iterable[nn.Module]) -> set[nn.Module]:
+    """The modules of a network that compute weights: no steps of it."""
+    return {part for module in modules if isinstance(module, ParametrizationList) for part in module.modules()}
 
 
 Parts = Iterable[tuple[str, str, nn.Module]]

@@ -6,11 +6,13 @@ import contextlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from tracer.adapter import Array, Run
 from tracer.collecting import rarely_collected
@@ -19,7 +21,7 @@ from tracer.names import display
 from tracer_torch import layers
 from tracer_torch.engine import FunctionWatch, Recorder
 from tracer_torch.gradients import Gradients
-from tracer_torch.state import Before, drawn, same_draws
+from tracer_torch.state import Before, drawn, evaluating, same_draws
 from tracer_torch.tensors import from_array
 
 
@@ -30,15 +32,19 @@ def _left_alone(model: nn.Module, how: Run, recorder: Recorder) -> Iterator[None
     In training mode a model of which some parts are in training and others are not keeps them so: its user froze
     the latter.
     """
-    before = Before(model)
+    before = Before(recorder.paths)
     recorder.writes = before.about_to_change
     try:
-        with torch.inference_mode(False), torch.set_grad_enabled(how.loss is not None), same_draws(model):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(how.loss is not None))
+            stack.enter_context(same_draws(model))
             if how.mode == "eval":
-                model.eval()
-            elif not any(module.training for module in recorder.paths):
-                model.train()
-            recorder.frozen = [path for module, path in recorder.paths.items() if path and not module.training]
+                stack.enter_context(evaluating(model, recorder.paths))
+            else:
+                if not any(module.training for module in recorder.paths):
+                    model.train()
+                recorder.frozen = [path for module, path in recorder.paths.items() if path and not module.training]
             yield
     finally:
         recorder.lost = before.restore()
@@ -48,35 +54,51 @@ def _left_alone(model: nn.Module, how: Run, recorder: Recorder) -> Iterator[None
 def hooked(recorder: Recorder, gradients: Gradients | None = None, *, root: bool = True) -> Iterator[None]:
     """Hooks on the modules that are nodes; on the ``root`` only where its own call is still to come."""
     handles: list[Any] = []
+    tables: list[Any] = []
+    number = RemovableHandle(OrderedDict()).id  # that no other hook has
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         if threading.get_ident() == recorder.thread:  # another one's call would say that this one's functions are ours
             _guarded(recorder, recorder.enter, module, args, kwargs)
 
-    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    def leave(module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != recorder.thread:
             return None
         return _guarded(recorder, recorder.leave, module, output)
 
     try:
-        inside = layers.computing(recorder.root)
+        inside = layers.computing(recorder.paths)
         # Of a compiled module and its wrapper only the module.
         inside |= {module for module in recorder.paths if layers.is_compiled(module)}
         for module in recorder.paths:
             if module in inside or (module is recorder.root and not (root and layers.is_leaf(module))):
                 continue
-            if layers.is_leaf(module):
+            if module._modules and layers.is_leaf(module):
                 inside |= set(module.modules())
             if isinstance(module, torch.jit.ScriptModule):
                 continue
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
+            tables += _hook(module, number, enter, leave)
         if gradients is not None:
             handles += gradients.watch(recorder.root, lambda action: _guarded(recorder, action))
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for table in tables:
+            table.pop(number, None)
+
+
+def _hook(module: nn.Module, number: int, enter: Callable[..., object], leave: Callable[..., object]) -> Iterable[Any]:
+    """Add two hooks to a module under one number: the tables in which that stands then.
+
+    They are ``register_forward_pre_hook(enter, with_kwargs=True)`` and ``register_forward_hook(leave,
+    always_call=True)`` without their two handles, which take most of the time.
+    """
+    before, named = module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
+    after, always = module._forward_hooks, module._forward_hooks_always_called
+    before[number], after[number] = enter, leave
+    named[number] = always[number] = True
+    return before, named, after, always
 
 
 def _guarded(recorder: Recorder, action: Callable[..., object], *args: Any) -> object:

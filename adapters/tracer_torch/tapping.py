@@ -24,7 +24,7 @@ from tracer_torch import layers
 from tracer_torch.engine import FunctionWatch, Recorder
 from tracer_torch.events import Event, Key
 from tracer_torch.running import eager, hooked
-from tracer_torch.tensors import to_array, walk
+from tracer_torch.tensors import taken, walk
 
 Conclude = Callable[[Recorder, Run], tuple[Any, dict[Key, str]]]
 
@@ -239,7 +239,7 @@ class Tap:
                 for owner, name, parameter in layers.owned(self._root):
                     gradient = gradients.get(id(parameter)) if parameter.grad is None else parameter.grad
                     if gradient is not None:
-                        self._watcher.weight_gradient(owner, name, *_taken(gradient))
+                        self._watcher.weight_gradient(owner, name, *taken(gradient))
                 if self._watcher.weights:
                     self._weights()
             self._watcher.finish()
@@ -250,7 +250,7 @@ class Tap:
         with torch.no_grad():
             for owner, name, tensor in layers.owned(self._root):
                 if not layers.is_uninitialized(tensor):
-                    self._watcher.weight(owner, layers.param(name, tensor), *_taken(tensor))
+                    self._watcher.weight(owner, layers.param(name, tensor), *taken(tensor))
 
     def _lost(self, error: Exception) -> None:
         run, self._run, self._open = self._run, None, False
@@ -335,7 +335,7 @@ class _Run:
             if name is None or name in self._gone or not self._watcher.wants(name):
                 return
             self._gone.add(name)
-            self._watcher(name, *_taken(tensor))
+            self._watcher(name, *taken(tensor))
         else:
             self._waiting.append((key, _copied(tensor)))
         if self._watcher.gradients and tensor.requires_grad:
@@ -345,7 +345,7 @@ class _Run:
         try:
             name = None if self._names is None else self._names.get(key)
             if name is not None and self._watcher.wants(name):
-                self._watcher.gradient(name, *_taken(gradient.detach()))
+                self._watcher.gradient(name, *taken(gradient.detach()))
         except Exception as error:
             self._watcher.lost(described(error, 160))
 
@@ -360,16 +360,9 @@ def _unseen(recorder: Recorder) -> Iterator[None]:
         recorder.busy = False
 
 
-def _taken(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
-    try:
-        return to_array(tensor)
-    except Exception as error:
-        return NotRecorded(described(error, 120)), True
-
-
 def _copied(tensor: torch.Tensor) -> Array | NotRecorded:
     """What no later change of ``tensor`` reaches."""
-    value, owned = _taken(tensor)
+    value, owned = taken(tensor)
     try:
         return value if owned or isinstance(value, NotRecorded) else value.copy()
     except MemoryError as error:  # an expanded tensor is larger than its memory

@@ -17,6 +17,7 @@ from tracer.adapter import Array, NotRecorded
 from tracer.errors import InputError
 from tracer.graph import MOST_DIMENSIONS
 from tracer.names import display
+from tracer.text import described
 
 ml_dtypes: Any = None
 with contextlib.suppress(ImportError):  # a worker in another environment may be without
@@ -159,7 +160,7 @@ def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
     """
     if type(tensor) in _USUAL and tensor.dtype in _DIRECT:
         try:
-            array = tensor.detach().numpy()
+            array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
             if array.nbytes <= _MEMORY:
                 return array, False
         except (RuntimeError, TypeError):  # on another device, without values, or to be negated first
@@ -187,6 +188,14 @@ def to_array(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
         return NotRecorded(f"{what} ({type(error).__name__})"), True
 
 
+def taken(tensor: torch.Tensor) -> tuple[Array | NotRecorded, bool]:
+    """:func:`to_array`, which never raises."""
+    try:
+        return to_array(tensor)
+    except Exception as error:
+        return NotRecorded(described(error, 120)), True
+
+
 def from_array(name: str, array: Array, device: torch.device) -> torch.Tensor:
     """A tensor with a copy of ``array``, so that a model working in place does not change the caller's.
 
@@ -205,6 +214,6 @@ def from_array(name: str, array: Array, device: torch.device) -> torch.Tensor:
 def version(tensor: torch.Tensor) -> int:
     """How often ``tensor`` was changed in place; -1 where torch does not count."""
     try:
-        return int(tensor._version)
+        return tensor._version
     except RuntimeError:
         return -1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from tracer.names import encode
+from tracer.store.zarr3 import brief
 
 GRADIENTS = "gradients/"
 """What stands before the place of an activation or weight in the place of its gradient."""
@@ -26,3 +28,13 @@ def weight(layer: str, param: str, part: str = "") -> str:
 def dimensions(place: str, rank: int) -> list[str]:
     """Names of an array's axes. No other array has them: xarray opens all layers as one data set."""
     return [f"{place.rpartition('/')[2]}_axis{axis}" for axis in range(rank)]
+
+
+def dimensions_json(place: str, rank: int) -> str:
+    """The JSON of :func:`dimensions`: nothing in a place has to be escaped there, and no place has an asterisk."""
+    return _axes(rank).replace("*", place.rpartition("/")[2])
+
+
+@lru_cache(maxsize=256)
+def _axes(rank: int) -> str:
+    return brief(dimensions("*", rank))

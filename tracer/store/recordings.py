@@ -315,7 +315,7 @@ def ranges(steps: Sequence[int]) -> str:
 
 def _stored(path: Any, shape: Any, dtype: Any, summary: Any = (), at: Any = None, trainable: Any = None) -> Stored:
     """An index entry as a file says it. Raises TypeError or ValueError for what is none."""
-    numbers = dict(summary)
+    numbers = summary if type(summary) is dict else dict(summary)
     if not _NUMBERS.issuperset(map(type, numbers.values())):
         numbers = {key: value for key, value in numbers.items() if type(value) in _NUMBERS}
     if at is not None and (not isinstance(at, int) or at < 0):

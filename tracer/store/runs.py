@@ -44,9 +44,10 @@ class RunWriter:
         self._fixed = 0
 
     def put(
-        self, place: str, values: NDArray[Any], attributes: Mapping[str, Any] | str, dimensions: Sequence[str]
+        self, place: str, values: NDArray[Any], attributes: Mapping[str, Any] | str, dimensions: Sequence[str] | str
     ) -> int | None:
-        """Write an array at a path relative to the hierarchy's root; ``attributes`` may be given as JSON.
+        """Write an array at a path relative to the hierarchy's root; ``attributes`` and ``dimensions`` may be given as
+        JSON.
 
         Gives where its data's entry begins in the file; None for an empty array, which has none.
         """
@@ -54,7 +55,7 @@ class RunWriter:
 
     def put_all(
         self,
-        arrays: Sequence[tuple[str, NDArray[Any], Mapping[str, Any] | str, Sequence[str]]],
+        arrays: Sequence[tuple[str, NDArray[Any], Mapping[str, Any] | str, Sequence[str] | str]],
         copy: Copy | None = None,
     ) -> list[int | None]:
         """:meth:`put` of several, whose data are copied by ``copy`` if that is given, in pieces of whole elements; none
@@ -143,7 +144,7 @@ class RunWriter:
         shape: Sequence[int],
         dtype: np.dtype[Any],
         attributes: Mapping[str, Any] | str,
-        dimensions: Sequence[str],
+        dimensions: Sequence[str] | str,
     ) -> bytes:
         """The entry of an array's ``zarr.json``."""
         self._places.add(place)

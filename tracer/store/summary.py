@@ -129,12 +129,15 @@ class Summary:
 def _result(
     counts: tuple[int, int, int, int], finite: int, low: float, high: float, total: float, squares: float, cubes: float
 ) -> dict[str, float | int]:  # fmt: skip
-    out: dict[str, float | int] = dict(zip(("size", "nan", "inf", "zeros"), counts, strict=True))
+    size, nans, infs, zeros = counts
+    out: dict[str, float | int] = {"size": size, "nan": nans, "inf": infs, "zeros": zeros}
     if finite:
         moments = {
             "min": low, "max": high, "mean": total / finite, "rms": math.sqrt(squares / finite), "cube": cubes / finite,
         }  # fmt: skip
-        out |= {name: value for name, value in moments.items() if math.isfinite(value)}
+        if not math.isfinite(sum(moments.values())):
+            moments = {name: value for name, value in moments.items() if math.isfinite(value)}
+        out |= moments
     return out
 
 

@@ -274,7 +274,7 @@ class RecordingWriter:
 
     def _put(self, weights: Sequence[tuple[Weight, NDArray[Any]]]) -> None:
         """Write parameters or their gradients: several small ones, or one."""
-        own = [zarr3.as_json({"owner": weight.owner, "param": weight.name}) for weight, _ in weights]
+        own = [zarr3.brief({"owner": weight.owner, "param": weight.name}) for weight, _ in weights]
         try:
             arrays = [(weight.place, value, one) for (weight, value), one in zip(weights, own, strict=True)]
             starts = self._write(arrays)
@@ -304,7 +304,7 @@ class RecordingWriter:
 
     def _write(self, arrays: Sequence[tuple[str, NDArray[Any], str]], copy: Copy | None = None) -> list[int | None]:
         """Write arrays at their places, each with the JSON of its attributes: where they begin in the file."""
-        whole = [(place, values, own, places.dimensions(place, values.ndim)) for place, values, own in arrays]
+        whole = [(place, values, own, places.dimensions_json(place, values.ndim)) for place, values, own in arrays]
         with self._writing:
             return self._open.put_all(whole, copy)
 
@@ -463,10 +463,11 @@ class RecordingWriter:
             attributes["aligned"] = self._keys[name]
         if kind == "gradient":
             attributes["gradient_of"] = self._attributes.get("loss", "")
-        joined = self._storage.joined.get(name)
+        joined = self._storage.joined.get(name) if self._storage.joined else None
         if joined is not None and joined.axis is not None:
             attributes["sample_axis"] = joined.axis
-        return zarr3.spliced(zarr3.brief(attributes), {} if summary is None else {"summary": summary})
+        own = zarr3.brief(attributes)
+        return own if summary is None else f'{own[:-1]},"summary":{summary}}}'
 
     def _write_attributes(self, index: Mapping[str, str] | None = None, **more: Any) -> None:
         encoded = {"structure": self._structure, **(index or {})}

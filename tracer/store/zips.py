@@ -24,9 +24,11 @@ ALIGNMENT = 64
 """Bytes: where a tensor's data begins in the file, so that it can be used where it lies."""
 _PADDING = struct.Struct("<HH")
 _PADDING_ID = 0xD935  # what Android's zipalign uses
+_PADDED = [_PADDING.pack(_PADDING_ID, gap) + bytes(gap) for gap in range(ALIGNMENT)]
 # The records of a zip file: APPNOTE.TXT 4.3.7, 4.3.12, 4.3.14, 4.3.15, 4.3.16, and 4.5.3 for sizes beyond 32 bits.
 _MAGIC = b"PK\3\4"
 LOCAL = struct.Struct("<4s5H3L2H")
+_BEFORE_NAME = LOCAL.size + _PADDING.size
 _SIZES = struct.Struct("<3L2H")
 _PLACED = struct.Struct("<3L2H10xL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -71,10 +73,10 @@ def local(name: bytes, crc: int, size: int, extra: bytes) -> bytes:
 
 def record(name: bytes, crc: int, size: int, offset: int) -> bytes:
     """What stands in the directory of an entry."""
-    extra, said = b"", (size, offset)
-    if max(said) >= _limits[0]:
-        extra, said = _WIDE_AT.pack(1, 24, size, size, offset), (_LARGE, _LARGE)
-    return _BEFORE_PLACED + _PLACED.pack(crc, said[0], said[0], len(name), len(extra), said[1]) + name + extra
+    if size < _limits[0] and offset < _limits[0]:
+        return _BEFORE_PLACED + _PLACED.pack(crc, size, size, len(name), 0, offset) + name
+    extra = _WIDE_AT.pack(1, 24, size, size, offset)
+    return _BEFORE_PLACED + _PLACED.pack(crc, _LARGE, _LARGE, len(name), len(extra), _LARGE) + name + extra
 
 
 def ending(start: int, length: int, count: int) -> bytes:
@@ -90,8 +92,8 @@ def ending(start: int, length: int, count: int) -> bytes:
 def aligned(name: bytes, size: int, at: int, crc: int = 0) -> bytes:
     """:func:`local` of an entry at ``at`` whose data begins at a multiple of :data:`ALIGNMENT` bytes."""
     extra = wide(size)
-    gap = -(at + LOCAL.size + len(name) + len(extra) + _PADDING.size) % ALIGNMENT
-    return local(name, crc, size, extra + _PADDING.pack(_PADDING_ID, gap) + bytes(gap))
+    gap = -(at + _BEFORE_NAME + len(name) + len(extra)) % ALIGNMENT
+    return local(name, crc, size, extra + _PADDED[gap])
 
 
 HEAD = 1 << 12
