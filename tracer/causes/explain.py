@@ -237,7 +237,7 @@ def explain(
 
     cancelled = _cancelled(found, wanted, by_index, made, diff.pairs, make)
     if given_alike(diff.pairs, diff.reference, diff.candidate):
-        cancelled |= {one.pair for one in found if one.status == "proven" and set(one.names) == {"concat-order"}}
+        cancelled |= {one.pair for one in found if one.status in ("proven", "ambiguous") and _another_way(one)}
     found = [one for one in found if one.pair not in cancelled]
     known.update({name: replace(known[name], finding=None) for name in cancelled})
 
@@ -294,6 +294,11 @@ def _structural(one: Finding) -> bool:
 
 _OPERATIONS = ("", "kind", "operand", "ddof", "activation")
 """Keys of causes that are other operations; an activation may be a setting of the layer that ends with it."""
+
+
+def _another_way(one: Finding) -> bool:
+    """Whether what was found is no more than another way to a result: other operations or places, no other numbers."""
+    return _structural(one) or _moved(one) or set(one.names) <= naming.GENERIC
 
 
 def _moved(one: Finding) -> bool:

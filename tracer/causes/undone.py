@@ -110,10 +110,21 @@ def _computed(step: Cut, both: tuple[Case, Case]) -> tuple[bool, str]:
 def given_alike(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -> bool:
     """Whether all that the two models give agrees: values that stand elsewhere on the way were put back, however far
     on, as where a token is joined at the other end and taken from there."""
-    given = [{*map(side.resolve, side.structure.outputs)} for side in (reference, candidate)]
+    given = {*map(reference.resolve, reference.structure.outputs)}, _moved_last(candidate)
     ends = [pair for pair in pairs if pair.node.name in given[0] and pair.candidate_node.name in given[1]]
     alike = all(pair.verdict in (Verdict.MATCH, Verdict.NOISE) and not pair.reordered for pair in ends)
     return alike and bool(ends) and {pair.node.name for pair in ends} == given[0]
+
+
+def _moved_last(side: Recording) -> set[str]:
+    """What a model gives, and that of which it only moves the axes."""
+    found, queue = set[str](), [*side.structure.outputs]
+    while queue:
+        name = side.resolve(queue.pop())
+        node = side.structure.by_name[name]
+        queue += node.parents if name not in found and node.kind in kinds.UNCHANGED | {"permute"} else ()
+        found.add(name)
+    return found
 
 
 def computed_elsewhere(case: Case) -> bool:
