@@ -320,3 +320,26 @@ def test_what_a_missing_layer_does_further_on_is_not_said_again(trace_path: Path
     assert [one.pair for one in told.each] == ["layers.a", "mul_1"]  # the sum of both is made right then
     told = said(trace_path.with_name("bent"), gated, bent, ROWS, layers)
     assert [one.cause for one in told.findings] == ["block-missing", "activation-kind"]
+
+
+class _Moved(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.arange(8) / 8
+
+
+def test_what_happens_in_each_round_of_a_loop_is_one_mistake(trace_path: Path) -> None:
+    def rounds(x: torch.Tensor, a: nn.Module, *, moved: Function = torch.tanh) -> torch.Tensor:
+        for _ in range(4):
+            x = moved(a(x))
+        return x
+
+    def turned(x: torch.Tensor, a: nn.Module) -> torch.Tensor:
+        return rounds(x, a, moved=lambda y: torch.tanh(y.flip(2)))
+
+    def layers() -> dict[str, nn.Module]:
+        return {"a": nn.Linear(8, 8)}
+
+    told = said(trace_path, rounds, turned, ROWS, layers)
+    assert [one.pairs for one in told.findings] == [("tanh", "tanh_1", "tanh_2", "tanh_3")]
+    own = story(trace_path.with_name("own"), *(filled(Written(rounds, a=a(8, 8))) for a in (nn.Linear, _Moved)), ROWS)
+    assert [(one.cause, len(one.pairs)) for one in own.findings] == [("shift", 4)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracer import kinds
 from tracer.causes import fingerprints, fixes, loops, naming, registry, unloaded
+from tracer.causes.calls import at_calls
 from tracer.causes.case import Case, cases
 from tracer.causes.condense import exchanged, in_blocks, merged
 from tracer.causes.differences import differences, may_show
@@ -26,7 +27,7 @@ from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
 from tracer.causes.turns import in_turn, widened
 from tracer.causes.typed import typed
-from tracer.causes.undone import Make, computed_elsewhere, given_alike, met, undone
+from tracer.causes.undone import Make, computed_elsewhere, given_alike, met, put_right, undone
 from tracer.compare import Diff, PairDiff
 from tracer.compare.judging import unread as read_by_nothing
 from tracer.compare.verdict import Verdict
@@ -222,7 +223,7 @@ def explain(
             far = 0 if own is None else _far(own, cut, diff)
             if (
                 one.elsewhere
-                or _unfounded(own, pair)
+                or (_unfounded(own, pair) and by_index[index].readers)
                 or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far))
             ):
                 one = known[key] = replace(one, finding=None, undone=True)
@@ -235,9 +236,13 @@ def explain(
         if one.finding is not None:
             found.append(one.finding)
 
+    places = {_key(pair): (index, by_index[index]) for index, pair in wanted}
     cancelled = _cancelled(found, wanted, by_index, made, diff.pairs, make)
     if given_alike(diff.pairs, diff.reference, diff.candidate):
-        cancelled |= {one.pair for one in found if one.status in ("proven", "ambiguous") and _another_way(one)}
+        other = [one for one in found if one.status in ("proven", "ambiguous") and _another_way(one)]
+        cancelled |= {
+            one.pair for one in other if one.pair in places and put_right(places[one.pair][1], made, diff.pairs)
+        }
     found = [one for one in found if one.pair not in cancelled]
     known.update({name: replace(known[name], finding=None) for name in cancelled})
 
@@ -250,7 +255,6 @@ def explain(
         except Unknown:
             return None
 
-    places = {_key(pair): (index, by_index[index]) for index, pair in wanted}
     doubtful = {one.pair for one in found if one.status == "unknown" or _structural(one) or _moved(one)}
     spare = needless(found, doubtful, places, made, diff.pairs, make)
     found = [one for one in found if one.pair not in spare]
@@ -269,7 +273,7 @@ def explain(
 
 def with_findings(told: Explained, each: Sequence[Finding]) -> Explained:
     """The same with other findings, one of each pair in running order."""
-    whole = merged(unloaded.gathered(widened(in_turn(each, told.diff), told.diff), told.diff))
+    whole = at_calls(merged(unloaded.gathered(widened(in_turn(each, told.diff), told.diff), told.diff)), told.diff)
     findings = tuple(loops.together(one, each, told.diff.candidate) for one in whole)
     return replace(told, findings=findings, each=tuple(each))
 

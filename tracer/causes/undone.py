@@ -116,6 +116,23 @@ def given_alike(pairs: Sequence[PairDiff], reference: Recording, candidate: Reco
     return alike and bool(ends) and {pair.node.name for pair in ends} == given[0]
 
 
+def put_right(cut: Cut, made: Mapping[str, Cut], pairs: Sequence[PairDiff]) -> bool:
+    """Whether all that is made of a pair's tensor agrees further on, by no step that merely loses what differs."""
+    seen, queue = {cut.candidate}, [cut]
+    while queue:
+        step = queue.pop()
+        if not step.readers:
+            return False
+        for other in (made[reader] for reader in step.readers if reader not in seen):
+            seen.add(other.candidate)
+            pair = pairs[other.index]
+            if pair.verdict not in (Verdict.MATCH, Verdict.NOISE) or pair.reordered:
+                queue.append(other)
+            elif pair.candidate_node.kind in _LOSING:
+                return False
+    return True
+
+
 def _moved_last(side: Recording) -> set[str]:
     """What a model gives, and that of which it only moves the axes."""
     found, queue = set[str](), [*side.structure.outputs]
