@@ -32,7 +32,7 @@ from tracer.store import Trace
 if TYPE_CHECKING:
     import torch
 
-SETS = ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+SETS = ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
 _DRAWS = 40
 """Draws for one defect, at most: many an operator finds no place, or changes nothing."""
 
