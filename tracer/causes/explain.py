@@ -301,8 +301,14 @@ _OPERATIONS = ("", "kind", "operand", "ddof", "activation")
 
 
 def _another_way(one: Finding) -> bool:
-    """Whether what was found is no more than another way to a result: other operations or places, no other numbers."""
-    return _structural(one) or _moved(one) or set(one.names) <= naming.GENERIC
+    """Whether what was found may be no more than another way to a result: other operations or places, no other numbers,
+    and a difference too large to be lost in a tolerance."""
+    large = one.before is None or one.before >= _LARGE
+    return large and (_structural(one) or _moved(one) or set(one.names) <= naming.GENERIC)
+
+
+_LARGE = 0.1
+"""Of the largest value."""
 
 
 def _moved(one: Finding) -> bool:
