@@ -343,3 +343,20 @@ def test_what_happens_in_each_round_of_a_loop_is_one_mistake(trace_path: Path) -
     assert [one.pairs for one in told.findings] == [("tanh", "tanh_1", "tanh_2", "tanh_3")]
     own = story(trace_path.with_name("own"), *(filled(Written(rounds, a=a(8, 8))) for a in (nn.Linear, _Moved)), ROWS)
     assert [(one.cause, len(one.pairs)) for one in own.findings] == [("shift", 4)]
+
+
+@pytest.mark.parametrize(
+    ("moved", "name"),
+    [
+        (lambda y: torch.tanh(y).transpose(2, 3), "axis-permutation"),
+        (lambda y: torch.tanh(y.transpose(2, 3)), "axis-permutation"),
+        (lambda y: torch.tanh(y).permute(0, 2, 3, 1), None),
+    ],
+)
+def test_rows_of_an_output_are_no_columns(trace_path: Path, moved: Function, name: str | None) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {"a": nn.Conv2d(3, 4, 3, padding=1)}
+
+    told = said(trace_path, lambda x, a: torch.tanh(a(x)), lambda x, a: moved(a(x)), IMAGES, layers)
+    assert bool(told.diff) == (name is None)
+    assert named(told) == ({name} if name else set())

@@ -1,4 +1,4 @@
-"""What two models give at each other's places, where nothing but the places says so: two heads of one shape."""
+"""What two models give otherwise though every pair agrees: at each other's places, with axes in another order."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+import numpy as np
+
 from tracer import dtypes, kinds
-from tracer.causes.case import READ, distance
+from tracer.causes.case import READ, UNREAD, distance
 from tracer.causes.finding import Cause, Finding
 from tracer.compare import Diff
+from tracer.compare.turned import turned
 from tracer.compare.verdict import Verdict
 from tracer.errors import TraceError
 
 
 def with_given(found: Sequence[Finding], diff: Diff) -> list[Finding]:
     """The findings, in running order, with those of layers whose weights have changed places though each agrees with
-    its twin."""
+    its twin, and of results whose axes stand in an order that is no layout of the same."""
     order = {pair.aligned: place for place, pair in enumerate(diff.pairs)}
-    more = [one for one in _crosswise(diff) if one.pair not in {other.pair for other in found}]
+    more = [one for one in (*_crosswise(diff), *_turned(diff)) if one.pair not in {other.pair for other in found}]
     return sorted([*found, *more], key=lambda one: order.get(one.pair, 0)) if more else list(found)
 
 
@@ -55,3 +58,21 @@ def _crosswise(diff: Diff) -> Iterator[Finding]:
         how = f"the reference's {other.node.name} and {one.node.name}, held against {one.candidate_node.name}"
         found = Finding(one.aligned, "proven", (cause,), before=before, after=after, how=how)
         yield replace(found, floor=READ * dtypes.epsilon(one.coarsest), pairs=(one.aligned, other.aligned))
+
+
+def _turned(diff: Diff) -> Iterator[Finding]:
+    """Of what the two models give at one place, the same values with axes in an order that no layout is."""
+    for index, (name, axes) in turned(diff.pairs, diff.reference, diff.candidate).items():
+        pair, its = diff.pairs[index], diff.candidate.structure.by_name[name]
+        back = ", ".join(map(str, axes))
+        what = f"the axes of what the candidate gives, {name}, stand in another order: moved by ({back}) it agrees"
+        was = tuple(int(axis) for axis in np.argsort(axes))
+        ours, theirs = diff.reference.read(pair.node.name), diff.candidate.read(name)
+        before = distance(dtypes.as_float64(theirs), dtypes.as_float64(ours))
+        cause = Cause(
+            "axis-permutation", what, f"permute({back}) of what {name} gives", pair.node.name, name, "axes",
+            (tuple(range(len(axes))), was), its.source, before,
+        )  # fmt: skip
+        how = f"the reference's {pair.node.name}, held against {name} with its axes in every order"
+        bar = UNREAD * dtypes.epsilon(pair.coarsest)
+        yield Finding(pair.aligned, "proven", (cause,), before=before, after=0.0, floor=bar, how=how)

@@ -16,6 +16,7 @@ from tracer.compare import instability
 from tracer.compare.local import DRAWS, Local
 from tracer.compare.pair import PairDiff
 from tracer.compare.stats import NonFinite, Stats
+from tracer.compare.turned import turned
 from tracer.compare.verdict import GROWTH, Tolerance, Verdict, judge, judge_again, rounding_floor
 from tracer.graph import Node, Structure
 from tracer.names import display
@@ -64,7 +65,12 @@ def judged(
     """
     judge_ = _Judge(pairs, tolerance, reference, candidate, mapping, of, undone)
     places = {output.reference: str(output) for output in moved}
-    found = (judge_.judge(index, pair) for index, pair in enumerate(pairs))
+    found = [judge_.judge(index, pair) for index, pair in enumerate(pairs)]
+    for index, (name, axes) in (turned(found, reference, candidate) if of == "values" else {}).items():
+        said = (
+            f"the output {display(name)} has its axes in another order, which no layout is: moved by {axes} it agrees"
+        )
+        found[index] = replace(found[index], verdict=Verdict.DIVERGED, reason=said)
     return tuple(replace(p, reason=f"{p.reason}; {places[p.aligned]}") if p.aligned in places else p for p in found)
 
 
