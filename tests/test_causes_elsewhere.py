@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,11 @@ CASES: dict[str, tuple[Any, Any, Any, Layers, set[str]]] = {
     ),
     "halves of two directions": (
         lambda x, both, last: last(both(x)[0]),
-        lambda x, both, last: last(joined(*both(x)[0].chunk(2, -1)[::-1])), STEPS, directions, {"rnn-direction"},
+        lambda x, both, last: last(joined(*both(x)[0].chunk(2, -1)[::-1])), STEPS, directions, {"concat-order"},
     ),
     "steps of two directions turned round": (
         lambda x, both, last: last(both(x)[0]), lambda x, both, last: last(both(x)[0].flip(1)), STEPS, directions,
-        {"rnn-direction"},
+        {"concat-order"},
     ),
     "the last step of both directions for their last states": (
         lambda x, both, last: last(joined(*both(x)[1][0])), lambda x, both, last: last(both(x)[0][:, -1]), STEPS,
@@ -194,3 +194,39 @@ def test_a_layer_for_each_step_ends_with_its_activation_though_it_reads_other_va
     first, second = (tracer.record(model, ids, trace=trace_path) for model in (reference, candidate))
     told = explain(tracer.diff(first, second), seconds=20.0)
     assert named(told) == {"weights-not-loaded"}, str(told)
+
+
+def fields(x: torch.Tensor, one: nn.Module, pairs: Sequence[tuple[int, int]], *, second: bool, halves: bool) -> Any:
+    """Products of each two fields, one of them behind a kernel, all stacked."""
+    made = [x[:, i] * one(x[:, j]) if second else one(x[:, i]) * x[:, j] for i, j in pairs]
+    return torch.cat([torch.stack(made[:2], 1), torch.stack(made[2:], 1)], 1) if halves else torch.stack(made, 1)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "second", "expected"),
+    [
+        (((0, 1), (0, 2), (0, 3), (1, 2), (1, 3)), False, set()),
+        (((0, 1), (0, 2), (1, 2), (0, 3), (1, 3)), False, {"concat-order"}),
+        (((0, 1), (0, 2), (0, 3), (1, 2), (1, 3)), True, {"wiring"}),
+    ],
+)
+def test_products_of_fields_in_another_order(
+    trace_path: Path, pairs: Sequence[tuple[int, int]], second: bool, expected: set[str]
+) -> None:
+    plain = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3))
+    found = said(
+        trace_path,
+        lambda x, one: torch.tanh(fields(x, one, plain, second=False, halves=False)),
+        lambda x, one: torch.tanh(fields(x, one, pairs, second=second, halves=True)),
+        ROWS, lambda: {"one": nn.Linear(8, 8, bias=False)},
+    )  # fmt: skip
+    assert named(found) == expected, str(found)
+
+
+def test_a_size_that_is_squared_again_is_a_root_that_is_left_out(trace_path: Path) -> None:
+    found = said(
+        trace_path,
+        lambda x, one, two, last: last(torch.sqrt(one(x).square() + two(x).square())),
+        lambda x, one, two, last: last(torch.hypot(one(x), two(x)) ** 2), ROWS, squares,
+    )  # fmt: skip
+    assert named(found) <= {"block-missing", "block-extra"} and found.parting, str(found)

@@ -181,3 +181,76 @@ def test_what_was_given_is_off_as_far_as_what_it_reads(trace_path: Path) -> None
     found = said(trace_path, run, lambda x, one, two: run(x, one, two, "tanh"), ROWS * 0.1, dense)
     assert named(found) == {"gelu-approx"}, str(found)
     assert all(one.status == "proven" for one in found.parting), str(found)
+
+
+class Spectrum(nn.Module):
+    def __init__(self, *, norm: str, bent: bool) -> None:
+        super().__init__()
+        self.norm, self.bent = norm, bent
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        waves = torch.fft.fft2(torch.complex(x[..., :4], x[..., 4:]))
+        share = torch.tanh(x[..., :4]) if self.bent else torch.sigmoid(x[..., :4])
+        made = torch.fft.ifft2(share * waves + (1 - share) * waves.conj(), norm=self.norm)
+        return torch.cat([made.real, made.imag], -1)
+
+
+@pytest.mark.parametrize(
+    ("norm", "bent", "expected"),
+    [("backward", False, set()), ("ortho", False, {"scale"}), ("backward", True, {"activation-kind"})],
+)
+def test_complex_numbers_for_two_tensors(trace_path: Path, norm: str, bent: bool, expected: set[str]) -> None:
+    ops = keras.ops
+    x = layers.Input((5, 8))
+    waves = ops.fft2((x[..., :4], x[..., 4:]))
+    share = ops.sigmoid(x[..., :4])
+    y = ops.ifft2(tuple(share * part + (1 - share) * sign * part for part, sign in zip(waves, (1, -1), strict=True)))
+    reference = keras.Model(x, ops.concatenate(y, -1))
+    values = np.random.default_rng(3).standard_normal((2, 5, 8)).astype("f4")
+    models = reference, Spectrum(norm=norm, bent=bent).eval()
+    sides = [tracer.record(one, values, trace=trace_path, layout="same") for one in models]
+    found = tracer.explain(*sides, seconds=20)
+    assert named(found) == expected, str(found)
+    types = [(pair.node.dtype, pair.candidate_node.dtype) for pair in found.diff.pairs]
+    assert not any((one or "").startswith("complex") or (other or "").startswith("complex") for one, other in types)
+
+
+class Lengths(layers.Layer):  # type: ignore[misc]
+    """A convolution whose kernels have learnt lengths, as Keras users write it."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.kernel = self.add_weight(name="kernel", shape=(3, 3, shape[-1], 5))
+        self.length = self.add_weight(name="length", shape=(5,))
+
+    def call(self, x: Any) -> Any:
+        kernel = self.kernel / keras.ops.sqrt(keras.ops.sum(keras.ops.square(self.kernel), axis=(0, 1, 2)))
+        return keras.ops.conv(x, kernel * self.length, padding="same")
+
+
+class Levelled(nn.Conv2d):
+    def __init__(self, over: tuple[int, ...]) -> None:
+        super().__init__(4, 5, 3, padding=1, bias=False)
+        self.length, self.over = nn.Parameter(torch.ones(5)), over
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight / torch.linalg.vector_norm(self.weight, dim=self.over, keepdim=True)
+        return F.conv2d(x, weight * self.length[:, None, None, None], padding=1)
+
+
+@pytest.mark.parametrize(
+    ("over", "loaded", "expected"),
+    [((1, 2, 3), True, set()), ((0, 2, 3), True, {"norm-axis"}), ((1, 2, 3), False, {"weights-not-loaded"})],
+)
+def test_kernels_of_a_learnt_length(trace_path: Path, over: tuple[int, ...], loaded: bool, expected: set[str]) -> None:
+    x = layers.Input((6, 6, 4))
+    reference = weighted(keras.Model(x, keras.ops.tanh(Lengths(name="one")(x))))
+    own, one = reference.get_layer("one"), Levelled(over)
+    one.weight.data = torch.tensor(np.asarray(own.kernel)).permute(3, 2, 0, 1)
+    if loaded:
+        one.length.data = torch.tensor(np.asarray(own.length))
+    maps = MAPS.permute(0, 2, 3, 1).contiguous().numpy()
+    models = reference, nn.Sequential(one, nn.Tanh()).eval()
+    layouts = {}, {"layout": "NHWC->NCHW"}
+    sides = [tracer.record(one, maps, trace=trace_path, **more) for one, more in zip(models, layouts, strict=True)]
+    found = tracer.explain(*sides, seconds=20)
+    assert named(found) == expected, str(found)

@@ -161,7 +161,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path
         ("seeing", {"shuffled": True}, "channel-order"),
         ("seeing", {"cut": True}, "transposed-conv-shift"),
         ("reading", {"backwards": True}, "rnn-direction"),
-        ("reading", {"swapped": True}, "rnn-direction"),
+        ("reading", {"swapped": True}, "concat-order"),
         ("reading", {"masked": True}, "attention-mask"),
         ("reading", {"lengths": True}, "rnn-last-step"),
     ],

@@ -293,6 +293,33 @@ def test_padding_that_keras_masks_and_the_port_counts(tmp_path: Path, attended: 
     assert names(found) == ["attention-mask"]
 
 
+@pytest.mark.parametrize(
+    ("whole", "twice", "expected"),
+    [(False, False, []), (True, False, ["attention-mask"]), (False, True, ["rnn-bias"])],
+)
+def test_padded_steps_that_nothing_reads_are_no_matter(
+    tmp_path: Path, whole: bool, twice: bool, expected: list[str]
+) -> None:
+    keras.backend.clear_session()
+    ids = layers.Input((7,), dtype="int32")
+    x = layers.LSTM(5, return_sequences=True)(layers.Embedding(20, 8, mask_zero=True)(ids))
+    model = keras.Model(ids, layers.GlobalAveragePooling1D()(x))
+    for weight in model.weights:
+        weight.assign(RNG.normal(0, 0.5, weight.shape))
+    table, kernel, hidden, bias = (np.asarray(weight) for weight in model.weights)
+    words, rnn = nn.Embedding(20, 8), nn.LSTM(8, 5, batch_first=True)
+    words.weight.data = torch.tensor(table)
+    state = {"weight_ih_l0": kernel.T, "weight_hh_l0": hidden.T, "bias_ih_l0": bias, "bias_hh_l0": twice * bias}
+    rnn.load_state_dict({name: torch.tensor(values) for name, values in state.items()})
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y, counts = m.rnn(m.words(x))[0], (x > 0)[:, :, None]
+        return y.mean(1) if whole else (y * counts).sum(1) / counts.sum(1)
+
+    found = told(tmp_path / "t.zarr", model, Steps(run, words=words, rnn=rnn), IDS)
+    assert names(found) == expected, str(found)
+
+
 # --- others ----------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tracer import kinds
 from tracer.alignment.features import Features
 from tracer.alignment.sizes import Sizes, shared, shifts
+from tracer.graph import Node
 
 Index = NDArray[np.intp]
 Values = NDArray[np.float32]
@@ -175,7 +176,7 @@ def possible(
         owned: further ones that must be alike enough, a row each.
         anchors: ascending pairs that are known; of large models what stands as far between two of them is considered.
     """
-    looks = [[*zip((n.kind for n in x.nodes), _is_input(x), x.dims, x.params, strict=True)] for x in (a, b)]
+    looks = [[*zip((n.kind for n in x.nodes), map(_sort, x.nodes), x.dims, x.params, strict=True)] for x in (a, b)]
     first = [{look: i for i, look in reversed([*enumerate(found)])} for found in looks]
     number = [{look: i for i, look in enumerate(found)} for found in first]
     rows_of = np.array([number[0][look] for look in looks[0]], np.intp)
@@ -226,17 +227,23 @@ def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray((place - low + 0.5) / (high - low))
 
 
-_Look = tuple[str, bool, Any, Any]
+_Look = tuple[str, tuple[bool, bool | None], Any, Any]
 
 
-def _is_input(side: Features) -> list[bool]:
-    return [node.role == "input" for node in side.nodes]
+def _sort(node: Node) -> tuple[bool, bool | None]:
+    """Whether a node is an input, and whether it gives complex numbers (None: not known), for which another framework
+    has two tensors."""
+    return node.role == "input", None if node.dtype is None else node.dtype.startswith("complex")
+
+
+def _same_sort(one: tuple[bool, bool | None], other: tuple[bool, bool | None]) -> bool:
+    return one[0] == other[0] and (one[1] == other[1] or None in (one[1], other[1]))
 
 
 def _fits(a: list[_Look], b: list[_Look], moved: dict[int, frozenset[int]]) -> NDArray[np.bool_]:
     """Whether nodes that look so can be a pair at all."""
     kind = Table([x[0] for x in a], [x[0] for x in b], kinds.similarity).every() > 0
-    role = np.equal.outer(np.array([x[1] for x in a], bool), np.array([x[1] for x in b], bool))
+    role = Table([x[1] for x in a], [x[1] for x in b], _same_sort).every() > 0
     shape = Sizes([x[2] for x in a], [x[2] for x in b], moved).every() > 0
     parameters = shared([x[3] for x in a], [x[3] for x in b]) > 0
     # A constant that is added is a parameter to one framework and none to the other.

@@ -428,7 +428,10 @@ class Work:
             above = beyond(self.sides[0].structure, self.a.nodes[i]), beyond(self.sides[1].structure, self.b.nodes[j])
             passed = {self.a.nodes[k].name: self.b.nodes[m].name for k, m in matched.items() if k == i or m == j}
             if any(ours in above[0] or theirs in above[1] for ours, theirs in passed.items()):
-                continue  # nothing but a permute or the like comes after the twin
+                # Nothing but a permute or the like comes after the twin; a reshape may lay its values out otherwise.
+                ends_as, stands_as = self.b.nodes[j].shape, self.b.nodes[matched.get(i, j)].shape
+                if ends_as != self.a.nodes[i].shape or not ends_as or len(ends_as) == len(stands_as or ends_as):
+                    continue
             found.append((i, j))
         return found
 

@@ -21,6 +21,7 @@ from tracer.causes.failing import Failure
 from tracer.causes.folding import folded
 from tracer.causes.forms import by_channel, in_two, sized
 from tracer.causes.reading import read
+from tracer.causes.reading.masking import steps_read
 from tracer.causes.repeated import Repeated, repeated
 from tracer.causes.scores import of_scores
 from tracer.causes.simplify import as_attention, simplified, unmerged
@@ -223,7 +224,29 @@ class Case:
 
         Raises Unknown.
         """
-        return distance(trial.run(self.ran), self.target)
+        return self.off(trial.run(self.ran))
+
+    def off(self, found: Array) -> float:
+        """How far a result is from what they made where it is read at all. Raises Unknown."""
+        where = self._read
+        if where is None or not found.shape == self.target.shape == np.broadcast_shapes(where.shape, found.shape):
+            return distance(found, self.target)
+        return distance(np.where(where, found, 0), np.where(where, self.target, 0))
+
+    @cached_property
+    def _read(self) -> Array | None:
+        """The steps of the result that are read, by our axes; None where all are."""
+        axes = self.axes.get(self.ours.node.name)
+        places = None if axes is None or not {0, 1} <= {*axes} else (axes.index(0), axes.index(1))
+        for side, at in ((self.ours, (0, 1)), (self.theirs, places)):
+            mask = None if at is None or side.recording.framework != "tensorflow" else _steps_read(side)
+            if mask is not None and at is not None and side.node.shape is not None:
+                if side.node.shape[:2] != mask.shape:
+                    return None
+                mask = mask if at[0] < at[1] else mask.T
+                rank = len(side.node.shape) if axes is None else len(axes)
+                return np.expand_dims(mask, tuple(axis for axis in range(rank) if axis not in at))
+        return None
 
     @cached_property
     def ran(self) -> dict[str, Ran]:
@@ -253,6 +276,13 @@ UNREAD = 512.0
 """Roundoffs beyond which a program does not do what was recorded: sums over long kernels stay below it."""
 COARSE = (2.0, 4.0)
 """The same two of types coarser than float32: sums are mostly made in float32, and the result rounded once."""
+
+
+def _steps_read(side: Side) -> Array | None:
+    try:
+        return steps_read(side.recording, side.node.name)
+    except Unknown:
+        return None
 
 
 def distance(found: Array, target: Array) -> float:

@@ -32,6 +32,7 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause], idle: Sequence[Ste
     cropped = any(cause.id == "transposed-conv-shift" for cause in causes)
     stepped = any(cause.id == "rnn-last-step" for cause in causes)
     parted = any(cause.key == "index" for cause in causes)
+    strided = any(cause.key == "strides" for cause in causes)
     joined = any(cause.key == "merge_mode" for cause in causes)
     alone: dict[str, list[Cause]] = {}
     steps: dict[str, list[Edit]] = {}
@@ -44,6 +45,8 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause], idle: Sequence[Ste
                 continue  # a number of a place, of which what takes it tells more
             if cropped and edit.detail["steps"][0].kind in ("pad", "slice", "crop"):
                 continue  # the other half of the same crop
+            if strided and _strides(edit.detail["steps"][0]):
+                continue  # every so many are taken, before the layer and not by it
             if parted and edit.detail["steps"][0].kind in ("slice", "split"):
                 continue  # the same part, in two cuts
             if stepped and edit.detail["steps"][0].kind in kinds.POOLS | kinds.RECURRENT | _TAKEN:
@@ -88,6 +91,12 @@ def in_blocks(edits: Sequence[Edit], causes: Sequence[Cause], idle: Sequence[Ste
         found = [cause for cause in found if cause not in several]
         found.insert(0, whole)
     return tuple(found)
+
+
+def _strides(step: Step) -> bool:
+    """Whether a slice takes every so many of what it reads."""
+    index = step.settings.get("index", ()) if step.kind == "slice" else ()
+    return any(isinstance(part, tuple) and (part[2] or 1) > 1 for part in index)
 
 
 _TAKEN = frozenset({"slice", "split", "concat", "permute", "reshape", "flatten"})
@@ -295,12 +304,21 @@ def _stands_elsewhere(edits: Sequence[Edit], causes: Sequence[Cause]) -> tuple[C
     elsewhere = bool(causes[0].reference) != bool(causes[1].reference) and not (one.weights or other.weights)
     if not elsewhere or one.kind not in _STANDING or kinds.similarity(one.kind, other.kind) < _ALIKE:
         return None
+    if _begun(one) != _begun(other):
+        return None  # other parts are cut off
     mine, its = sorted(causes, key=lambda cause: not cause.reference)
     what = f"{mine.reference} of the reference is computed at another place in the candidate: {its.candidate}"
     fix = f"{its.source + ': ' if its.source else ''}compute it where the reference does"
     moved = replace(its, id="residual-order", what=what, fix=fix, reference=mine.reference, changes=())
     here, there = (one, other) if causes[0].reference else (other, one)
     return moved, *_set_otherwise(moved, here, there)
+
+
+def _begun(step: Step) -> list[object]:
+    """Where a slice begins and how it goes on, of each axis of which it leaves something out; in any order."""
+    parts = naming.plain_index(step.settings.get("index", ()))
+    taken = [(part[0], part[2]) if isinstance(part, tuple) else part for part in parts if part != (0, None, 1)]
+    return sorted(taken, key=str)
 
 
 def _set_otherwise(moved: Cause, here: Step, there: Step) -> Iterator[Cause]:
@@ -315,7 +333,7 @@ def _set_otherwise(moved: Cause, here: Step, there: Step) -> Iterator[Cause]:
 
 
 _ALIKE = 0.9
-_STANDING = kinds.POOLS | kinds.REDUCTIONS | kinds.ACTIVATIONS | kinds.NORMALISATIONS
+_STANDING = kinds.POOLS | kinds.REDUCTIONS | kinds.ACTIVATIONS | kinds.NORMALISATIONS | {"slice", "resize", "upsample"}
 """What is an operation of its own, wherever it stands."""
 _FACTORS = ("embedding-scale", "attention-scale", "input-scale", "scale")
 
@@ -388,7 +406,11 @@ def said_once(found: Sequence[Finding]) -> Iterator[Finding]:
         name: cause for one in found for cause in one.causes if cause.id == "residual-order"
         for name in (cause.reference, cause.candidate)
     }  # fmt: skip
+    apart = [cause for cause in elsewhere.values() if bool(cause.reference) != bool(cause.candidate)]
+    both = any(cause.reference for cause in apart) and any(cause.candidate for cause in apart)
     for one in found:
+        if both:  # each norm is held against the one that has its place
+            one = replace(one, causes=tuple(apart[0] if _of_norms(cause) else cause for cause in one.causes))
         one = replace(one, causes=tuple(_made_elsewhere(cause, elsewhere) for cause in one.causes))
         if one.status not in ("proven", "ambiguous") or not one.causes:
             yield one
@@ -399,6 +421,11 @@ def said_once(found: Sequence[Finding]) -> Iterator[Finding]:
         blocks.update((bool(cause.reference), name) for cause in kept for name in cause.block)
         stated |= {_key(cause) for cause in kept}
         yield replace(one, causes=kept)
+
+
+def _of_norms(cause: Cause) -> bool:
+    """Whether a norm is said to have the weights of another."""
+    return cause.id == "weights-swapped" and bool(cause.key) and {*cause.key.split(", ")} <= {"gamma", "beta"}
 
 
 def _made_elsewhere(cause: Cause, elsewhere: Mapping[str, Cause]) -> Cause:

@@ -10,12 +10,14 @@ import numpy as np
 
 from tracer import kinds
 from tracer.causes import masks, namesakes, naming, preparing
+from tracer.causes.axes import counts
 from tracer.causes.case import Case, Side
 from tracer.causes.edit import Edit, of_program, of_step
 from tracer.causes.matching import SYMMETRIC, exchangeable, matched, two_things
-from tracer.causes.scores import SCALING
+from tracer.causes.reading import read
+from tracer.causes.scores import SCALING, about_heads
 from tracer.causes.settings import between, sides, translated
-from tracer.causes.step import GIVEN, Program, Step
+from tracer.causes.step import GIVEN, Program, Step, Unknown
 from tracer.causes.sums import SUMS, following, in_their_order, sums, terms_apart
 from tracer.graph import Node, Structure
 
@@ -171,7 +173,7 @@ def _missing(case: Case, step: Step, instead: str | None, twins: Names) -> Edit:
         cause = naming.of_exchange(step, Step(other.name, other.kind, inputs=other.parents), case.ours)
         what = sides(case, "computes", step.kind, other.kind)
     elif other is not None and step.kind in ("slice", "gather") and _of_same_split(case, other, step):
-        cause = "head-layout" if naming.about_heads(case.ours.recording.structure, step) else "channel-order"
+        cause = "head-layout" if about_heads(case.ours.recording.structure, step) else "channel-order"
         what = f"{step.name} takes another part of {step.inputs[0]} than the {case.doer}"
     return Edit(
         cause, what, of_program(lambda program: program.without(step.name, instead)), step.name, seen=True, cost=1.5,
@@ -387,7 +389,9 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
     if not own and (both := namesakes.exchanged(case, a, b, mine, names, {n: t.name for n, t in taken.items()})):
         yield namesakes.edit_of(case, both, change)
         return
-    yield Edit(cause, what, change, a.name, b.name, seen=True, cost=1.5)
+    here, there = (a.name, b.name) if case.turned_round else (b.name, a.name)
+    fix = f"let {here} read the tensor that the reference's {there} reads" if cause.startswith("block-") else ""
+    yield Edit(cause, what, change, a.name, b.name, seen=True, cost=1.5, fix=fix)
 
 
 def _only(names: set[str | None]) -> str | None:
@@ -446,13 +450,14 @@ def _rewired(case: Case, step: Step, mine: Sequence[str], its: Sequence[str]) ->
     part = _other_part(structure, mine, its)
     if (state := _of_states(structure, mine, its)) and (part or state > 1):
         return "rnn-last-step"
-    if part and not naming.about_heads(structure, step):
-        return "wiring" if any(map(naming.counts, _known(structure, mine))) else part
+    if part and not about_heads(structure, step):
+        others = any(map(counts, _known(structure, mine))) or any(_no_channel(case, name) for name in {*mine} - {*its})
+        return "wiring" if others else part
     if masks.makes_mask(step, case.ours):
         return "attention-mask"
     if step.kind in SUMS and len(its) > 1:
         return "residual-order" if naming.on_one_path(structure, mine, its) else "wiring"
-    if step.kind in ("matmul", "permute", "reshape", "attention", *SCALING) and naming.about_heads(structure, step):
+    if step.kind in ("matmul", "permute", "reshape", "attention", *SCALING) and about_heads(structure, step):
         return "qkv-order" if naming.multiplied(structure, step) else "wiring"
     sums = [structure.by_name[name] for name in (*mine, *its) if name in structure.by_name]
     terms = {parent for node in sums if node.kind == "add" and len(node.parents) > 1 for parent in node.parents}
@@ -485,7 +490,8 @@ def _known(structure: Structure, names: Sequence[str]) -> list[Node]:
 
 
 def _around_activation(case: Case, mine: Sequence[str], its: Sequence[str]) -> str:
-    """The cause where what is read in place of another tensor is that one but for an activation; else nothing."""
+    """The cause where what is read in place of another tensor is that one but for an activation, or another function of
+    each value; else nothing."""
     structure = case.ours.recording.structure
     gone, new = [name for name in mine if name not in its], [name for name in its if name not in mine]
     if len(gone) != 1 or len(new) != 1:
@@ -494,6 +500,10 @@ def _around_activation(case: Case, mine: Sequence[str], its: Sequence[str]) -> s
         passed = naming.passed(structure, early, late)
         if passed and all(node.kind in kinds.ACTIVATIONS for node in passed):
             return cause("activation")
+        # What nothing else reads is left out; else another tensor is read.
+        alone = len(mine) == len(its) == 1 and len(structure.children.get(late, ())) == 1
+        if alone and passed and all(node.kind in kinds.ELEMENTWISE and len(node.parents) == 1 for node in passed):
+            return cause("block")
     return ""
 
 
@@ -527,6 +537,31 @@ def _other_part(structure: Structure, mine: Sequence[str], its: Sequence[str]) -
     sources = {source(name) for name in new} | {source(name) for name in gone if source(name) is not None}
     known = [name for name in gone if source(name) is not None]
     return "channel-order" if new and known and len(sources) == 1 and None not in sources else ""
+
+
+def _no_channel(case: Case, name: str) -> bool:
+    """Whether a tensor is one place along an axis that is not that of the channels, such as one field of several."""
+    structure = case.ours.recording.structure
+    node = structure.by_name.get(name)
+    whole = structure.by_name.get(node.parents[0]) if node is not None and node.kind == "slice" else None
+    if whole is None or whole.shape is None:
+        return False
+    try:
+        index = read(case.ours.recording, name).settings.get("index", ())
+    except Unknown:
+        return False
+    rank = len(whole.shape)
+    channels = rank - 1
+    if case.ours.recording.framework != "tensorflow" and (
+        rank >= _IMAGE or any(one.kind in kinds.CONVOLUTIONS for one in structure)
+    ):
+        channels = 1
+    at = [axis for axis, part in enumerate(index) if isinstance(part, int)]
+    return bool(at) and channels not in at and "..." not in map(str, index)
+
+
+_IMAGE = 4
+"""Axes of images, the second of which has the channels in PyTorch."""
 
 
 def _passing(program: Program) -> dict[str, str]:

@@ -51,11 +51,6 @@ def at_ends(
             found.setdefault(end, replace(cut, candidate=end))  # it may be held against the same layer as an output
             found = {key: _renamed(one, name, end) for key, one in found.items()}
             continue
-        if (end := _of_complex(candidate, theirs, ours, set(found))) is not None:
-            del found[name]
-            found[end] = replace(cut, candidate=end)
-            found = {key: _renamed(one, name, end) for key, one in found.items()}
-            continue
         if (end := _activation(reference, ours, theirs, {one.reference for one in found.values()})) is not None:
             found[name] = replace(cut, reference=end, heal=end)
             continue
@@ -214,17 +209,6 @@ def _activation(recording: Recording, node: Node, other: Node, known: Set[str]) 
         return None
     acts = recording.structure.by_name[following[0]].kind in kinds.ACTIVATIONS
     return following[0] if acts and recording.stored(following[0]) is not None else None
-
-
-def _of_complex(recording: Recording, node: Node, other: Node, known: Set[str]) -> str | None:
-    """What alone reads complex numbers and makes real ones of them, where the other side has real ones; else None."""
-    if not (node.dtype or "").startswith("complex") or (other.dtype or "complex").startswith("complex"):
-        return None
-    following = _following(recording, node.name)
-    if len(following) != 1 or following[0] in known or recording.stored(following[0]) is None:
-        return None
-    made = recording.structure.by_name[following[0]]
-    return made.name if made.shape == node.shape and not (made.dtype or "").startswith("complex") else None
 
 
 def _alike(one: Node, other: Node, way: Way, *, turned: bool) -> bool:

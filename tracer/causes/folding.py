@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tracer import kinds
+from tracer import kinds, relations
 from tracer.causes.step import Array, Program, Step
 from tracer.relations import alike
 
@@ -19,11 +19,7 @@ def folded(program: Program, other: Program) -> Program | None:
     """The program with normalisations in the layers in front of them, where ``other`` has none behind such a layer;
     None where there is nothing to fold. What was folded is kept in the setting ``folded``."""
     normed = {name for step in other.steps if step.kind == "batchnorm" for name in step.inputs}
-    bare = {
-        (step.kind, step.weights["kernel"].shape)
-        for step in other.steps
-        if "kernel" in step.weights and step.name not in normed
-    }
+    bare = [step for step in other.steps if "kernel" in step.weights and step.name not in normed]
     steps = {step.name: step for step in program.steps}
     found = None
     for norm in program.steps:
@@ -32,8 +28,11 @@ def folded(program: Program, other: Program) -> Program | None:
             continue
         if sum(layer.name in step.inputs for step in program.steps) != 1:
             continue
-        if (layer.kind, layer.weights["kernel"].shape) not in bare:
-            continue
+        kernel = layer.weights["kernel"]
+        alone = [one.weights["kernel"] for one in bare if one.kind == layer.kind]
+        alone = [one for one in alone if one.shape == kernel.shape]
+        if not alone or any(relations.same_values(one, kernel) for one in alone):
+            continue  # what is as it stands, if in another order, has nothing folded in: the norm is left out
         whole = replace(
             layer, name=norm.name, shape=norm.shape, weights=_weights(layer, norm),
             settings={**layer.settings, "folded": (layer, norm)},

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracer import kinds, relations
+from tracer.causes import scores
 from tracer.causes.case import Case
 from tracer.causes.edit import Edit, of_step, weights
 from tracer.causes.folding import mistaken
@@ -24,7 +25,6 @@ from tracer.graph import Structure
 from tracer.relations import alike
 
 _COST = 1.2
-_WEIGHS = ("softmax", "attention")
 _BETWEEN = 24
 """Operations at most from a projection to the attention that it is for."""
 
@@ -383,7 +383,7 @@ def attends(structure: Structure, name: str) -> bool:
     front = {name}
     for _ in range(8):
         front = {child for one in front for child in structure.children.get(one, ())}
-        if any(structure.by_name[one].kind in _WEIGHS for one in front):
+        if any(scores.attends(structure, one) for one in front):
             return True
         if any(_averages(structure, one) for one in front):
             return True
@@ -408,7 +408,7 @@ def projects(structure: Structure, step: Step) -> bool:
     front, seen = {step.name}, {step.name}
     for _ in range(_BETWEEN):
         front = {child for name in front for child in structure.children.get(name, ())} - seen
-        if any(structure.by_name[name].kind in _WEIGHS or _averages(structure, name) for name in front):
+        if any(scores.attends(structure, name) or _averages(structure, name) for name in front):
             return True
         seen |= front
         front = {name for name in front if structure.by_name[name].kind not in kinds.WEIGHTED | kinds.NORMALISATIONS}

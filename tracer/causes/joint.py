@@ -89,7 +89,11 @@ def _same(whole: Finding, first: Finding, second: Finding) -> bool:
 
 
 def _denied(whole: Finding, both: Sequence[Finding]) -> bool:
-    """Whether a layer is said to be on one side alone of which it was found that it only reads other tensors."""
+    """Whether a layer is said to be on one side alone of which it was found that it only reads other tensors; or
+    something else than what both say of the very same node, which is one mistake as it stands."""
+    first, second = ({(cause.id, cause.reference, cause.candidate) for cause in one.causes} for one in both)
+    if any(cause[0] not in whole.names for cause in first & second):
+        return True
     rewired = [cause for one in both for cause in one.causes if cause.id == "wiring"]
     sides = [{cause.reference for cause in rewired} - {""}, {cause.candidate for cause in rewired} - {""}]
     alone = [cause for cause in whole.causes if cause.id in ("block-missing", "block-extra")]

@@ -25,15 +25,17 @@ def of_moves(edits: Sequence[Edit], idle: Sequence[Step] = ()) -> str:
     if not all(step.kind in MOVING for step in steps) or len(begins) != 1:
         return ""
     (source,) = begins.values()
-    if source.kind in _RECURRENT:
-        return "rnn-direction"
+    recurrent = source.kind in _RECURRENT
     if source.shape is None or math.prod(source.shape) > _MOST:
-        return ""
+        return "rnn-direction" if recurrent else ""
     places = np.arange(math.prod(source.shape), dtype=np.float64).reshape(source.shape)
     try:
         result = Program(tuple(_in_order(steps, source.name))).run({source.name: places})
     except (Unknown, ValueError):
-        return ""
+        return "rnn-direction" if recurrent else ""
+    if recurrent:  # the features of each step, one direction's before the other's, and no other step
+        order = relations.permutation(places, result, places.ndim - 1) if result.shape == places.shape else None
+        return "concat-order" if order is not None else "rnn-direction"
     if result.ndim < places.ndim:
         return "flatten-order"
     if result.shape != places.shape or result.ndim < 2:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tracer import kinds, relations
 from tracer.causes import masks
+from tracer.causes.axes import along_channels, along_features, as_flip, counts, reorders_channels, turns_features
 from tracer.causes.case import Side
 from tracer.causes.preparing import at_input, is_table, of_input
-from tracer.causes.scores import FAR, PRODUCTS, SCALING, of_scores
+from tracer.causes.scores import FAR, PRODUCTS, SCALING, about_heads, of_scores
 from tracer.causes.step import Array, Step
 from tracer.causes.sums import terms_apart
 from tracer.causes.uses import bends_layer, makes_kernel
@@ -179,7 +180,7 @@ def of_exchange(ours: Step, theirs: Step, side: Side) -> str:
         return "input-normalisation" if of_input(ours, side) else "norm-axis"
     if both <= {"slice", "gather", "split"} and any(map(_takes_a_step, (ours, theirs))):
         return "rnn-last-step"
-    if both <= _CHANNELS and _turns_features(ours, side):
+    if both <= _CHANNELS and turns_features(ours, side):
         return "channel-order"
     if both == {"crop", "slice"}:
         return "transposed-conv-shift" if any("transpose" in kind for kind in _cut(ours, structure)) else "shift"
@@ -206,15 +207,6 @@ def _cut(step: Step, structure: Structure) -> list[str]:
     while any(node.kind in ("crop", "slice") for node in above):
         above = [structure.by_name[name] for node in above for name in node.parents]
     return [node.kind for node in above]
-
-
-def _turns_features(step: Step, side: Side) -> bool:
-    """Whether a step puts the features of each sample in another order: what it gives has no other axis."""
-    node = side.recording.structure.by_name.get(step.name)
-    shape, axes = step.shape or (), step.settings.get("axes", step.settings.get("axis"))
-    axes = axes if isinstance(axes, tuple | list) else (axes,)
-    features = len(shape) == _SCORES and all(axis in (-1, 1) for axis in axes)
-    return features and node is not None and not counts(node)
 
 
 def _takes_a_step(step: Step) -> bool:
@@ -315,11 +307,6 @@ def _of_maps(step: Step, side: Side) -> bool:
     return step.kind != "add" and any(known[n].kind in kinds.CONVOLUTIONS for n in step.inputs if n in known)
 
 
-def counts(node: Node) -> bool:
-    """Whether a node's tensor is of whole numbers, such as ids."""
-    return (node.dtype or "").startswith(("int", "uint"))
-
-
 def _looked_up(step: Step, side: Side) -> bool:
     """Whether what a step gives are ids, whose rows of a table are taken."""
     structure, names = side.recording.structure, [step.name]
@@ -371,6 +358,7 @@ def _adds(step: Step) -> bool:
 
 def of_single(step: Step, side: Side) -> tuple[str, bool]:
     """What a step is that one side has alone: a stem for Case.lacks and Case.has, or a cause of its own (True)."""
+    step = as_flip(step)
     kind, structure = step.kind, side.recording.structure
     readers = [structure.by_name[name] for name in structure.children.get(step.name, ())]
     probable = kind in ("softmax", "log_softmax") or (kind == "sigmoid" and len(step.shape or ()) == _SCORES)
@@ -397,15 +385,19 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     if kind in ("add", "sub") and read and all(map(counts, read)) and _looked_up(step, side):
         return "embedding-offset", True
     if kind in _CHANNELS and any(one.kind in kinds.RECURRENT for one in (*readers, *read)):
-        return ("channel-order" if _along_features(step) else "rnn-direction"), True
+        return ("channel-order" if along_features(step) else "rnn-direction"), True
     if kind == "flip" and makes_kernel(step, structure):
         return "kernel-flip", True
     if kind == "flip" and any(one.kind == "grid_sample" for one in readers):
         return "axis-permutation", True  # the places of rows for those of columns
     at_ends = at_input(step, side) or step.name in side.recording.structure.outputs
-    if (kind in _CHANNELS and (at_ends or _turns_features(step, side))) or _reorders_channels(step):
+    if kind in _CHANNELS and at_ends and not along_channels(step, side):
+        if kind == "flip":
+            return ("rnn-direction" if len(step.shape or ()) <= _HEADS else "axis-permutation"), True
+    elif (kind in _CHANNELS and (at_ends or turns_features(step, side))) or reorders_channels(step):
         return "channel-order", True
-    if kind in ("pixel_shuffle", "pixel_unshuffle"):
+    shuffles = ("pixel_shuffle", "pixel_unshuffle")
+    if kind in shuffles or (kind == "gather" and readers and all(one.kind in shuffles for one in readers)):
         return "depth-to-space-order", True
     if kind == "roll":
         return "shift", True
@@ -429,45 +421,6 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
     if kind != "add" and of_input(step, side):
         return "input-normalisation", True
     return ("residual" if kind == "add" else "block"), False
-
-
-def _along_features(step: Step) -> bool:
-    """Whether a step moves values along the last of three axes or more, and no other."""
-    axes = step.settings.get("axes", step.settings.get("axis"))
-    axes, rank = axes if isinstance(axes, tuple | list) else (axes,), len(step.shape or ())
-    return rank > _SCORES and all(axis in (-1, rank - 1) for axis in axes)
-
-
-def _reorders_channels(step: Step) -> bool:
-    """Whether a step picks each of the last axis' values once, in another order."""
-    indices = np.asarray(step.settings.get("indices", ()))
-    if step.kind != "gather" or len(step.inputs) != 1 or not step.shape or indices.ndim != 1:
-        return False
-    rank, axis = len(step.shape), step.settings.get("axis", 0)
-    return axis in (-1, rank - 1) and np.array_equal(np.sort(indices), np.arange(step.shape[-1]))
-
-
-def about_heads(structure: Structure, step: Step) -> bool:
-    """Whether what a step lays out are the heads of attention: scores are made of it, or it joins what they weigh."""
-
-    def near(names: set[str], ahead: bool, far: int) -> Iterator[str]:
-        for _ in range(far):
-            names = {
-                other
-                for name in names if name in structure.by_name
-                for other in (structure.children.get(name, ()) if ahead else structure.by_name[name].parents)
-                # What a layer with weights makes of it is another matter.
-                if structure.by_name[other].kind not in kinds.WEIGHTED - {"attention"}
-            }  # fmt: skip
-            yield from names
-
-    def weighs(name: str) -> bool:
-        return any(structure.by_name[other].kind in ("softmax", "attention") for other in near({name}, False, 4))
-
-    following = list(near({step.name}, True, 10))
-    if any(structure.by_name[name].kind in ("softmax", "attention") for name in following):
-        return True
-    return weighs(step.name) or any(structure.by_name[n].kind == "matmul" and weighs(n) for n in following)
 
 
 def passed(structure: Structure, early: str, late: str) -> list[Node]:

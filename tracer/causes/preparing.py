@@ -15,6 +15,8 @@ from tracer.causes.step import Step
 _PREPARING = (
     SCALING | kinds.REDUCTIONS | kinds.ELEMENTWISE | kinds.UNCHANGED | {"power", "clip", "maximum", "minimum", "full"}
 ) | {"expand_dims", "squeeze", "global_max_pool", "global_avg_pool"}
+_SIZING = frozenset({"resize", "upsample", "crop"})
+"""What gives a picture another size, and leaves it a picture."""
 _STATISTICAL = SCALING - {"add"}
 """What is kept as a weight there are means and deviations of a data set; of what is added it may be anything."""
 _FLOATING = ("float", "bfloat", "uint8")
@@ -26,7 +28,7 @@ def of_input(step: Step, side: Side) -> bool:
     it; what weighs other tensors, such as the links of a graph, is no measurement."""
     if is_table(step) or _larger(step, side):
         return False
-    own = _PREPARING | kinds.LAYOUT_ONLY
+    own = _PREPARING | kinds.LAYOUT_ONLY | _SIZING
     learnt = bool(step.weights) and step.kind not in _STATISTICAL
     if step.kind not in _PREPARING or learnt or not _of_the_input(step.inputs, side, own):
         return False
@@ -69,8 +71,9 @@ def _of_the_input(names: Sequence[str], side: Side, through: Container[str]) -> 
 
 
 def at_input(step: Step, side: Side) -> bool:
-    """Whether a step reads the model's input, or several beside one another, through nothing that computes."""
-    return _of_the_input(step.inputs, side, SCALING | kinds.LAYOUT_ONLY | {"concat"})
+    """Whether a step reads the model's input, or several beside one another, through nothing that computes but a
+    picture's size."""
+    return _of_the_input(step.inputs, side, SCALING | kinds.LAYOUT_ONLY | _SIZING | {"concat"})
 
 
 def is_table(step: Step) -> bool:

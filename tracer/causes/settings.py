@@ -14,7 +14,7 @@ from tracer.causes import constants, masks, naming, preparing, weighing
 from tracer.causes.case import Case
 from tracer.causes.edit import Change, Edit, of_step
 from tracer.causes.operations.kernels import PREFIX
-from tracer.causes.scores import SCALING
+from tracer.causes.scores import SCALING, about_heads
 from tracer.causes.step import GIVEN, Array, Step, numbers, pairs_of
 from tracer.errors import TraceError
 
@@ -173,7 +173,7 @@ def between(case: Case, a: Step, b: Step) -> Iterator[Edit]:
             cause = "norm-axis" if naming.normalises(a, case.ours) else "pool-kind"
         turned, reader, fix = key == "axes" and _turned_above(case, a, b), (a if case.turned_round else b).name, ""
         cause = cause or naming.of_setting(a.kind, key, *_ordered(case, mine, its))
-        if key == "index" and naming.about_heads(case.ours.recording.structure, a):
+        if key == "index" and about_heads(case.ours.recording.structure, a):
             cause = "head-layout"
         same = ("shift",) if cause == "pad-asymmetry" and a.kind == "pad" else ()
         if key == "operand" and cause == "shift" and (idle := _of_nothing(case, mine, its)):

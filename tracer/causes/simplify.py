@@ -37,6 +37,20 @@ def simplified(program: Program) -> Program:
     for step in program.steps:
         if step.kind == "slice" and step.inputs[0] in {one.name for one in program.steps}:
             program = uncropped(program, step)
+    return _stacked(program)
+
+
+def _stacked(program: Program) -> Program:
+    """The program with stacks that are joined along the axis that they make as one stack of all."""
+    for step in program.steps:
+        parts = [one for name in step.inputs for one in program.steps if one.name == name and one.kind == "stack"]
+        if step.kind != "concat" or len(parts) != len(step.inputs) or step.shape is None or not parts:
+            continue
+        axes = {int(one.settings["axis"]) % len(step.shape) for one in (step, *parts)}
+        readers = [one.name for one in program.steps for name in one.inputs if name in step.inputs]
+        if len(axes) == 1 and len(readers) == len(parts):
+            whole = replace(step, kind="stack", inputs=tuple(name for one in parts for name in one.inputs))
+            program = Program(tuple(whole if one is step else one for one in program.steps if one not in parts))
     return program
 
 

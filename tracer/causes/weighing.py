@@ -72,7 +72,8 @@ def differences(case: Case, ours: Step, theirs: Step) -> Iterator[Edit]:
             found.setdefault(told.cause, []).append((role, told))
     # What is true of the kernel is true of the bias: of a few numbers it cannot be seen.
     beside = [(cause, _WEAK) for cause in ("weights-swapped", "rnn-direction", "qkv-order")]
-    for strong, weak in (*beside, ("weights-not-loaded", ("weights-perturbed",))):
+    one = [("weights-not-loaded", ("weights-perturbed",)), ("depthwise-order", ("channel-order",))]
+    for strong, weak in (*beside, *one):
         if strong in found:
             for cause in weak:
                 found[strong] += found.pop(cause, [])

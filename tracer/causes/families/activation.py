@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -166,6 +167,8 @@ def _parameters(case: Case, step: Step, other: Step | None = None) -> Iterator[E
         number = snapped(found[0], close(result, target, bar), starts)
         if key in _POSITIVE and number < _LEAST:
             continue  # a straight line, or a constant
+        if key == "negative_slope" and math.isclose(number, 1, rel_tol=_LEAST):
+            continue  # the same on both sides of zero: none at all, which is tried on its own
         changed = wanted.set(**{key: number})
         if other is None:
             yield from try_settings(case, step, "activation-param", 2.0, {key: number})

@@ -30,6 +30,7 @@ from tracer.causes.families.common import (
 )
 from tracer.causes.operations.attention import PARTS
 from tracer.causes.registry import suggests
+from tracer.causes.scores import about_heads
 from tracer.causes.step import Array, Step
 
 _HIDDEN = -50.0
@@ -104,6 +105,13 @@ def projections(case: Case, step: Step) -> Iterator[Edit]:
             taken, place = (", ".join(words) for words in zip(*((b, a) for a, b in pairs), strict=True))
             what = f"the {who} takes the {taken} of {step.name} for {place}"
             yield from try_weights(case, step, "qkv-order", 2.5, what, changed)
+    for part in (*PARTS, "output"):
+        bias = step.weights.get(f"{part}_bias")
+        if bias is not None and np.any(bias):
+            cause, whole = case.lacks("bias"), "outputs" if part == "output" else f"{part} projection"
+            fix = f"add the reference's bias to the {whole}" if cause.endswith("missing") else f"{whole} without a bias"
+            what, none = f"the {who} adds no bias to the {whole} of {step.name}", {f"{part}_bias": np.zeros_like(bias)}
+            yield from try_weights(case, step, cause, 2.4, what, dict(none), fix=fix)
     for parts in (PARTS, ("query",), ("key",), ("value",), ("query", "key"), ("output",), (*PARTS, "output")):
         changed = {}
         for part in parts:
@@ -221,7 +229,7 @@ def _causal(case: Case, step: Step, x: Array) -> Iterator[Edit]:
 @suggests("matmul", "dot")
 def products(case: Case, step: Step) -> Iterator[Edit]:
     """A factor of a product transposed, or the other way round."""
-    cause = "head-layout" if naming.about_heads(case.ours.recording.structure, step) else "axis-permutation"
+    cause = "head-layout" if about_heads(case.ours.recording.structure, step) else "axis-permutation"
     for key in ("transpose_a", "transpose_b"):
         if key in step.settings or step.settings.get("equation") is None:
             now = bool(step.settings.get(key))

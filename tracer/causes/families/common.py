@@ -178,7 +178,7 @@ def error(case: Case, step: Step, chain: Sequence[Step]) -> float:
         if at is None:
             return _through(case, step, chain)
         if at.whole:
-            return distance(run(case, chain, at.inputs, step.inputs), at.target)
+            return case.off(run(case, chain, at.inputs, step.inputs))
         narrowed = [at.narrow(one) if one.weights else one for one in chain]
         part = distance(run(case, narrowed, at.inputs, step.inputs), at.target)
         if not part < HELPS * at.before:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tracer import kinds, relations
-from tracer.causes import masks, naming
+from tracer.causes import masks
 from tracer.causes.case import Case, distance
 from tracer.causes.edit import Edit
 from tracer.causes.families.common import (
@@ -25,6 +25,7 @@ from tracer.causes.families.common import (
     value,
 )
 from tracer.causes.registry import suggests
+from tracer.causes.scores import about_heads
 from tracer.causes.step import Array, Step
 
 _MOST = 24
@@ -55,11 +56,11 @@ def flattened(case: Case, step: Step) -> Iterator[Edit]:
         return
     cause = "flatten-order" if step.kind == "flatten" or value(case, step).ndim < x.ndim else "reshape-order"
     ranks = value(case, step).ndim, x.ndim
-    if min(ranks) >= 3 and abs(ranks[0] - ranks[1]) == 1 and naming.about_heads(case.ours.recording.structure, step):
+    if min(ranks) >= 3 and abs(ranks[0] - ranks[1]) == 1 and about_heads(case.ours.recording.structure, step):
         cause = "head-layout"
     beside = cause if cause == "head-layout" else "reshape-order"
     if value(case, step).ndim == x.ndim + 2 and _QKV in value(case, step).shape[1:] and (
-        naming.about_heads(case.ours.recording.structure, step)
+        about_heads(case.ours.recording.structure, step)
     ):  # fmt: skip
         beside = "qkv-order"
     now = step.settings.get("permutation") or tuple(range(x.ndim))
@@ -189,7 +190,7 @@ def moved(case: Case, step: Step) -> Iterator[Edit]:
     if step.kind == "split":
         width = int(step.settings["stop"]) - int(step.settings["start"])
         length = x.shape[int(step.settings["axis"])]
-        heads = naming.about_heads(case.ours.recording.structure, step)
+        heads = about_heads(case.ours.recording.structure, step)
         part = "qkv-order" if heads else "rnn-direction" if _of_sequence(case, step) else "channel-order"
         for start in itertools.islice(range(0, length - width + 1, max(1, width)), _MOST):
             if start != step.settings["start"]:

@@ -31,7 +31,7 @@ from tracer.causes.families.common import (
     view,
 )
 from tracer.causes.registry import suggests
-from tracer.causes.scores import SCALING
+from tracer.causes.scores import SCALING, about_heads
 from tracer.causes.settings import sides
 from tracer.causes.step import GIVEN, Array, Step, Unknown
 from tracer.errors import TraceError
@@ -171,8 +171,10 @@ def bypassed(case: Case, step: Step) -> Iterator[Edit]:
             continue
         bare = Step(step.name, "identity", {}, {}, (step.inputs[k],), None)
         what = f"the {case.doer} leaves {step.name} ({step.kind}) out"
-        single = "residual" if step.kind == "add" else "block"
-        yield from try_chain(case, step, (bare,), case.lacks(single), what, 4.0)
+        single, whole = "residual" if step.kind == "add" else "block", False
+        if step.kind in SCALING and len(step.inputs) == 1:
+            single, whole = naming.of_single(step, case.ours)
+        yield from try_chain(case, step, (bare,), single if whole else case.lacks(single), what, 4.0)
 
 
 @suggests()
@@ -394,7 +396,7 @@ def _read(case: Case, step: Step, name: str, other: str) -> tuple[str, str]:
             return "pool-kind", f"{what}: that is pooled"
         stem = "activation" if len(between) == 1 and between <= kinds.ACTIVATIONS else "block"
         return case.has(stem), f"{what}: it goes through more"
-    of_heads = step.kind == "matmul" and naming.about_heads(case.ours.recording.structure, step)
+    of_heads = step.kind == "matmul" and about_heads(case.ours.recording.structure, step)
     of_heads = of_heads and bool(_projects(structure, twin_of) & _projects(structure, other))
     joined = step.kind in ("concat", "stack") and other in map(case.ours.above.get, step.inputs)
     return "qkv-order" if of_heads else "concat-order" if joined else "wiring", what

@@ -52,7 +52,7 @@ class _Pictures:
 
 @operation("dense")
 def _dense(step: Step, inputs: Sequence[Array]) -> Array:
-    kernel = used(step.weights["kernel"], step.settings)
+    kernel = used(step.weights, step.settings)
     # Kernels with more axes (EinsumDense) contract the last axes of the input with their first ones.
     contracted = int(step.settings.get("contracted", 1))
     x = inputs[0]
@@ -72,7 +72,7 @@ def _bilinear(step: Step, inputs: Sequence[Array]) -> Array:
 
 @operation("conv1d", "conv2d", "conv3d", "depthwise_conv1d", "depthwise_conv2d", "depthwise_conv3d")
 def _conv(step: Step, inputs: Sequence[Array]) -> Array:
-    kernel = used(step.weights["kernel"], step.settings)
+    kernel = used(step.weights, step.settings)
     pictures = _Pictures(inputs[0], kernel.ndim - 2, int(step.settings.get("channels", -1)))
     y = convolved(pictures.x, kernel, step.settings)
     return _laid(step, pictures, y)

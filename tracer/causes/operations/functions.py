@@ -41,12 +41,17 @@ _EACH: dict[str, Callable[[Array], Array]] = {
     "real": np.real,
     "imag": np.imag,
     "angle": np.angle,
+    "conj": np.conj,
+    "view_as_real": lambda x: np.stack([np.real(x), np.imag(x)], -1),
+    "view_as_complex": lambda x: x[..., 0] + 1j * x[..., 1],
     "squareplus": lambda x: (x + np.sqrt(x * x + 4)) / 2,
 }
 _TWO: dict[str, Callable[[Array, Array], Array]] = {
     "logaddexp": np.logaddexp,
     "hypot": np.hypot,
     "outer": np.outer,
+    "complex": lambda real, imaginary: real + 1j * imaginary,
+    "polar": lambda size, angle: size * np.exp(1j * angle),
     "xlogy": lambda x, y: np.where(x == 0, 0, x * np.log(np.where(x == 0, 1, y))),
 }
 

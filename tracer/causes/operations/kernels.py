@@ -8,6 +8,7 @@ settings of a layer with a ``kernel`` (…, in, out)
                         (whether epsilon is under the root or beside it), ``use_centred`` (whether the mean is taken
                         away)
 ``use_mask``            which numbers count
+weight ``gain``         a factor for each output, as the length that a weight norm learns
 ======================  =============================================================================================
 """
 
@@ -28,8 +29,13 @@ FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
 PREFIX = "use_"
 
 
-def used(kernel: Array, settings: Mapping[str, Any]) -> Array:
-    """The kernel as the layer uses it."""
+def used(weights: Mapping[str, Array], settings: Mapping[str, Any]) -> Array:
+    """The kernel as the layer uses it, that of each output times its ``gain`` where there is one."""
+    found = _formed(weights["kernel"], settings)
+    return found if "gain" not in weights else np.asarray(found * weights["gain"])
+
+
+def _formed(kernel: Array, settings: Mapping[str, Any]) -> Array:
     form = settings.get("use_form")
     if form is None or form == "plain":
         return kernel

@@ -11,8 +11,9 @@ import numpy as np
 from tracer.causes.reading import Read, inferring, reader
 from tracer.causes.step import Array, Step, Unknown
 
-_EACH = ("exp2", "log10", "trunc", "frac", "logit", "sinc", "sgn", "real", "imag", "angle", "squareplus")
-_PLAIN = (*_EACH, "logaddexp", "hypot", "outer", "xlogy")
+_EACH = ("exp2", "log10", "trunc", "frac", "logit", "sinc", "sgn", "real", "imag", "angle", "conj", "view_as_real",
+         "view_as_complex", "squareplus")  # fmt: skip
+_PLAIN = (*_EACH, "logaddexp", "hypot", "outer", "xlogy", "complex", "polar")
 _SHARES = (0.5, 0.25, 0.75, 0.1, 0.9, 0.05, 0.95, 0.01, 0.99, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
 
 

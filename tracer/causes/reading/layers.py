@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -180,9 +181,11 @@ def _conv(read: Read) -> tuple[Settings, Weights]:
     weights = _separated(read, rank) if kind.startswith("separable") else _convolving(read, rank)
     window = weights.get("depthwise_kernel", weights["kernel"]).shape[:rank]
     channels = _channels(read, rank)
-    strides, dilation = _strides(read, rank), numbers(read.config.get("dilation", 1), rank)
     source = read.source()
     lengths, deep = _spatial(source, rank, channels), source[channels]
+    if not {"strides", "padding"} & read.config.keys() and read.framework == "tensorflow":
+        read = _told(read, lengths, window, _spatial(read.shape, rank, channels))
+    strides, dilation = _strides(read, rank), numbers(read.config.get("dilation", 1), rank)
     groups = deep // weights["kernel"].shape[-2] if not kind.startswith("separable") else 1
     settings: Settings = {
         "strides": strides,
@@ -193,6 +196,14 @@ def _conv(read: Read) -> tuple[Settings, Weights]:
         "channels": channels,
     }
     return settings | _activation(read), weights
+
+
+def _told(read: Read, before: Sequence[int], window: Sequence[int], after: Sequence[int]) -> Read:
+    """A convolution of somebody's own with the strides and the padding that its lengths say."""
+    strides = [max(1, round(a / b)) if b else 1 for a, b in zip(before, after, strict=True)]
+    valid = [(n - k) // s + 1 for n, k, s in zip(before, window, strides, strict=True)]
+    config = {**read.config, "strides": strides, "padding": "valid" if valid == [*after] else "same"}
+    return replace(read, node=replace(read.node, config=config))
 
 
 def _convolving(read: Read, rank: int) -> Weights:

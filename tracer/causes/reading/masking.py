@@ -9,10 +9,15 @@ import numpy as np
 from tracer import kinds
 from tracer.causes.reading import Read
 from tracer.causes.step import Array, Unknown
+from tracer.store import Recording
 
 _KEEPING = kinds.ACTIVATIONS | {"dropout", "identity", "cast", "lstm", "gru", "rnn"}
 _LAYERS = kinds.NORMALISATIONS | {"dense", "add", "attention", "mul", "rescaling"}
 """Layers of Keras that hand on the mask of what they read first."""
+_STOPPING = kinds.RECURRENT | {"global_avg_pool"}
+"""Layers of Keras that pass over the steps that are masked."""
+_EACH_STEP = kinds.ACTIVATIONS | {"dropout", "identity", "cast", "dense", "layernorm", "rescaling"}
+"""Kinds that compute each step of its own."""
 
 
 def steps_that_count(node: Read, place: int = 0) -> Array | None:
@@ -34,6 +39,30 @@ def steps_that_count(node: Read, place: int = 0) -> Array | None:
             return None
         name = found.parents[0] if found.parents else None
     return None
+
+
+def steps_read(recording: Recording, name: str) -> Array | None:
+    """Which steps of a tensor of Keras are read at all, a boolean for each step of each sample: all that reads it masks
+    the others, or hands them on to what does. None where all may be read."""
+    structure, found = recording.structure, None
+    queue, seen = [name], {name}
+    while queue:
+        here = queue.pop()
+        readers = structure.children.get(here, ())
+        if not readers or here in structure.outputs:
+            return None
+        for node in (structure.by_name[reader] for reader in readers):
+            mask = steps_that_count(Read(recording, node), node.parents.index(here)) if here in node.parents else None
+            if mask is None or (found is not None and not np.array_equal(mask, found)):
+                return None
+            found = mask
+            if node.kind in _STOPPING and node.role == "layer":
+                continue
+            if node.kind not in _EACH_STEP or node.name in seen:
+                return None
+            seen.add(node.name)
+            queue.append(node.name)
+    return found
 
 
 def masks_given(node: Read) -> Iterator[Array]:

@@ -93,7 +93,8 @@ def fold(node: Read) -> Step:
 
 @reader("fft")
 def transform(node: Read) -> Step:
-    """What numpy has a function for; PyTorch's are complex, of Keras's two results this is the real part."""
+    """What numpy has a function for; PyTorch's are complex, and so are TensorFlow's; of Keras's two results this is the
+    real part."""
     return spectrum(node, node, "real")
 
 
@@ -111,7 +112,8 @@ def spectrum(node: Read, whole: Read, part: str) -> Step:
         axes = [(axis,) for axis in range(-1, -rank - 1, -1)]
     else:
         axes = [pair for pair in ((-2, -1), (-1,), tuple(range(rank))) if len(pair) <= rank]
-    apart = whole.framework == "tensorflow" and stem != "irfft"
+    together = (whole.node.dtype or "").startswith("complex")
+    apart = whole.framework == "tensorflow" and stem != "irfft" and not together
     steps = (
         inferring.step_of(
             node,

@@ -37,11 +37,20 @@ def as_used(read: Read, step: Step) -> Step:
     terms = float(kernel.size // kernel.shape[-1])
     if inferring.reproduces(read, step, terms=terms):
         return step
-    for way in _ways(read, step, kernel):
-        found = step.set(**way)
-        if inferring.reproduces(read, found, terms=terms):
-            return found
+    for gain in (*_gains(read, kernel), None):
+        for way in ({}, *_ways(read, step, kernel)) if gain is not None else _ways(read, step, kernel):
+            found = step.set(**way).weigh(gain=gain)
+            if inferring.reproduces(read, found, terms=terms):
+                return found
     return step
+
+
+def _gains(read: Read, kernel: Array) -> Iterator[Array]:
+    """Weights of the layer by which the kernel of each output may be multiplied: the lengths of a weight norm."""
+    taken = {read.owned.get("kernel"), read.owned.get("bias")}
+    for param in read.params:
+        if param.name not in taken and math.prod(param.shape) == kernel.shape[-1]:
+            yield read.named(param.name).reshape(-1)
 
 
 def _small(read: Read) -> bool:
