@@ -360,3 +360,17 @@ def test_rows_of_an_output_are_no_columns(trace_path: Path, moved: Function, nam
     told = said(trace_path, lambda x, a: torch.tanh(a(x)), lambda x, a: moved(a(x)), IMAGES, layers)
     assert bool(told.diff) == (name is None)
     assert named(told) == ({name} if name else set())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda y: y.reshape(len(y), 8, 6), lambda y: y.transpose(1, 2).reshape(len(y), 6, 8).transpose(1, 2)],
+)
+def test_a_view_is_no_transposition_of_an_output(trace_path: Path, wrong: Function) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {"a": nn.Linear(8, 8)}
+
+    right = lambda x, a: torch.tanh(a(x)).transpose(1, 2)  # noqa: E731
+    told = said(trace_path, right, lambda x, a: wrong(torch.tanh(a(x))), ROWS, layers)
+    assert not told.diff
+    assert named(told) & {"reshape-order", "axis-permutation", "flatten-order"}

@@ -28,7 +28,7 @@ from tracer.alignment.evidence import EQUAL, MOST_EQUAL, equal_tensors, gather
 from tracer.alignment.features import Features, Summary, agreement, beyond, extract
 from tracer.alignment.groups import groups
 from tracer.alignment.orient import find as find_axes
-from tracer.alignment.outputs import label, outputs
+from tracer.alignment.outputs import chain, label, outputs
 from tracer.alignment.parameters import parameter_map
 from tracer.alignment.propagation import Graph
 from tracer.alignment.repeats import Repeats
@@ -429,8 +429,9 @@ class Work:
             passed = {self.a.nodes[k].name: self.b.nodes[m].name for k, m in matched.items() if k == i or m == j}
             if any(ours in above[0] or theirs in above[1] for ours, theirs in passed.items()):
                 # Nothing but a permute or the like comes after the twin; a reshape may lay its values out otherwise.
-                ends_as, stands_as = self.b.nodes[j].shape, self.b.nodes[matched.get(i, j)].shape
-                if ends_as != self.a.nodes[i].shape or not ends_as or len(ends_as) == len(stands_as or ends_as):
+                behind = chain(self.sides[1].structure, self.b.nodes[j].name)
+                kinds_ = {self.sides[1].structure.by_name[name].kind for name in behind[:-1]}
+                if self.b.nodes[j].shape != self.a.nodes[i].shape or kinds_.isdisjoint({"reshape", "flatten"}):
                     continue
             found.append((i, j))
         return found

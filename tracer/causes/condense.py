@@ -121,7 +121,7 @@ def exchanged(case: Case, edits: Sequence[Edit], causes: tuple[Cause, ...]) -> t
         return ()
     if len(names) < _SIDES or not all(name.startswith(_WHOLE) for name in names) or case.theirs.program is None:
         return causes
-    both = [[step.name for step in program.steps if step.kind not in kinds.UNCHANGED]
+    both = [[step.name for step in program.steps if step.kind not in kinds.UNCHANGED | {"permute"}]
             for program in (case.program, case.theirs.program)]  # fmt: skip
     trial = case.start
     for edit in edits:

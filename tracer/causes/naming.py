@@ -78,6 +78,8 @@ def of_setting(kind: str, key: str, ours: Any, theirs: Any) -> str:
         return "ln-eps"
     if kind == "l2_normalize" and key == "order":
         return "norm-axis"
+    if kind == "flip":
+        return "axis-permutation"
     if kind == "slice" and key == "index":
         return _of_index(ours, theirs)
     if key == "groups":
@@ -284,8 +286,10 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
         return "embedding-offset"
     if not adding and any(_scales_table(side, name, step.name) for name in step.inputs):
         return "embedding-scale"
-    if (scaling or adding) and masks.on_scores(step, side) and not _of_maps(step, side):
-        return "attention-scale" if scaling else "attention-mask"
+    if scaling and masks.on_scores(step, side) and not _of_maps(step, side):
+        return "attention-scale"
+    if adding and masks.masks_scores(step, side) and not _reads_as_query(step, side) and not _of_maps(step, side):
+        return "attention-mask"
     if adding and _steadies(step, side):
         return "ln-eps"
     if of_input(step, side):
@@ -299,6 +303,17 @@ def _scales_table(side: Side, name: str, reader: str) -> bool:
     """Whether what alone reads an embedding scales it: of one that others read too it is a term that is scaled."""
     node = side.recording.structure.by_name.get(name)
     return node is not None and node.kind == "embedding" and {*side.recording.structure.children[name]} <= {reader}
+
+
+def _reads_as_query(step: Step, side: Side) -> bool:
+    """Whether attention reads what a step gives as its query, key or value, and not as a mask."""
+    structure = side.recording.structure
+    following = [structure.by_name[child] for child in structure.children.get(step.name, ())]
+    return any(node.kind == "attention" and step.name in node.parents[:_OPERANDS] for node in following)
+
+
+_OPERANDS = 3
+"""Tensors that attention reads before a mask."""
 
 
 def _of_maps(step: Step, side: Side) -> bool:
