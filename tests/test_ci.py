@@ -159,8 +159,14 @@ def test_the_job_for_gitlab(recorded: Path, bash: Shell) -> None:
     assert [case.name for case in suite if any(isinstance(r, junitparser.Failure) for r in case.result)] == ["bn ⇄ bn"]
 
 
-def test_the_tests_of_the_page(recorded: Path, pytester: pytest.Pytester) -> None:
+@pytest.fixture(scope="module")
+def imported() -> None:
+    """Before any pytester: it forgets at its end what was imported since its beginning."""
     import_all("tracer", "tracer_torch", "tracer_keras")
+
+
+@pytest.mark.usefixtures("imported")
+def test_the_tests_of_the_page(recorded: Path, pytester: pytest.Pytester) -> None:
     shutil.copytree(recorded, pytester.path, dirs_exist_ok=True)
     (pytester.path / "trace.zarr").rename(pytester.path / "golden.zarr")
     for name in ("test_port.py", "test_golden.py", "test_by_hand.py"):

@@ -18,6 +18,8 @@ from tests.cli import COMMAND, ENVIRONMENT, refused, run
 from tests.zoo import PAIRS, ecg_pathology
 from tracer.store.packs import Pack
 
+TWICE = "2,3,50000"
+"""An input so large that a model runs once to be looked at, and once more to be recorded."""
 MODEL_PY = """
 import time
 import torch
@@ -256,7 +258,7 @@ def test_a_name_that_is_too_long_is_a_mistake_on_the_line(made: Path) -> None:
 
 
 def test_a_model_that_raises_keeps_what_ran(files: Path, tmp_path: Path) -> None:
-    arguments = ("record", "pt", "--arch", f"{files}/model.py:Broken", "--input-shape", "2,3,7")
+    arguments = ("record", "pt", "--arch", f"{files}/model.py:Broken", "--input-shape", TWICE)
     done = run(*arguments, cwd=tmp_path, code=3)
     assert "no good" in done.stderr
     recording = tracer.open(tmp_path / "trace.zarr").recording("pt")
@@ -267,7 +269,7 @@ def test_a_model_that_raises_keeps_what_ran(files: Path, tmp_path: Path) -> None
 
 
 def test_ctrl_c_leaves_a_consistent_trace(files: Path, tmp_path: Path) -> None:
-    arguments = [*COMMAND, "record", "pt", "--arch", f"{files}/model.py:Slow", "--input-shape", "2,3,7"]
+    arguments = [*COMMAND, "record", "pt", "--arch", f"{files}/model.py:Slow", "--input-shape", TWICE]
     process = subprocess.Popen(
         arguments, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
@@ -358,7 +360,7 @@ def test_help_and_version(tmp_path: Path) -> None:
 
 
 def test_force_keeps_the_old_recording_until_the_new_one_is_whole(files: Path, tmp_path: Path) -> None:
-    good = ("record", "pt", "--arch", f"{files}/model.py:Net", "--input-shape", "2,3,7")
+    good = ("record", "pt", "--arch", f"{files}/model.py:Net", "--input-shape", TWICE)
     run(*good, cwd=tmp_path)
     trace = tracer.open(tmp_path / "trace.zarr")
     before = trace.recording("pt").created

@@ -429,12 +429,21 @@ class Work:
             passed = {self.a.nodes[k].name: self.b.nodes[m].name for k, m in matched.items() if k == i or m == j}
             if any(ours in above[0] or theirs in above[1] for ours, theirs in passed.items()):
                 # Nothing but a permute or the like comes after the twin; a reshape may lay its values out otherwise.
-                behind = chain(self.sides[1].structure, self.b.nodes[j].name)
-                kinds_ = {self.sides[1].structure.by_name[name].kind for name in behind[:-1]}
-                if self.b.nodes[j].shape != self.a.nodes[i].shape or kinds_.isdisjoint({"reshape", "flatten"}):
+                structure = self.sides[1].structure
+                relaid = any(_relays(structure, name) for name in chain(structure, self.b.nodes[j].name))
+                if self.b.nodes[j].shape != self.a.nodes[i].shape or not relaid:
                     continue
             found.append((i, j))
         return found
+
+
+def _relays(structure: Structure, name: str) -> bool:
+    """Whether a node reshapes its input, and not only by axes of one element."""
+    node = structure.by_name[name]
+    if node.kind not in ("reshape", "flatten") or not node.parents:
+        return False
+    before = structure.by_name[node.parents[0]]
+    return [n for n in node.shape or () if n != 1] != [n for n in before.shape or () if n != 1]
 
 
 def _index(structure: Structure, features: Features, name: str) -> int | None:

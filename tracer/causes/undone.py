@@ -12,7 +12,7 @@ from tracer.causes.ends import at_ends, in_turn
 from tracer.causes.step import GIVEN, Program, Unknown
 from tracer.causes.straight import straightened
 from tracer.compare.pair import PairDiff
-from tracer.compare.verdict import Verdict
+from tracer.compare.verdict import Tolerance, Verdict
 from tracer.errors import TraceError
 from tracer.rerun.cuts import Cut, cuts
 from tracer.store import Recording
@@ -112,7 +112,7 @@ def given_alike(pairs: Sequence[PairDiff], reference: Recording, candidate: Reco
     on, as where a token is joined at the other end and taken from there."""
     given = {*map(reference.resolve, reference.structure.outputs)}, _moved_last(candidate)
     ends = [pair for pair in pairs if pair.node.name in given[0] and pair.candidate_node.name in given[1]]
-    alike = all(pair.verdict in (Verdict.MATCH, Verdict.NOISE) and not pair.reordered for pair in ends)
+    alike = all(_agrees(pair) for pair in ends)
     return alike and bool(ends) and {pair.node.name for pair in ends} == given[0]
 
 
@@ -126,11 +126,20 @@ def put_right(cut: Cut, made: Mapping[str, Cut], pairs: Sequence[PairDiff]) -> b
         for other in (made[reader] for reader in step.readers if reader not in seen):
             seen.add(other.candidate)
             pair = pairs[other.index]
-            if pair.verdict not in (Verdict.MATCH, Verdict.NOISE) or pair.reordered:
+            if not _agrees(pair):
                 queue.append(other)
             elif pair.candidate_node.kind in _LOSING:
                 return False
     return True
+
+
+def _agrees(pair: PairDiff) -> bool:
+    """Whether a pair is the same but for rounding, whatever tolerance a person set."""
+    if pair.reordered or pair.verdict not in (Verdict.MATCH, Verdict.NOISE):
+        return False
+    if pair.verdict is Verdict.NOISE or pair.stats is None:
+        return True
+    return pair.stats.passes(Tolerance.atol, Tolerance.rtol)
 
 
 def _moved_last(side: Recording) -> set[str]:
