@@ -36,12 +36,13 @@ class Contradictions:
         return self._count(matched, matched, {j: i for i, j in matched.items()})
 
     def fewer(self, one: Matched, other: Matched) -> set[int]:
-        """The reference nodes for which ``other`` pairs as many and less is said against it than against ``one``."""
+        """The reference nodes for which ``other`` pairs as many and less is said against it than against ``one``. Inputs
+        that were given the same stay together."""
         out: set[int] = set()
         now, holder = dict(one), {j: i for i, j in one.items()}
         for region in regions(one, other, self._a, self._b):
             before, after = ({i: found[i] for i in region if i in found} for found in (one, other))
-            if len(after) < len(before):
+            if len(after) < len(before) or self._given(before, after):
                 continue
             beside = region | {c for i in region for c, _ in self._a.below[i]}
             readers = {c for j in (*before.values(), *after.values()) for c, _ in self._b.below[j]}
@@ -53,6 +54,11 @@ class Contradictions:
             else:
                 _exchange(now, holder, after, before)
         return out
+
+    def _given(self, one: Matched, other: Matched) -> bool:
+        """Whether ``other`` parts inputs that were given the same values."""
+        rows = [i for i, j in one.items() if self._a.nodes[i].role == "input" and other.get(i) != j]
+        return bool((self._content[self._places(one, rows)] >= EQUAL).any()) if rows else False
 
     def _count(self, nodes: Iterable[int], matched: Matched, holder: Matched) -> int:
         rows = [i for i in nodes if i in matched and not self._a.arranges(i)]

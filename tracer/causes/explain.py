@@ -19,6 +19,7 @@ from tracer.causes.elsewhere import called_elsewhere, for_another, idle
 from tracer.causes.failing import Failure, failure
 from tracer.causes.finding import Cause, Finding
 from tracer.causes.given import with_given
+from tracer.causes.joins import joined_otherwise
 from tracer.causes.joint import at_one
 from tracer.causes.needless import needless
 from tracer.causes.probes import alike_when_small, depends, matters, one_function, told_apart
@@ -237,7 +238,7 @@ def explain(
             found.append(one.finding)
 
     places = {_key(pair): (index, by_index[index]) for index, pair in wanted}
-    cancelled = _cancelled(found, wanted, by_index, made, diff.pairs, make)
+    cancelled = _cancelled(found, wanted, by_index, made, diff.pairs, make, frozenset(apart))
     if given_alike(diff.pairs, diff.reference, diff.candidate):
         other = [one for one in found if one.status in ("proven", "ambiguous") and _another_way(one)]
         cancelled |= {
@@ -392,16 +393,18 @@ def _cancelled(
     made: Mapping[str, Cut],
     pairs: Sequence[PairDiff],
     make: Make,
+    apart: frozenset[str],
 ) -> set[str]:
     """Pairs whose findings take each other back: a flatten in another order before a kernel that has its rows in that
     order, a bias of one side that the other's statistics hold. The reader of such a pair must have a finding too: one
-    that merely loses a difference (a ReLU of what is negative) does not speak for it."""
+    that merely loses a difference (a ReLU of what is negative) does not speak for it; nor is a tensor in ``apart`` that was
+    found to differ, and of which nothing is said."""
     parting = {one.pair for one in found if one.status != "latent"}
     gone: set[str] = set()
     for index, pair in wanted:
         cut = by_index[index]
         readers = {_key(pairs[made[name].index]) for name in cut.readers}
-        if _key(pair) in parting - gone and readers and readers <= parting and undone(cut, made, pairs, make):
+        if _key(pair) in parting - gone and readers and readers <= parting and undone(cut, made, pairs, make, apart):
             gone |= {_key(pair), *readers}
     return gone
 
@@ -519,7 +522,9 @@ def of_outcome(pair: PairDiff, outcome: Outcome) -> Finding | None:
     edits = for_another(at, outcome.best.edits)
     causes = tuple(replace(_cause(at, edit), without=left) for edit, left in zip(edits, outcome.without, strict=True))
     moved = called_elsewhere(at, edits, causes, _cause)
-    causes = exchanged(at, edits, in_blocks(edits, causes, idle(at, edits))) if moved is causes else moved
+    if moved is causes:
+        moved = joined_otherwise(at, exchanged(at, edits, in_blocks(edits, causes, idle(at, edits))))
+    causes = moved
     if not causes:
         notes = (*outcome.notes, "all that one side computes would have to give way to what the other does")
         return Finding(

@@ -20,7 +20,7 @@ from tracer.store import Recording
 
 Axes = tuple[int, ...]
 
-_RANKS = (4, 5)
+_RANKS = (2, 4, 5)
 """Axes that an output must have: of three, steps and channels may stand in either order."""
 _ROUNDOFFS = 512.0
 """Of the largest value, by which outputs may be apart that count as the same."""
