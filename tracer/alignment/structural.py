@@ -36,8 +36,8 @@ class Contradictions:
         return self._count(matched, matched, {j: i for i, j in matched.items()})
 
     def fewer(self, one: Matched, other: Matched) -> set[int]:
-        """The reference nodes for which ``other`` pairs as many and less is said against it than against ``one``. Inputs
-        that were given the same stay together."""
+        """The reference nodes for which ``other`` pairs as many and less is said against it than against ``one``.
+        Inputs that were given the same stay together."""
         out: set[int] = set()
         now, holder = dict(one), {j: i for i, j in one.items()}
         for region in regions(one, other, self._a, self._b):

@@ -397,8 +397,8 @@ def _cancelled(
 ) -> set[str]:
     """Pairs whose findings take each other back: a flatten in another order before a kernel that has its rows in that
     order, a bias of one side that the other's statistics hold. The reader of such a pair must have a finding too: one
-    that merely loses a difference (a ReLU of what is negative) does not speak for it; nor is a tensor in ``apart`` that was
-    found to differ, and of which nothing is said."""
+    that merely loses a difference (a ReLU of what is negative) does not speak for it. Nor does a tensor in ``apart``,
+    that was found to differ and of which nothing is said."""
     parting = {one.pair for one in found if one.status != "latent"}
     gone: set[str] = set()
     for index, pair in wanted:

@@ -11,7 +11,7 @@ from tracer import kinds, relations
 from tracer.causes import masks
 from tracer.causes.axes import along_channels, along_features, as_flip, counts, reorders_channels, turns_features
 from tracer.causes.case import Side
-from tracer.causes.preparing import at_input, is_table, of_input
+from tracer.causes.preparing import at_input, is_table, of_a_mask, of_input
 from tracer.causes.scores import FAR, PRODUCTS, SCALING, about_heads, of_scores
 from tracer.causes.step import Array, Step
 from tracer.causes.sums import terms_apart
@@ -279,7 +279,7 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
     if any(one.kind not in SCALING for one in both):
         return "operation-kind"
     scaling, adding = (all(map(does, both)) for does in (_scales, _adds))
-    if at_input(step, side) and not any(map(is_table, both)):
+    if at_input(step, side) and not any(map(is_table, both)) and not of_a_mask(step, side):
         return "input-scale" if scaling and all(map(_is_scalar, both)) else "input-normalisation"
     known = side.recording.structure.by_name
     if adding and any(counts(known[name]) for name in step.inputs if name in known) and _looked_up(step, side):

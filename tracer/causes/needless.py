@@ -7,6 +7,7 @@ by: queries and keys crosswise, say. What is said there is true of these two ten
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import product
 
 from tracer.causes.case import Case, Trial
 from tracer.causes.finding import Finding
@@ -18,6 +19,8 @@ from tracer.rerun.cuts import Cut
 
 _FAR = 24
 """Tensors that may lie between two findings."""
+_NEAR = 3
+"""Tensors beyond a finding's own at which it may show that it is needless: its own may be no twins."""
 _CLEAR = 8.0
 """Times the error that is left by which a finding's own difference would be seen."""
 _SECONDS = 2.0
@@ -48,18 +51,41 @@ def needless(
             if one.pair not in gone | {lower.pair} and one.edits and cut.candidate in behind.get(one.pair, ())
         ]  # fmt: skip
         ways = [[one] for one in reversed(upper)] + ([upper] if len(upper) > 1 else [])
-        for some in ways:
-            between = {name for one in some for name in _between(places[one.pair][1], cut, behind[one.pair], made)}
-            if not budget.gone(1.0) and _enough(lower, some, make, index, pairs[index], frozenset(between)):
+        for some, end in product(ways, (cut, *_beyond(cut, made))):
+            if budget.gone(1.0):
+                break
+            between = {name for one in some for name in _between(places[one.pair][1], end, behind[one.pair], made)}
+            large = lower.before if end is cut else _parted(pairs[end.index])
+            if cut.candidate in {*between, end.candidate} and _enough(
+                large, some, make, index if end is cut else end.index, pairs[end.index], frozenset(between)
+            ):
                 gone.add(lower.pair)
                 break
     return gone
 
 
+def _parted(pair: PairDiff) -> float:
+    """How far two tensors are apart, by their largest value; 0 where they need not be."""
+    stats = pair.stats
+    return 0.0 if stats is None or not stats.reference_max else stats.max_abs / stats.reference_max
+
+
+def _beyond(cut: Cut, made: Mapping[str, Cut]) -> list[Cut]:
+    """What is made of a cut's tensor: the nearest few, and what nothing reads."""
+    found: dict[str, Cut] = {}
+    names = [cut.candidate]
+    for _ in range(_FAR):
+        names = [name for one in names for name in made[one].readers if name not in found]
+        found |= {name: made[name] for name in names}
+    ends = [one for one in found.values() if not one.readers]
+    return list({one.candidate: one for one in (*[*found.values()][:_NEAR], *ends[:_NEAR])}.values())
+
+
 def _enough(
-    lower: Finding, upper: Iterable[Finding], make: Make, index: int, pair: PairDiff, between: frozenset[str]
+    large: float | None, upper: Iterable[Finding], make: Make, index: int, pair: PairDiff, between: frozenset[str]
 ) -> bool:
-    """Whether the edits of some findings alone make of a pair's one side what the other gave, from above them all."""
+    """Whether the edits of some findings alone make of a pair's one side what the other gave, from above them all, and
+    ``large``, how far the two are apart, is not lost in the error that is left."""
     try:
         both: tuple[Case, Case] = make(index, pair, between)
         (turned,) = {one.turned for one in upper}
@@ -69,7 +95,7 @@ def _enough(
             for edit in one.edits:
                 trial = edit.change(trial)
         error = case.error(trial)
-        return error <= case.bar and (lower.before is None or lower.before > _CLEAR * error)
+        return error <= case.bar and (large is None or large > _CLEAR * error)
     except (Unknown, ValueError, KeyError, IndexError):
         return False
 

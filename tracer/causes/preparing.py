@@ -11,6 +11,7 @@ from tracer import kinds
 from tracer.causes.case import Side
 from tracer.causes.scores import PRODUCTS, SCALING
 from tracer.causes.step import Step
+from tracer.errors import TraceError
 
 _PREPARING = (
     SCALING | kinds.REDUCTIONS | kinds.ELEMENTWISE | kinds.UNCHANGED | {"power", "clip", "maximum", "minimum", "full"}
@@ -25,8 +26,8 @@ _FLOATING = ("float", "bfloat", "uint8")
 def of_input(step: Step, side: Side) -> bool:
     """Whether a step is part of the model's preprocessing: of what is computed of the input alone, and meets nothing
     else before a layer reads it. What is larger than the input, such as the distances of all its points, is made of
-    it; what weighs other tensors, such as the links of a graph, is no measurement."""
-    if is_table(step) or _larger(step, side):
+    it; what weighs other tensors, such as the links of a graph, is no measurement, nor is a mask beside it."""
+    if is_table(step) or _larger(step, side) or of_a_mask(step, side):
         return False
     own = _PREPARING | kinds.LAYOUT_ONLY | _SIZING
     learnt = bool(step.weights) and step.kind not in _STATISTICAL
@@ -49,6 +50,18 @@ def _larger(step: Step, side: Side) -> bool:
     """Whether a step gives more values than any input has."""
     sizes = [math.prod(node.shape) for node in side.recording.structure.inputs if node.shape is not None]
     return step.shape is not None and bool(sizes) and math.prod(step.shape) > max(sizes)
+
+
+def of_a_mask(step: Step, side: Side) -> bool:
+    """Whether what a step reads are zeros and ones, and the model is given more than these."""
+    given = {node.name for node in side.recording.structure.inputs}
+    read = {side.recording.resolve(name) for name in step.inputs}
+    if len(given) == 1 and read & given:
+        return False
+    try:
+        return bool(read) and all(bool(np.isin(side.read(name), (0, 1)).all()) for name in read)
+    except (TraceError, KeyError):
+        return False
 
 
 def _of_the_input(names: Sequence[str], side: Side, through: Container[str]) -> bool:
