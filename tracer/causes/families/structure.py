@@ -208,14 +208,23 @@ def skipped(case: Case, step: Step) -> Iterator[Edit]:
 
 
 def _added_later(case: Case, step: Step, name: str) -> str:
-    """Our sum of what a step gives and of what is made of the twin of their tensor; empty where there is none."""
+    """Our sum of what a step gives and of what is made of the twin of their tensor alone; empty where there is none."""
     structure = case.ours.recording.structure
     twins = {mine for mine, its in case.ours.above.items() if its == name}
     for child in map(structure.by_name.__getitem__, structure.children.get(step.name, ())):
         others = [parent for parent in child.parents if parent != step.name]
-        if child.kind == "add" and any(twins & naming.above(structure, other) for other in others):
+        if child.kind == "add" and any(twins & _alone(structure, other) for other in others):
             return child.name
     return ""
+
+
+def _alone(structure: Structure, name: str) -> set[str]:
+    """Those nodes of which one is made by operations of one input each, without itself."""
+    found = set[str]()
+    while len(parents := structure.by_name[name].parents) == 1 and parents[0] not in found:
+        name = parents[0]
+        found.add(name)
+    return found
 
 
 @suggests()
