@@ -207,7 +207,7 @@ class Sums(torch.nn.Module):  # type: ignore[misc, name-defined]
         return self.out(self.norm(self.word(x) + terms[self.order[0]] + terms[self.order[1]]))
 
 
-def recorded(folder: Path, first: Any, second: Any, x: np.ndarray) -> tuple[Any, Any]:
+def recorded(folder: Path, first: Any, second: Any, x: Any) -> tuple[Any, Any]:
     trace = folder / "t.zarr"
     return tracer.record(first, x, name="a", trace=trace), tracer.record(
         second, x, name="b", trace=trace, layout="same"
@@ -304,6 +304,29 @@ def test_parts_whose_values_are_equal_crosswise_are_exchanged(tmp_path: Path) ->
     a, b = recorded(tmp_path, Attention(False).eval(), Attention(True).eval(), x)
     found = {pair.aligned: pair.candidate[-1] for pair in align(a, b).pairs}
     assert (found["unbind[1]"], found["unbind[2]"]) == ("unbind[2]", "unbind[1]")
+
+
+class Views(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """How alike two pictures are at some distances; exchanged, the right one is taken for the left."""
+
+    def __init__(self, exchanged: bool) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.tower, self.below, self.exchanged = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6), exchanged
+
+    def forward(self, left: Any, right: Any) -> Any:
+        one, other = (self.below(torch.tanh(self.tower(x))) for x in (left, right))
+        one, other = (other, one) if self.exchanged else (one, other)
+        moved = [torch.nn.functional.pad(other, (0, 0, k, 0))[:, : one.shape[1]] for k in range(5)]
+        return torch.softmax(torch.stack([(one * x).mean(2) for x in moved], 2), 2).sum(1)
+
+
+def test_inputs_that_were_given_the_same_stay_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(5, 7, 6)).astype(np.float32) for name in ("left", "right")}
+    a, b = recorded(tmp_path, Views(False).eval(), Views(True).eval(), x)
+    found = {pair.aligned: pair.candidate[-1] for pair in align(a, b).pairs}
+    assert {name: found[name] for name in x} == {name: name for name in x}
 
 
 def test_equal_weights_decide_which_of_equal_blocks_is_missing(tmp_path: Path) -> None:

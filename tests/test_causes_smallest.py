@@ -374,3 +374,56 @@ def test_a_view_is_no_transposition_of_an_output(trace_path: Path, wrong: Functi
     told = said(trace_path, right, lambda x, a: wrong(torch.tanh(a(x))), ROWS, layers)
     assert not told.diff
     assert named(told) & {"reshape-order", "axis-permutation", "flatten-order"}
+
+
+def test_columns_for_rows_are_no_other_layout(trace_path: Path) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {"a": nn.Linear(8, 8)}
+
+    told = said(trace_path, lambda x, a: a(x).mean(1), lambda x, a: a(x).mean(1).T, ROWS, layers)
+    assert not told.diff
+    assert named(told) == {"axis-permutation"}
+
+
+@pytest.mark.parametrize("reference", [lambda y: y.reshape(len(y), 3, 16), lambda y: y.unflatten(1, (3, 2)).flatten(2)])
+def test_steps_that_are_joined_the_wrong_way_round(trace_path: Path, reference: Function) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {"a": nn.Linear(8, 8), "b": nn.Linear(16, 3)}
+
+    def joined(x: torch.Tensor, a: nn.Module, b: nn.Module) -> torch.Tensor:
+        y = torch.tanh(a(x))
+        return b(torch.cat([y[:, 1::2], y[:, ::2]], dim=2))
+
+    told = said(trace_path, lambda x, a, b: b(reference(torch.tanh(a(x)))), joined, ROWS, layers)
+    assert named(told) == {"concat-order"}
+
+
+def test_a_skip_that_another_branch_has_too_is_missing(trace_path: Path) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)}
+
+    def right(x: torch.Tensor, a: nn.Module, b: nn.Module, *, skip: bool = True) -> torch.Tensor:
+        y = torch.tanh(x)
+        one = torch.sigmoid(a(y)) * 0.7
+        return (one + y if skip else one) + (torch.sigmoid(b(y)) * 1.4 + y)
+
+    told = said(trace_path, right, lambda x, a, b: right(x, a, b, skip=False), ROWS, layers)
+    assert named(told) == {"residual-missing"}
+
+
+def test_nothing_in_the_place_of_a_branch_is_no_other_activation(trace_path: Path) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)}
+
+    def right(x: torch.Tensor, a: nn.Module, b: nn.Module) -> torch.Tensor:
+        y = F.leaky_relu(a(x), 0.2)
+        return torch.cat([torch.tanh(b(y)), y], dim=2)
+
+    def wrong(x: torch.Tensor, a: nn.Module, b: nn.Module) -> torch.Tensor:
+        y = F.leaky_relu(a(x), 0.2)
+        return torch.cat([torch.tanh(b(y)), torch.zeros_like(y)], dim=2)
+
+    (one,) = said(trace_path, right, wrong, ROWS, layers).parting
+    assert (one.status, one.names) == ("proven", ("residual-missing",))
+    (cause,) = one.causes
+    assert cause.what == "the candidate joins 0 in place of leaky_relu"

@@ -170,7 +170,7 @@ def _parameters(case: Case, step: Step, other: Step | None = None) -> Iterator[E
         if key == "negative_slope" and math.isclose(number, 1, rel_tol=_LEAST):
             continue  # the same on both sides of zero: none at all, which is tried on its own
         changed = wanted.set(**{key: number})
-        if np.ptp(x) and not np.ptp(operations.run(changed, [x])):
+        if np.ptp(operations.run(changed, [x])) <= case.bar * np.ptp(x):
             continue  # it lets nothing through, which any number would that is far enough off
         if other is None:
             yield from try_settings(case, step, "activation-param", 2.0, {key: number})

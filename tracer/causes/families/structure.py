@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from tracer import kinds, relations
 from tracer.causes import masks, naming, operations
 from tracer.causes.case import Case, Trial, distance
-from tracer.causes.edit import Edit, feed
+from tracer.causes.edit import Edit, both, feed, of_step
 from tracer.causes.families.attention import before_softmax, is_mask
 from tracer.causes.families.common import (
     HELPS,
@@ -268,6 +269,25 @@ def fed(case: Case, step: Step) -> Iterator[Edit]:
             yield Edit(cause, what, change, step.name, twin(case, step), fix=fix, cost=4.0, detail={"fed": other})
             if left <= case.bar:
                 return
+
+
+@suggests("concat")
+def blank(case: Case, step: Step) -> Iterator[Edit]:
+    """One number in place of a tensor that a step joins."""
+    read, axis = inputs(case, step), int(step.settings.get("axis", -1))
+    if not is_last(case, step) or value(case, step).shape != case.target.shape:
+        return
+    parts = np.split(case.target, np.cumsum([x.shape[axis] for x in read])[:-1], axis=axis)
+    for k, (name, x, part) in enumerate(zip(step.inputs, read, parts, strict=True)):
+        if not part.size or not np.isfinite(part).all() or np.ptp(part) or not np.ptp(x):
+            continue
+        number, constant = naming.said(float(part.flat[0])), f"{step.name}~none"
+        reads = (*step.inputs[:k], constant, *step.inputs[k + 1 :])
+        joined = partial(replace, inputs=reads)
+        change = both(feed(**{constant: part}), of_step(step.name, joined))
+        what = f"the {case.doer} joins {number} in place of {name}"
+        fix = f"join {number}" if case.turned_round else f"join what {name} of the reference gives"
+        yield Edit(case.lacks("residual"), what, change, step.name, twin(case, step), fix=fix, cost=3.0)
 
 
 @suggests()
