@@ -329,6 +329,34 @@ def test_inputs_that_were_given_the_same_stay_together(tmp_path: Path) -> None:
     assert {name: found[name] for name in x} == {name: name for name in x}
 
 
+class Rows(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """A dense layer on pairs, its normalisation over all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.mix, self.norm = torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.norm.running_var.uniform_(0.3, 2)
+
+    def forward(self, x: Any) -> Any:
+        y = self.mix(x)
+        return torch.tanh(self.norm(y.flatten(0, 1)).unflatten(0, y.shape[:2]))
+
+
+def test_a_norm_that_was_folded_away_between_reshapes_is_the_layer_before_it(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 7, 6)).astype(np.float32)
+    plain, whole = Rows().eval(), Rows().eval()
+    whole.mix = torch.nn.utils.fuse_linear_bn_eval(whole.mix, whole.norm)
+    whole.norm = torch.nn.Identity()
+    a, b = recorded(tmp_path, plain, whole, x)
+    found = {pair.aligned: pair.candidate[-1] for pair in align(a, b).pairs}
+    assert found["norm"] == "mix"
+    assert "mix" not in found
+    assert tracer.diff(a, b)
+    assert tracer.diff(b, a)
+
+
 def test_equal_weights_decide_which_of_equal_blocks_is_missing(tmp_path: Path) -> None:
     """The input is other, so no activation agrees: the weights say which block is gone."""
 

@@ -26,6 +26,7 @@ from tracer.alignment.confidence import alternatives, trust
 from tracer.alignment.consistency import agree
 from tracer.alignment.evidence import EQUAL, MOST_EQUAL, equal_tensors, gather
 from tracer.alignment.features import Features, Summary, agreement, beyond, extract
+from tracer.alignment.folds import unfolded
 from tracer.alignment.groups import groups
 from tracer.alignment.orient import find as find_axes
 from tracer.alignment.outputs import chain, label, outputs
@@ -135,6 +136,7 @@ class Work:
         self.logit, self.value, self.assigned = self._assigned()
         check()
         self._uncross()
+        self.assigned = replace(self.assigned, matched=self._unfolded())
 
     def run(self) -> Alignment:
         self.check()
@@ -247,6 +249,16 @@ class Work:
         taken = {i: j for i, j in other.matched.items() if i in region}
         kept = {i: j for i, j in matched.items() if i not in region}
         self.assigned = Assigned(kept | taken, np.where(inside, other.regret, self.assigned.regret))
+
+    def _unfolded(self) -> dict[int, int]:
+        """The matching, where what was stated stays."""
+        content, stated = self.evidence.columns["content"], {i for i, _ in self.rules.pairs.tolist()}
+
+        def agreement(i: int, j: int) -> float:
+            place = int(self.pairs.find(np.array([i], np.intp), np.array([j], np.intp))[0])
+            return float(content[place]) if place < len(content) and i not in stated else -1.0
+
+        return unfolded(self.assigned.matched, agreement, self.a, self.b)
 
     def _returned(self, s: int) -> dict[int, frozenset[str]]:
         """The places where a model returns its nodes."""

@@ -49,7 +49,7 @@ class Features:
         """The nodes whose values are read, seen through all that only arranges them: an entry an argument."""
         out: list[tuple[int, ...]] = []
         for i in range(len(self.nodes)):
-            sources = map(self._source, self.direct[i])
+            sources = map(self.source, self.direct[i])
             out.append(tuple(source for source in sources if source != i))
         return tuple(out)
 
@@ -98,7 +98,8 @@ class Features:
         """Whether a node only arranges or passes on the values of the one it reads."""
         return self.nodes[index].kind in ARRANGING and bool(self.direct[index])
 
-    def _source(self, index: int) -> int:
+    def source(self, index: int) -> int:
+        """The node whose values a node only arranges or passes on, itself where it does more."""
         while self.arranges(index):
             index = self.direct[index][0]
         return index
