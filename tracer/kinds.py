@@ -53,7 +53,7 @@ ELEMENTWISE = _words(
 INDEXING = _words("gather scatter setitem where masked_fill topk sort argsort one_hot cumsum cumprod tril triu")
 REPEATING = _words("tile expand repeat unfold fold")
 MAKING = _words("arange full zeros ones eye random")
-RARE = _words("lrn grid_sample fft rescaling normalization quantize masking")
+RARE = _words("lrn grid_sample fft rescaling normalization quantize masking inverse")
 KNOWN = (
     WEIGHTED | NORMALISATIONS | ACTIVATIONS | POOLS | LAYOUT_ONLY | COMBINING | REDUCTIONS | COMPARISONS | LOGICAL
 ) | (ELEMENTWISE | INDEXING | REPEATING | MAKING | RARE | {"item"})

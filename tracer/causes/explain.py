@@ -228,7 +228,7 @@ def explain(
                 or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far))
             ):
                 one = known[key] = replace(one, finding=None, undone=True)
-        if one.undone or _padded(pair):  # what reads it is computed from above it
+        if one.undone or pair.undone or _padded(pair):  # what reads it is computed from above it
             apart.add(by_index[index].candidate)
         if one.unread:
             unread[pair.aligned] = one.unread

@@ -13,6 +13,7 @@ CANCELLED = 0.03
 _SUMS = frozenset({"add", "sub", "mean", "sum", "matmul", "dense"})
 _DIVISIONS = kinds.NORMALISATIONS | {
     "div", "reciprocal", "rsqrt", "log", "log1p", "power", "normalization", "softmax", "norm", "atan2",
+    "inverse",
 }  # fmt: skip
 _CHOICES = frozenset({"argmax", "argmin", "topk", "sort", "argsort", "round", "floor", "ceil", "sign", "mod"})
 

@@ -9,6 +9,7 @@ kinds                   settings
 ``outer``               none; of two vectors
 ``cdist``               ``order`` (2: the usual length): rows of the one from rows of the other
 ``pairwise_distance``   ``order``, ``epsilon`` (added to the difference), ``keepdims``: along the last axis
+``inverse``             none; of matrices over the last two axes
 ``diff``                ``axis``
 ``diagonal``            ``axes`` (two), ``offset``
 ``cummax`` ``cummin``   ``axis``
@@ -27,7 +28,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tracer.causes.operations import operation, special
-from tracer.causes.step import Array, Step
+from tracer.causes.step import Array, Step, Unknown
 
 _EACH: dict[str, Callable[[Array], Array]] = {
     "exp2": np.exp2,
@@ -75,6 +76,15 @@ def distances(step: Step, inputs: Sequence[Array]) -> Array:
     gap = one[..., :, None, :] - other[..., None, :, :] if step.kind == "cdist" else one - other
     gap = gap + step.settings.get("epsilon", 0.0)
     return np.asarray(np.linalg.norm(gap, step.settings["order"], -1, bool(step.settings.get("keepdims"))))
+
+
+@operation("inverse")
+def inverse(step: Step, inputs: Sequence[Array]) -> Array:
+    """The inverse of matrices."""
+    try:
+        return np.asarray(np.linalg.inv(inputs[0]))
+    except np.linalg.LinAlgError as error:
+        raise Unknown(str(error)) from None
 
 
 @operation("diff")

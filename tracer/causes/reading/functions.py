@@ -36,6 +36,12 @@ def plain(node: Read) -> Step:
     return inferring.step_of(node, kind=kind)
 
 
+@reader("inverse")
+def inverse(node: Read) -> Step:
+    """The inverse of matrices."""
+    return inferring.step_of(node)
+
+
 @reader("other:softmin")
 def softmin(node: Read) -> Step:
     """The softmax of what is negative."""
