@@ -54,6 +54,8 @@ FEW = 8
 """So many nodes side by side may be given up, and yet be paired by what stands around them."""
 AMISS = 2
 """So much said against the pairs begins a search for better ones: one word is what a single mistake looks like."""
+OTHER = 0.5
+"""Two tensors that agree less are not the same, however much they have in common."""
 _NEVER = -60.0
 
 
@@ -383,7 +385,8 @@ class Work:
 
     def _elsewhere(self, i: int, j: int) -> bool:
         """Whether two tensors differ, and one of them is known to be another of the other side."""
-        if self._same(i, j) != 0:
+        same = self._same(i, j)
+        if same is None or same >= OTHER:
             return False
         equal = self.evidence.columns["equal_content"] > 0
         return bool((equal & ((self.pairs.rows == i) | (self.pairs.cols == j))).any())

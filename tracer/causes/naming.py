@@ -154,7 +154,7 @@ def of_kinds(ours: str, theirs: str) -> str:
         return "resize-mode"
     if both & kinds.POOLS and both & {"flatten", "reshape", "slice", "gather", *kinds.REDUCTIONS}:
         return "pool-kind"
-    if both <= kinds.ACTIVATIONS | kinds.ELEMENTWISE | {"clip"}:
+    if both & kinds.ACTIVATIONS and both <= kinds.ACTIVATIONS | kinds.ELEMENTWISE | {"clip"}:
         return "activation-kind"
     if both <= kinds.NORMALISATIONS:
         return "norm-axis"

@@ -43,14 +43,20 @@ class Undone:
 
 def met(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -> dict[str, Cut]:
     """Where two recordings meet, by the candidate's node; values that rightly come in another order in that order, and
-    layers that one side writes in several operations where these end."""
+    layers that one side writes in several operations where these end. What both models give has no readers: nothing
+    that is made of it makes up for it."""
     made, _ = cuts([pair.pair for pair in pairs], reference, candidate)
     for name, cut in made.items():
         if pairs[cut.index].reordered and pairs[cut.index].verdict is not Verdict.DIVERGED:
             ways = sorted(cut.ways, key=lambda way: way.arrangement is None)
             made[name] = replace(cut, ways=tuple(ways))
     ends = at_ends(straightened(made, pairs, reference, candidate), pairs, reference, candidate)
-    return in_turn(ends, pairs, reference, candidate)
+    found = in_turn(ends, pairs, reference, candidate)
+    given = [{*map(side.resolve, side.structure.outputs)} for side in (reference, candidate)]
+    return {
+        name: replace(cut, readers=()) if cut.heal in given[0] and name in given[1] else cut
+        for name, cut in found.items()
+    }
 
 
 def undone(

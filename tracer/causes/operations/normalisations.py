@@ -64,6 +64,8 @@ def _divisor(step: Step, var: Array) -> Array:
 
 
 def _axes(step: Step, x: Array) -> tuple[int, ...]:
+    if not x.ndim:
+        raise Unknown("a single number is no sample to normalise")
     return tuple(sorted(int(axis) % x.ndim for axis in step.settings["axes"]))
 
 
