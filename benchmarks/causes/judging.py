@@ -56,6 +56,7 @@ def judged(run: Run, twins: Mapping[str, str], seconds: float, profile: cProfile
     count = len(run.kinds)
     said: list[list[Finding]] = [[] for _ in range(count)]
     sharing: dict[int, set[str]] = {}
+    fair: dict[int, set[str]] = {}
     false, latent, parts = [], 0, 0
     for finding in explained.findings:
         places = [by(pairs[name]) for name in finding.pairs or (finding.pair,)]
@@ -78,7 +79,8 @@ def judged(run: Run, twins: Mapping[str, str], seconds: float, profile: cProfile
         for i in at:
             said[i].append(finding)
             sharing.setdefault(id(finding), set()).update(RIGHT[run.kinds[i]])
-    outcomes = [_outcome(kind, found_, sharing) for kind, found_ in zip(run.kinds, said, strict=True)]
+            fair.setdefault(id(finding), set()).update(RIGHT[run.kinds[i]], VAGUE.get(run.kinds[i], ()))
+    outcomes = [_outcome(kind, found_, sharing, fair) for kind, found_ in zip(run.kinds, said, strict=True)]
     proven = [any(one.status in (*SAID, "latent") for one in found_) for found_ in said]
     return Judged(outcomes, proven, said, false, latent, explained, took, parts)
 
@@ -90,8 +92,9 @@ def named(planted: Planted, which: int, names: Iterable[tuple[str, str]], twins:
     return any(theirs in place or (not theirs and mine in ours) for mine, theirs in names)
 
 
-def _outcome(kind: str, said: Sequence[Finding], sharing: Mapping[int, set[str]]) -> str:
-    """``sharing``: the names that are right for any of the defects at a finding's place."""
+def _outcome(kind: str, said: Sequence[Finding], sharing: Mapping[int, set[str]], fair: Mapping[int, set[str]]) -> str:
+    """``sharing``: the names that are right for any of the defects at a finding's place; ``fair``: those too that are
+    vague for one of them, and mislead nobody."""
     if not said:
         return "missed"
     named = [one for one in said if one.causes]
@@ -99,7 +102,7 @@ def _outcome(kind: str, said: Sequence[Finding], sharing: Mapping[int, set[str]]
         return "unknown"
     right, vague = RIGHT[kind], VAGUE.get(kind, frozenset())
     held = [set(one.names) | {cause.id for cause in one.candidates} for one in named]
-    if any(not names & (sharing[id(one)] | vague) for one, names in zip(named, held, strict=True)):
+    if any(not names & fair[id(one)] for one, names in zip(named, held, strict=True)):
         return "wrong"
     together = [n for n in held if n & right]
     if not together:

@@ -393,6 +393,8 @@ def of_single(step: Step, side: Side) -> tuple[str, bool]:
         if cause == "scale" and np.size(step.weights.get("operand", 0.0)) > 1:
             return "block", False  # a layer of its own, that learns a gain for each channel
         operand = np.squeeze(np.asarray(step.weights.get("operand", step.settings.get("operand", 0.0))))
+        if cause == "shift" and kind == "sub" and step.settings.get("side") == "left":
+            return "block", False  # 1 − x and the like: what is left to a number is no x that is shifted
         if cause == "shift" and (step.weights or operand.ndim > 1):  # along more than one axis it is a table
             return ("bias" if operand.ndim < 2 else "block"), False
         return cause, True
