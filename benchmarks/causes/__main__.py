@@ -31,7 +31,9 @@ def main() -> None:
             "ninth": "the ninth, in others than all of these", "tenth": "the tenth, in yet others",
             "eleventh": "the eleventh, in others than those", "twelfth": "the twelfth, once more",
             "thirteenth": "the thirteenth, in further ones",
-            "fourteenth": "the fourteenth, in still further ones"}  # fmt: skip
+            "fourteenth": "the fourteenth, in still further ones",
+            "fifteenth": "the fifteenth, in ones further still",
+            "sixteenth": "the sixteenth, in ones unlike these"}  # fmt: skip
     for which, told in sets.items():
         parser.add_argument(f"--{which}", dest="networks", action="store_const", const=which, help=told)
     parser.add_argument("--cases", type=int, default=300, metavar="K", help="defects to draw")

@@ -1,0 +1,9 @@
+"""Where the fifteenth set's modules register."""
+
+from __future__ import annotations
+
+from benchmarks.corpus.mutations.kinds import KindedSet
+
+SET = KindedSet("fifteenth")
+network, control, defect, slip, ways = SET.network, SET.control, SET.defect, SET.slip, SET.ways
+one_layer, neighbours = SET.one_layer, SET.neighbours
