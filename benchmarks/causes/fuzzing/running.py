@@ -123,11 +123,12 @@ def _drawn(bench: NetworkBench, count: int, options: argparse.Namespace) -> Iter
 
 
 def _inputs(correct: Any, model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """As the port is fed, by its forward's parameters; ids are no nodes of its graph, and their axes stay."""
+    """As the port is fed, by its forward's parameters; ids are no nodes of its graph, and their axes stay. An input's
+    node is called otherwise where a module has the parameter's name."""
     saved = [values for values, _ in Trace.open(correct.root).inputs(correct.input_id).values()]
     own = {node.name: correct.read(node.name) for node in correct.structure.inputs}
     wanted = [name for name, given in signature(model.forward).parameters.items() if given.default is Parameter.empty]
-    return {name: own.get(name, values) for name, values in zip(wanted, saved, strict=True)}
+    return {name: own.get(f"input_{name}", own.get(name, values)) for name, values in zip(wanted, saved, strict=True)}
 
 
 def _plant(subject: Subject, rng: np.random.Generator, count: int, names: list[str]) -> Planted | None:

@@ -189,7 +189,7 @@ class Subject:
     def _probe(self) -> tuple[Structure, list[torch.Tensor]]:
         recorder = Recorder(self.model, describe=True)
         probe = _Probe(recorder)
-        forward = self.model.forward
+        forward, own = self.model.forward, vars(self.model).get("forward")
 
         @functools.wraps(forward)
         @unseen
@@ -211,6 +211,8 @@ class Subject:
                 outputs = [tensor.detach().clone() for _, tensor in walk(result)]
         finally:
             del self.model.forward
+            if own is not None:  # a defect is built into it
+                self.model.forward = own
             for handle in handles:
                 handle.remove()
         structure, names = finished(
@@ -307,16 +309,22 @@ class _Intercept(TorchFunctionMode):
 
 def around(module: nn.Module, run: Callable[..., Any]) -> None:
     """Let ``run(forward, *args, **kwargs)`` stand for a module's forward; the module still counts as what it is."""
-    forward = module.forward
+    module.forward = _Around(module.forward, unseen(run))
 
-    run = unseen(run)
 
-    @functools.wraps(forward)  # says whose forward it is: a layer of torch's own stays one
+class _Around:
+    """What stands for a module's forward, in its copies for theirs."""
+
+    def __init__(self, forward: Callable[..., Any], run: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, forward)  # says whose forward it is: a layer of torch's own stays one
+        self.forward, self.run = forward, run
+
     @unseen
-    def changed(*args: Any, **kwargs: Any) -> Any:
-        return run(forward, *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(self.forward, *args, **kwargs)
 
-    module.forward = changed
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Around:
+        return _Around(copy.deepcopy(self.forward, memo), self.run)
 
 
 @dataclass
