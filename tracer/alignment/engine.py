@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer import kinds
+from tracer import dtypes, kinds
 from tracer.alignment import twins
 from tracer.alignment.assign import LEAST, PINNED, Assigned, assign
 from tracer.alignment.candidates import Values, params, possible, shapes
@@ -443,10 +443,14 @@ class Work:
             above = beyond(self.sides[0].structure, self.a.nodes[i]), beyond(self.sides[1].structure, self.b.nodes[j])
             passed = {self.a.nodes[k].name: self.b.nodes[m].name for k, m in matched.items() if k == i or m == j}
             if any(ours in above[0] or theirs in above[1] for ours, theirs in passed.items()):
-                # Nothing but a permute or the like comes after the twin; a reshape may lay its values out otherwise.
-                structure = self.sides[1].structure
-                relaid = any(_relays(structure, name) for name in chain(structure, self.b.nodes[j].name))
-                if self.b.nodes[j].shape != self.a.nodes[i].shape or not relaid:
+                # Nothing but a permute or the like comes after the twin; a reshape may lay its values out otherwise,
+                # and a cast round them.
+                structures = self.sides[0].structure, self.sides[1].structure
+                nodes = self.a.nodes[i], self.b.nodes[j]
+                ends_in = [chain(side, node.name) for side, node in zip(structures, nodes, strict=True)]
+                relaid = any(_relays(structures[s], name) for s in (0, 1) for name in ends_in[s])
+                rounded = any(_rounds(structures[s], {nodes[s].name, *above[s]}) for s in (0, 1))
+                if self.a.dims[i] != self.b.dims[j] or not (relaid or rounded):
                     continue
             found.append((i, j))
         return found
@@ -459,6 +463,17 @@ def _relays(structure: Structure, name: str) -> bool:
         return False
     before = structure.by_name[node.parents[0]]
     return [n for n in node.shape or () if n != 1] != [n for n in before.shape or () if n != 1]
+
+
+def _rounds(structure: Structure, names: Collection[str]) -> bool:
+    """Whether a tensor on the way has a coarser type than another."""
+    coarse = {
+        dtypes.epsilon(dtype) for name in names if (dtype := structure.by_name[name].dtype or "").startswith(_REAL)
+    }
+    return len(coarse) > 1
+
+
+_REAL = ("float", "bfloat")
 
 
 def _index(structure: Structure, features: Features, name: str) -> int | None:

@@ -204,6 +204,7 @@ def explain(
     doubtful = {name for name, cut in made.items() if _doubtful(diff.pairs[cut.index])}
     began, looked = time.monotonic(), 0
     apart: set[str] = set()
+    aside: dict[str, Looked] = {}
     for done, (index, pair) in enumerate(wanted):
         if progress is not None:
             progress(done, len(wanted))
@@ -222,11 +223,9 @@ def explain(
                 one = _look(make, index, pair, given, frozenset(apart | doubted))
             known[key], own = one, one.finding
             far = 0 if own is None else _far(own, cut, diff)
-            if (
-                one.elsewhere
-                or (_unfounded(own, pair) and by_index[index].readers)
-                or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far))
-            ):
+            if _unfounded(own, pair) and by_index[index].readers:
+                aside[key] = one
+            if one.elsewhere or key in aside or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far)):
                 one = known[key] = replace(one, finding=None, undone=True)
         if one.undone or pair.undone or _padded(pair):  # what reads it is computed from above it
             apart.add(by_index[index].candidate)
@@ -238,6 +237,13 @@ def explain(
             found.append(one.finding)
 
     places = {_key(pair): (index, by_index[index]) for index, pair in wanted}
+    for key, one in aside.items():  # what reads it says nothing: it cannot be computed
+        readers = [_key(diff.pairs[made[name].index]) for name in places[key][1].readers]
+        if one.finding is not None and all(reader in known and known[reader].unread for reader in readers):
+            known[key] = one
+            found.append(one.finding)
+    running = {pair.aligned: index for index, pair in wanted}
+    found.sort(key=lambda one: running[one.pair])
     cancelled = _cancelled(found, wanted, by_index, made, diff.pairs, make, frozenset(apart))
     if given_alike(diff.pairs, diff.reference, diff.candidate):
         other = [one for one in found if one.status in ("proven", "ambiguous") and _another_way(one)]

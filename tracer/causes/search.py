@@ -16,7 +16,7 @@ from itertools import combinations
 
 import numpy as np
 
-from tracer.causes import registry
+from tracer.causes import naming, registry
 from tracer.causes.case import Case, Trial, distance
 from tracer.causes.condense import pooling
 from tracer.causes.differences import differences
@@ -436,7 +436,8 @@ def _passed_over(case: Case, edit: Edit) -> Edit:
     if made is None or made.kind != "identity":
         return edit
     what = f"the {case.doer} gives {made.inputs[0]} where {own.name} ({own.kind}) stands: it leaves that out"
-    return replace(edit, cause=case.lacks("block"), what=what, fix="")
+    stem, whole = naming.of_single(own, case.ours)
+    return replace(edit, cause=stem if whole else case.lacks(stem), what=what, fix="")
 
 
 def _holds(trial: Trial, edit: Edit, hidden: Edit) -> bool:

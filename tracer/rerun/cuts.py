@@ -142,11 +142,14 @@ def cuts(pairs: Sequence[Pair], reference: Recording, candidate: Recording) -> t
             without[index] = "no order of the axes makes the two shapes equal"
             continue
         if name in found:  # the candidate passes on what another pair computes
-            if not _same_ways(ways, found[name].ways):
-                without[index] = f"the candidate passes {name} on, in other axes"
+            if _same_ways(ways, found[name].ways):
+                found[name] = replace(found[name], heal=held, same=(*found[name].same, (index, held)))
                 continue
-            found[name] = replace(found[name], heal=held, same=(*found[name].same, (index, held)))
-            continue
+            given_as_it_is = "output" in pair.evidence and pair.axes is not None and found[name].ways[0].axes is None
+            other = found.pop(name).index if given_as_it_is else index
+            without[other] = f"the candidate passes {name} on, in other axes"
+            if other == index:
+                continue
         training = "train" in (reference.attributes.get("mode"), candidate.attributes.get("mode"))
         grouped = [reference.structure.by_name[n] for n in pair.reference]
         grouped += [candidate.structure.by_name[n] for n in pair.candidate]

@@ -173,7 +173,7 @@ def bypassed(case: Case, step: Step) -> Iterator[Edit]:
         bare = Step(step.name, "identity", {}, {}, (step.inputs[k],), None)
         what = f"the {case.doer} leaves {step.name} ({step.kind}) out"
         single, whole = "residual" if step.kind == "add" else "block", False
-        if step.kind in SCALING and len(step.inputs) == 1:
+        if step.kind in SCALING | {"rounded"} and len(step.inputs) == 1:
             single, whole = naming.of_single(step, case.ours)
         yield from try_chain(case, step, (bare,), single if whole else case.lacks(single), what, 4.0)
 
