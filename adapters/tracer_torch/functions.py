@@ -62,7 +62,8 @@ _KINDS = {
     "fft_irfft": "fft", "fft_fft2": "fft", "fft_ifft2": "fft", "fft_rfft2": "fft", "fft_irfft2": "fft", "stft": "fft",
     "istft": "fft", "hsplit": "split", "vsplit": "split", "dsplit": "split", "vstack": "concat", "dstack": "concat",
     "column_stack": "concat", "swish": "silu", "quantize_per_tensor": "quantize", "dequantize": "cast",
-    "rand_like": "random", "randn_like": "random", "bernoulli": "random", "as_tensor": "identity", "linalg_inv": "inverse",
+    "rand_like": "random", "randn_like": "random", "bernoulli": "random", "as_tensor": "identity",
+    "linalg_inv": "inverse",
 }  # fmt: skip
 _KINDS |= {word: word for word in ELEMENTWISE | LOGICAL | REDUCTIONS | INDEXING | MAKING | RARE if word not in _KINDS}
 TRANSPARENT = frozenset(
