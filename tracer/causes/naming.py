@@ -80,6 +80,8 @@ def of_setting(kind: str, key: str, ours: Any, theirs: Any) -> str:
         return "norm-axis"
     if kind == "flip":
         return "axis-permutation"
+    if key == "result" and {ours, theirs} == {"h", "c"}:
+        return "wiring"  # another of what a recurrent layer gives, and the same step
     if kind == "slice" and key == "index":
         return _of_index(ours, theirs)
     if key == "groups":
@@ -112,12 +114,18 @@ def _of_index(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
     apart = [axis for axis, (a, b) in enumerate(both) if a != b]
     single = any(isinstance(side[axis], int | np.integer) for axis in apart for side in (ours, theirs))
     if single and apart != [len(ours) - 1]:
-        return "rnn-last-step"
+        return "shift" if all(_neighbours(ours[axis], theirs[axis]) for axis in apart) else "rnn-last-step"
     if apart == [len(ours) - 1]:
         return "channel-order"
     parts = [(ours[axis], theirs[axis]) for axis in apart]
     other = any(isinstance(a, tuple) and isinstance(b, tuple) and a[2] != b[2] for a, b in parts)
     return "stride-position" if other else "shift"
+
+
+def _neighbours(one: Any, other: Any) -> bool:
+    """Whether two places are counted from the same end and lie side by side: neither first and last, nor all and one."""
+    places = isinstance(one, int | np.integer) and isinstance(other, int | np.integer)
+    return places and (one < 0) == (other < 0) and abs(one - other) == 1
 
 
 def _padding(kind: str, ours: Any, theirs: Any) -> str:
@@ -152,6 +160,8 @@ def of_kinds(ours: str, theirs: str) -> str:
         return "pool-kind"
     if both & {"upsample", "resize"} and both & (kinds.REPEATING | {"crop", "slice", "pad"}):
         return "resize-mode"
+    if both & {"var", "std"} and both & kinds.POOLS:
+        return "operation-kind"  # what is left out is the mean
     if both & kinds.POOLS and both & {"flatten", "reshape", "slice", "gather", *kinds.REDUCTIONS}:
         return "pool-kind"
     if both & kinds.ACTIVATIONS and both <= kinds.ACTIVATIONS | kinds.ELEMENTWISE | {"clip"}:
@@ -286,7 +296,7 @@ def of_operand(step: Step, side: Side, twin: Step | None = None) -> str:
         return "embedding-offset"
     if not adding and any(_scales_table(side, name, step.name) for name in step.inputs):
         return "embedding-scale"
-    if scaling and masks.on_scores(step, side) and not _of_maps(step, side):
+    if scaling and all(map(_is_scalar, both)) and masks.on_scores(step, side) and not _of_maps(step, side):
         return "attention-scale"
     if adding and masks.masks_scores(step, side) and not _reads_as_query(step, side) and not _of_maps(step, side):
         return "attention-mask"

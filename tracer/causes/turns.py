@@ -76,6 +76,10 @@ def _moved(extra: Cause, missing: Cause, diff: Diff) -> Cause | None:
     twins = {name: other for pair in diff.pairs for name in pair.pair.candidate for other in pair.pair.reference}
     before = {twins.get(name) for name in _next(theirs, here.name, False)} & set(_next(ours, there.name, True))
     behind = {twins.get(name) for name in _next(theirs, here.name, True)} & set(_next(ours, there.name, False))
+    terms = {twins.get(name) for name in _next(theirs, here.name, False)} & set(_next(ours, there.name, False))
+    if not (before or behind) and here.kind in _JOINING and terms - {None}:
+        before = {twins.get(name) for name in _far(theirs, here.name, False)} & _far(ours, there.name, True)
+        behind = {twins.get(name) for name in _far(theirs, here.name, True)} & _far(ours, there.name, False)
     layer = next(iter(sorted(name for name in (before or behind) if name is not None)), "")
     if not layer:
         return None
@@ -114,8 +118,25 @@ def _vectors(side: Recording, node: Node) -> list[Array]:
 _MOVING: Mapping[tuple[str, str], Callable[[Cause, Cause, Diff], Cause | None]] = {
     ("activation-extra", "activation-missing"): _moved,
     ("bias-extra", "bias-missing"): _added_later,
+    ("residual-extra", "residual-missing"): _moved,
+    ("block-extra", "block-missing"): _moved,
 }
 """What the candidate has at one place and the reference at another, by what the two findings are called."""
+
+
+_JOINING = ("add", "mul")
+"""What is known by one of its terms wherever it stands: a skip that is added, or a gate that is multiplied by."""
+_STEPS = 8
+"""Layers that may lie between two places of a sum or a product."""
+
+
+def _far(structure: Structure, name: str, behind: bool) -> set[str]:
+    """The layers above a node, or behind it, that compute something, some steps far."""
+    found, last = set[str](), {name}
+    for _ in range(_STEPS):
+        last = {other for one in last for other in _next(structure, one, behind)} - found
+        found |= last
+    return found
 
 
 def _next(structure: Structure, name: str, behind: bool) -> Iterator[str]:

@@ -196,7 +196,8 @@ def skipped(case: Case, step: Step) -> Iterator[Edit]:
                 other = Step("", kind, {}, {}, (step.inputs[k],))
                 chain = behind(case, step, other)
                 what = f"the {case.doer} {word} what {step.name} reads to what it gives"
-                yield from try_chain(case, step, chain, case.has("residual"), what, 3.0)
+                gain = step.kind == "mul" and bool(step.weights)  # a weight that one is added to, and no skip
+                yield from try_chain(case, step, chain, case.has("block" if gain else "residual"), what, 3.0)
     for name, tensor in _others(case, found.shape):
         if distance(tensor, gap) <= max(1e-3, 4 * case.bar):
             chain = behind(case, step, made("add", operand=tensor))
