@@ -141,7 +141,24 @@ def config_of(layer: Any, kind: str, flavour: Flavour) -> dict[str, Any]:
         out["approximate"] = "tanh" if out["approximate"] else "none"
     if "axis" in out and isinstance(out["axis"], list) and len(out["axis"]) == 1:
         out["axis"] = out["axis"][0]
+    if kind == "permute" and not isinstance(layer, flavour.layer_class) and (order := _order(layer)) is not None:
+        out = {"permutation": order}
     return out
+
+
+def _order(operation: Any) -> list[int] | None:
+    """Which axis of its input each axis of a transposition's output is; None where its rank is not known."""
+    nodes = getattr(operation, "_inbound_nodes", ())
+    outputs = getattr(nodes[0], "output_tensors", ()) if nodes else ()
+    if not outputs:
+        return None
+    probe = np.broadcast_to(0, range(len(outputs[0].shape)))  # of no size: each axis is known by its length
+    moved = {
+        "Transpose": lambda: np.transpose(probe, operation.axes),
+        "Swapaxes": lambda: np.swapaxes(probe, operation.axis1, operation.axis2),
+        "Moveaxis": lambda: np.moveaxis(probe, operation.source, operation.destination),
+    }.get(type(operation).__name__)
+    return None if moved is None else list(moved().shape)
 
 
 _ARGUMENTS = frozenset({"alpha", "negative_slope", "max_value", "threshold", "approximate", "axis"})
