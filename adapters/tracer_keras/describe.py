@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,9 +141,23 @@ def config_of(layer: Any, kind: str, flavour: Flavour) -> dict[str, Any]:
         out["approximate"] = "tanh" if out["approximate"] else "none"
     if "axis" in out and isinstance(out["axis"], list) and len(out["axis"]) == 1:
         out["axis"] = out["axis"][0]
-    if kind == "permute" and not isinstance(layer, flavour.layer_class) and (order := _order(layer)) is not None:
-        out = {"permutation": order}
+    if not isinstance(layer, flavour.layer_class):
+        if kind == "permute" and (order := _order(layer)) is not None:
+            out = {"permutation": order}
+        elif kind in _BINARY and (number := _number(layer)) is not None:
+            out["args"] = [number]
     return out
+
+
+_BINARY = frozenset({"add", "sub", "mul", "div", "power", "floor_div", "mod", "maximum", "minimum"})
+
+
+def _number(operation: Any) -> float | int | None:
+    """The operand of an operation on one tensor and a number; None where it has no such."""
+    nodes: Sequence[Any] = getattr(operation, "_inbound_nodes", ())
+    given: Sequence[Any] = getattr(getattr(nodes[0], "arguments", None), "args", ()) if len(nodes) == 1 else ()
+    numbers = [value for value in given if isinstance(value, int | float | np.number) and not isinstance(value, bool)]
+    return _json(numbers[0]) if len(given) == 2 and len(numbers) == 1 else None
 
 
 def _order(operation: Any) -> list[int] | None:

@@ -28,7 +28,7 @@ from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
 from tracer.causes.turns import in_turn, widened
 from tracer.causes.typed import typed
-from tracer.causes.undone import Make, computed_elsewhere, given_alike, met, put_right, undone
+from tracer.causes.undone import FAR, Make, computed_elsewhere, given_alike, met, put_right, undone, uneven
 from tracer.compare import Diff, PairDiff
 from tracer.compare.judging import unread as read_by_nothing
 from tracer.compare.verdict import Verdict
@@ -50,8 +50,6 @@ _SHARE = 0.5
 """Of a pair's time, what that may take once more."""
 _SINGLY = 3
 """Of these tensors, those that are looked through one at a time."""
-_FAR = 4
-"""Tensors on which values may be moved back to where they were."""
 _NEXT = 3
 """Those on which a sum or a product may be made with another term."""
 _LIKELY = 0.7
@@ -219,13 +217,14 @@ def explain(
             cut = by_index[index]
             one = _look(make, index, pair, given, frozenset(apart))
             doubted = _doubted(one.finding, make, index, diff.pairs, doubtful, frozenset(apart))
-            if doubted:
-                one = _look(make, index, pair, given, frozenset(apart | doubted))
+            if doubted and not (again := _look(make, index, pair, given, frozenset(apart | doubted))).unread:
+                one = again
             known[key], own = one, one.finding
             far = 0 if own is None else _far(own, cut, diff)
             if _unfounded(own, pair) and by_index[index].readers:
                 aside[key] = one
-            if one.elsewhere or key in aside or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far)):
+            gone = frozenset(apart) | (uneven(made) if own is not None and _longer(own) else set())
+            if one.elsewhere or key in aside or (far and undone(cut, made, diff.pairs, make, gone, far)):
                 one = known[key] = replace(one, finding=None, undone=True)
         if one.undone or pair.undone or _padded(pair):  # what reads it is computed from above it
             apart.add(by_index[index].candidate)
@@ -372,8 +371,8 @@ def _absorbs(one: Finding) -> bool:
 
 def _far(one: Finding, cut: Cut, diff: Diff) -> int:
     """Tensors on which what was found may be taken back, at most."""
-    if _moved(one):
-        return _FAR
+    if _moved(one) or _longer(one):
+        return FAR
     if not _structural(one):
         return int(_held(one, cut, diff.candidate))
     return _NEXT if len(one.causes) == 1 and _joins(one.causes[0], diff) else 1

@@ -19,6 +19,8 @@ from tracer.store import Recording
 
 Make = Callable[[int, PairDiff, frozenset[str]], tuple[Case, Case]]
 
+FAR = 4
+"""Tensors on which values may be moved back to where they were, or cut to the same lengths."""
 _LOSING = kinds.POOLS | kinds.REDUCTIONS
 
 
@@ -33,12 +35,21 @@ class Undone:
         """Raises TraceError where a recording cannot be read."""
         made, make = self._made
         own = next((cut for cut in made.values() if cut.index == index), None)
-        return own is not None and undone(own, made, self._pairs, make)
+        if own is None:
+            return False
+        gone = uneven(made) if not own.ways[0].fits else frozenset[str]()
+        return undone(own, made, self._pairs, make, gone, FAR if gone else 1)
 
     @cached_property
     def _made(self) -> tuple[Mapping[str, Cut], Make]:
         made = met(self._pairs, *self._sides)
         return made, cases(made, *self._sides)
+
+
+def uneven(made: Mapping[str, Cut]) -> frozenset[str]:
+    """The candidate's tensors of other lengths than their twins': one side may cut off further on what the other does
+    at once, of several that are added in between."""
+    return frozenset(name for name, cut in made.items() if not cut.ways[0].fits)
 
 
 def met(pairs: Sequence[PairDiff], reference: Recording, candidate: Recording) -> dict[str, Cut]:

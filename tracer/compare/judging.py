@@ -250,6 +250,7 @@ class _Judge:
         if pair.undone is not None or self._takes_back is None:
             return pair
         likely = pair.masked or pair.masked_once or pair.node.kind != pair.candidate_node.kind
+        likely |= pair.stats is None  # of other lengths: what is too long may be cut off further on
         nan = pair.stats.nonfinites if pair.stats is not None else NonFinite()
         likely &= nan.nan_reference == nan.nan_candidate  # what is NaN on one side only nothing takes back
         readers = self._readers(pair)
