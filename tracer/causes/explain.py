@@ -223,8 +223,12 @@ def explain(
             far = 0 if own is None else _far(own, cut, diff)
             if _unfounded(own, pair) and by_index[index].readers:
                 aside[key] = one
-            gone = frozenset(apart) | (uneven(made) if own is not None and _longer(own) else set())
-            if one.elsewhere or key in aside or (far and undone(cut, made, diff.pairs, make, gone, far)):
+            more = uneven(made) if own is not None and _longer(own) else frozenset()
+            if (
+                one.elsewhere
+                or key in aside
+                or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far, more))
+            ):
                 one = known[key] = replace(one, finding=None, undone=True)
         if one.undone or pair.undone or _padded(pair):  # what reads it is computed from above it
             apart.add(by_index[index].candidate)

@@ -37,8 +37,8 @@ class Undone:
         own = next((cut for cut in made.values() if cut.index == index), None)
         if own is None:
             return False
-        gone = uneven(made) if not own.ways[0].fits else frozenset[str]()
-        return undone(own, made, self._pairs, make, gone, FAR if gone else 1)
+        more = uneven(made) if not own.ways[0].fits else frozenset[str]()
+        return undone(own, made, self._pairs, make, far=FAR if more else 1, more=more)
 
     @cached_property
     def _made(self) -> tuple[Mapping[str, Cut], Make]:
@@ -77,12 +77,14 @@ def undone(
     make: Make,
     apart: frozenset[str] = frozenset(),
     far: int = 1,
+    more: frozenset[str] = frozenset(),
 ) -> bool:
     """Whether everything that reads a pair's tensors agrees when it is computed from what is above the pair.
 
     The two tensors are then steps on two ways to the same result, and no defect. What reads them may itself be such a
     step, ``far`` tensors on at most, but for one that only loses what differs, as a mean does; nor are those in
-    ``apart`` relied on. False where nothing reads them, and where that cannot be computed.
+    ``apart`` relied on, which were looked at, nor in ``more``. False where nothing reads them, and where that cannot be
+    computed.
     """
     apart |= {cut.candidate}
     steps = [cut]
@@ -93,7 +95,7 @@ def undone(
                 return False
             for other in (made[reader] for reader in step.readers if reader not in apart):
                 try:
-                    agrees, kind = _computed(step, make(other.index, pairs[other.index], apart))
+                    agrees, kind = _computed(step, make(other.index, pairs[other.index], apart | more))
                 except Unknown:
                     return False
                 if not agrees:
