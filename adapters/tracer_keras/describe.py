@@ -146,16 +146,46 @@ def config_of(layer: Any, kind: str, flavour: Flavour) -> dict[str, Any]:
             out = {"permutation": order}
         elif kind in _BINARY and (number := _number(layer)) is not None:
             out["args"] = [number]
+        elif kind == "slice" and (index := _index(layer)) is not None:
+            out["index"] = index
     return out
 
 
 _BINARY = frozenset({"add", "sub", "mul", "div", "power", "floor_div", "mod", "maximum", "minimum"})
 
 
+def _given(operation: Any) -> Sequence[Any]:
+    """What an operation that is called once is given, by position."""
+    nodes: Sequence[Any] = getattr(operation, "_inbound_nodes", ())
+    found: Sequence[Any] = getattr(getattr(nodes[0], "arguments", None), "args", ()) if len(nodes) == 1 else ()
+    return found
+
+
+def _index(operation: Any) -> list[Any] | None:
+    """The parts of an index, slices as Python writes them; None where one of them is an array."""
+    given = _given(operation)
+    if type(operation).__name__ != "GetItem" or len(given) != 2:
+        return None
+    parts = given[1] if isinstance(given[1], tuple) else (given[1],)
+    found: list[Any] = []
+    for part in parts:
+        if isinstance(part, slice):
+            ends = [*(part.start, part.stop), *(() if part.step is None else (part.step,))]
+            if not all(end is None or isinstance(end, int | np.integer) for end in ends):
+                return None
+            found.append(":".join("" if end is None else str(int(end)) for end in ends))
+        elif part is Ellipsis:
+            found.append("...")
+        elif part is None or (isinstance(part, int | np.integer) and not isinstance(part, bool)):
+            found.append(None if part is None else int(part))
+        else:
+            return None
+    return found
+
+
 def _number(operation: Any) -> float | int | None:
     """The operand of an operation on one tensor and a number; None where it has no such."""
-    nodes: Sequence[Any] = getattr(operation, "_inbound_nodes", ())
-    given: Sequence[Any] = getattr(getattr(nodes[0], "arguments", None), "args", ()) if len(nodes) == 1 else ()
+    given = _given(operation)
     numbers = [value for value in given if isinstance(value, int | float | np.number) and not isinstance(value, bool)]
     return _json(numbers[0]) if len(given) == 2 and len(numbers) == 1 else None
 

@@ -123,7 +123,7 @@ def _of_index(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
 
 
 def _neighbours(one: Any, other: Any) -> bool:
-    """Whether two places are counted from the same end and lie side by side: neither first and last, nor all and one."""
+    """Whether two places are counted from the same end and lie side by side, and are not the first and the last."""
     places = isinstance(one, int | np.integer) and isinstance(other, int | np.integer)
     return places and (one < 0) == (other < 0) and abs(one - other) == 1
 

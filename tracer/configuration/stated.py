@@ -12,6 +12,7 @@ _NOT_SAID = frozenset(
         "data_format",
         "axis",
         "permutation",
+        "index",
         "name",
         "args",
         "activation",
