@@ -91,6 +91,9 @@ def _operation_kind(operation: Any) -> str:
     name = type(operation).__name__
     if name == "Reshape" and len(getattr(operation, "newshape", ())) == 2:
         return "flatten"
+    parts = _index(operation)
+    if parts is not None and None in parts and all(part in (None, ":", "...") for part in parts):
+        return "expand_dims"
     nodes = getattr(operation, "_inbound_nodes", ())
     outputs = getattr(nodes[0], "output_tensors", ()) if nodes else ()
     return op_kind(name, len(outputs[0].shape) if outputs else None)
@@ -146,7 +149,7 @@ def config_of(layer: Any, kind: str, flavour: Flavour) -> dict[str, Any]:
             out = {"permutation": order}
         elif kind in _BINARY and (number := _number(layer)) is not None:
             out["args"] = [number]
-        elif kind == "slice" and (index := _index(layer)) is not None:
+        elif kind in ("slice", "expand_dims") and (index := _index(layer)) is not None:
             out["index"] = index
     return out
 

@@ -3,7 +3,8 @@
 python -m benchmarks.causes defects [--record] [--held-out]
                                     [--new | --second | --third | --fourth | --fifth | --sixth | --seventh |
                                      --eighth | --ninth | --tenth | --eleventh | --twelfth |
-                                     --thirteenth | --fourteenth | --fifteenth | --sixteenth]
+                                     --thirteenth | --fourteenth | --fifteenth | --sixteenth |
+                                     --seventeenth]
                                     [--kinds KIND …] [--stacks N …] [PAIR …]
 python -m benchmarks.causes ports [--held-out] [PAIR …]
 python -m benchmarks.causes fuzz [--seed N] [--cases K] [--pairs] [--kinds OPERATOR …] [PAIR …]
@@ -23,7 +24,7 @@ elsewhere are false ones, but for the ``latent``.
 ``--stacks`` takes several defects at once; ``--new`` those that were written when the engine was done; ``--second``
 those that another hand wrote then, on ports of their own, on either side, and two in one layer: what is said of these
 is told with ``--verbose`` alone. ``--third`` takes a third hand's, in small networks of their own, two in one layer or
-in neighbours, and other correct ways to write these ports; ``--fourth`` to ``--sixteenth`` those of further hands, in
+in neighbours, and other correct ways to write these ports; ``--fourth`` to ``--seventeenth`` those of further hands, in
 others, of which too what is said is told with ``--verbose`` alone. ``ports`` explains correct ports, where
 every cause is false. ``fuzz`` draws defects that no author chose: operators on layers, weights and calls, anywhere in
 the PyTorch ports of these networks, two at once with ``--pairs``; the same seed draws the same. Results go to

@@ -33,7 +33,8 @@ def main() -> None:
             "thirteenth": "the thirteenth, in further ones",
             "fourteenth": "the fourteenth, in still further ones",
             "fifteenth": "the fifteenth, in ones further still",
-            "sixteenth": "the sixteenth, in ones unlike these"}  # fmt: skip
+            "sixteenth": "the sixteenth, in ones unlike these",
+            "seventeenth": "the seventeenth, in ones unlike any of them"}  # fmt: skip
     for which, told in sets.items():
         parser.add_argument(f"--{which}", dest="networks", action="store_const", const=which, help=told)
     parser.add_argument("--cases", type=int, default=300, metavar="K", help="defects to draw")

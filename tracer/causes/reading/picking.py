@@ -44,7 +44,7 @@ def _parts(node: Read, source: str) -> Iterator[Step]:
 
 
 def _index(node: Read) -> tuple[Any, ...] | None:
-    """Parts as ``slice`` has them, from ``":"``, ``"1:5:2"``, ``3``, ``null`` and ``"..."``, which is written out."""
+    """Parts as ``slice`` has them, from ``":"``, ``"1:5:2"``, ``3``, ``null`` and ``"..."``: one of each axis."""
     parts = node.config.get("index")
     parts = [part.strip() for part in parts.split(",")] if isinstance(parts, str) else parts
     if not isinstance(parts, list):
@@ -67,9 +67,11 @@ def _index(node: Read) -> tuple[Any, ...] | None:
             found.append(ends[0] if len(ends) == 1 else tuple([*ends, 1][:3]))
         else:
             return None
+    at, given = len(found), sum(part not in ("newaxis", "...") for part in found)
     if "..." in found:
-        at, given = found.index("..."), sum(part not in ("newaxis", "...") for part in found)
-        found[at : at + 1] = [(None, None, 1)] * (node.rank - given)
+        at = found.index("...")
+        found.remove("...")
+    found[at:at] = [(None, None, 1)] * (node.rank - given)
     return tuple(found)
 
 
