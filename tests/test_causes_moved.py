@@ -171,3 +171,23 @@ def test_a_tensor_is_multiplied_by_what_is_left_to_one(trace_path: Path) -> None
     told = said(trace_path, right, lambda x, a, b: b(x * (1 - torch.sigmoid(a(x)))), ROWS, layers)
     assert "shift" not in named(told)
     assert named(told)
+
+
+def test_a_token_that_is_joined_behind_is_taken_from_there(trace_path: Path) -> None:
+    class Token(nn.Module):
+        def __init__(self, *, behind: bool) -> None:
+            super().__init__()
+            self.behind, self.token = behind, nn.Parameter(torch.zeros(1, 1, 8))
+            self.places, self.norm, self.last = nn.Parameter(torch.zeros(7, 8)), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            token = self.token.expand(len(x), -1, -1)
+            y = torch.cat([x, token] if self.behind else [token, x], dim=1)
+            y = self.norm(y + self.places)
+            y = torch.softmax(y @ y.mT, dim=2) @ y
+            return self.last(y[:, -1 if self.behind else 0])
+
+    told = rows_said(trace_path, filled(Token(behind=False)), filled(Token(behind=True)))
+    assert named(told) == {"concat-order"}
+    (one,) = told.parting
+    assert "what reads it there goes with it" in str(one.notes)

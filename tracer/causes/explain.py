@@ -26,7 +26,7 @@ from tracer.causes.probes import alike_when_small, depends, matters, one_functio
 from tracer.causes.scores import SCALING
 from tracer.causes.search import OVER, Budget, Outcome, Spent, search
 from tracer.causes.step import Unknown
-from tracer.causes.turns import in_turn, widened
+from tracer.causes.turns import in_turn, taken_there, widened
 from tracer.causes.typed import typed
 from tracer.causes.undone import FAR, Make, computed_elsewhere, given_alike, met, put_right, undone, uneven
 from tracer.compare import Diff, PairDiff
@@ -283,7 +283,10 @@ def explain(
 
 def with_findings(told: Explained, each: Sequence[Finding]) -> Explained:
     """The same with other findings, one of each pair in running order."""
-    whole = at_calls(merged(unloaded.gathered(widened(in_turn(each, told.diff), told.diff), told.diff)), told.diff)
+    whole = at_calls(
+        merged(unloaded.gathered(widened(taken_there(in_turn(each, told.diff), told.diff), told.diff), told.diff)),
+        told.diff,
+    )
     findings = tuple(loops.together(one, each, told.diff.candidate) for one in whole)
     return replace(told, findings=findings, each=tuple(each))
 

@@ -9,7 +9,9 @@ from itertools import permutations, product
 from typing import Any
 
 from tracer import kinds
+from tracer.alignment.labels import only_axis
 from tracer.causes.finding import Cause, Finding
+from tracer.causes.naming import above
 from tracer.causes.step import Array
 from tracer.compare import Diff
 from tracer.graph import Node, Structure
@@ -60,6 +62,27 @@ def widened(found: Sequence[Finding], diff: Diff) -> list[Finding]:
             pairs = (*(padded.pairs or (padded.pair,)), *(wide.pairs or (wide.pair,)))
             left[left.index(wide)] = replace(wide, pairs=pairs, notes=(*wide.notes, note))
             left.remove(padded)
+    return left
+
+
+def taken_there(found: Sequence[Finding], diff: Diff) -> list[Finding]:
+    """The findings with a token that is joined at the other end, and taken from there, as one."""
+    left, structure = list(found), diff.candidate.structure
+    for joined, taken in permutations(found, 2):
+        both = joined in left and taken in left and joined.status == taken.status == "proven"
+        if not both or len(joined.causes) != 1 or len(taken.causes) != 1:
+            continue
+        start, end = joined.causes[0], taken.causes[0]
+        node = structure.by_name.get(start.candidate)
+        if start.id != "concat-order" or end.key != "index" or node is None or node.shape is None:
+            continue
+        axis = only_axis(node.config, len(node.shape))
+        apart = [k for k, (one, other) in enumerate(zip(*end.values, strict=False)) if one != other]
+        if apart == [axis] and all(isinstance(side[apart[0]], int) for side in end.values):
+            if start.candidate in above(structure, end.candidate):
+                note = f"what reads it there goes with it: {end.what}"
+                left[left.index(joined)] = replace(joined, notes=(*joined.notes, note))
+                left.remove(taken)
     return left
 
 
