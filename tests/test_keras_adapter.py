@@ -550,3 +550,21 @@ def test_masks_and_multiple_calls_keep_values(library: Any) -> None:
     structure, values = recorded(model, x=tokens)
     np.testing.assert_allclose(values["gru"], model(tokens).numpy(), atol=1e-6)
     assert structure.by_name["gru"].parents == ("emb",)
+
+
+def test_operations_say_their_numbers_indices_and_orders_of_axes() -> None:
+    x = keras.Input((4, 5), name="x")
+    ops = keras.ops
+    made = {
+        "maximum": (ops.maximum(x, 0.1), {"args": [0.1]}),
+        "mul": (x * 3, {"args": [3]}),
+        "sub": (1 - x, {"args": [1]}),
+        "add": (x + np.ones((5,), "f4"), {}),
+        "slice": (x[:, -1:, 2], {"index": [":", "-1:", 2]}),
+        "expand_dims": (x[..., None], {"index": ["...", None]}),
+        "permute": (ops.moveaxis(x, 1, -1), {"permutation": [0, 2, 1]}),
+    }
+    model = keras.Model(x, [tensor for tensor, _ in made.values()])
+    structure, _ = recorded(model, x=np.ones((2, 4, 5), "f4"))
+    found = {node.kind: dict(node.config) for node in structure if node.role == "op"}
+    assert found == {kind: config for kind, (_, config) in made.items()}

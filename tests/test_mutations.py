@@ -226,3 +226,22 @@ def test_what_was_removed_or_inserted_is_told_by_name() -> None:
     moved = mutated("vision")["flatten-order"]
     assert "movedim" not in moved.names  # it holds what the node before it holds
     assert moved.names["flatten"] == "flatten"
+
+
+def test_a_second_defect_leaves_the_first_in_place() -> None:
+    subject = subjects()["vision"]
+    first = mutated("vision")["flatten-order"]  # built into the model's own forward
+    assert "forward" in vars(first.model)
+    own = Subject(first.model, subject.inputs)
+    assert not differ(own.outputs, observe(first.model, subject.inputs)[1])
+    second, alone = (one.mutate("bn-eps") for one in (own, subject))
+    assert second is not None
+    assert alone is not None
+    both = observe(second.model, subject.inputs)[1]
+    assert differ(both, own.outputs)
+    assert differ(both, observe(alone.model, subject.inputs)[1])
+    with torch.no_grad():
+        for value in second.model.parameters():
+            value.zero_()
+    assert differ(both, observe(second.model, subject.inputs)[1])  # the copy computes with weights of its own
+    assert not differ(own.outputs, observe(first.model, subject.inputs)[1])
