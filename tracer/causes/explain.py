@@ -236,17 +236,16 @@ def explain(
             unread[pair.aligned] = one.unread
         looked += not one.unread
         failed.update({failure.family: failure for failure in one.failed})
-        if one.finding is not None:
-            found.append(one.finding)
+        if one.finding is not None:  # an output that is compared again is told from the pair of that name
+            found.append(replace(one.finding, pair=key))
 
     places = {_key(pair): (index, by_index[index]) for index, pair in wanted}
     for key, one in aside.items():  # what reads it says nothing: it cannot be computed
         readers = [_key(diff.pairs[made[name].index]) for name in places[key][1].readers]
         if one.finding is not None and all(reader in known and known[reader].unread for reader in readers):
             known[key] = one
-            found.append(one.finding)
-    running = {pair.aligned: index for index, pair in wanted}
-    found.sort(key=lambda one: running[one.pair])
+            found.append(replace(one.finding, pair=key))
+    found.sort(key=lambda one: places[one.pair][0])
     cancelled = _cancelled(found, wanted, by_index, made, diff.pairs, make, frozenset(apart))
     if given_alike(diff.pairs, diff.reference, diff.candidate):
         other = [one for one in found if one.status in ("proven", "ambiguous") and _another_way(one)]
@@ -255,6 +254,9 @@ def explain(
         }
     found = [one for one in found if one.pair not in cancelled]
     known.update({name: replace(known[name], finding=None) for name in cancelled})
+
+    def aligned(one: Finding) -> str:
+        return diff.pairs[places[one.pair][0]].aligned
 
     def look(index: int, apart: frozenset[str]) -> Finding | None:
         if within is not None and time.monotonic() - began >= within:
@@ -274,8 +276,9 @@ def explain(
     for upper, lower, both in at_one(proven, opens, places, made, look):
         found[found.index(upper)] = both
         found.remove(lower)
-        known[upper.pair] = replace(known[upper.pair], finding=both)
+        known[upper.pair] = replace(known[upper.pair], finding=replace(both, pair=aligned(both)))
         known[lower.pair] = replace(known[lower.pair], finding=None)
+    found = [replace(one, pair=aligned(one)) for one in found]
     found = with_given(found, diff) if every and only is None else found
     bare = Explained(diff, (), looked, unread, tuple(left), failed=tuple(failed.values()))
     return with_findings(bare, found)
