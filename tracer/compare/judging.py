@@ -250,7 +250,8 @@ class _Judge:
         if pair.undone is not None or self._takes_back is None:
             return pair
         likely = pair.masked or pair.masked_once or pair.node.kind != pair.candidate_node.kind
-        likely |= pair.stats is None  # of other lengths: what is too long may be cut off further on
+        sizes = [math.prod(node.shape or ()) for node in (pair.node, pair.candidate_node)]
+        likely |= pair.stats is None and sizes[0] != sizes[1]  # what is too long may be cut off further on
         nan = pair.stats.nonfinites if pair.stats is not None else NonFinite()
         likely &= nan.nan_reference == nan.nan_candidate  # what is NaN on one side only nothing takes back
         readers = self._readers(pair)
