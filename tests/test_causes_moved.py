@@ -191,3 +191,18 @@ def test_a_token_that_is_joined_behind_is_taken_from_there(trace_path: Path) -> 
     assert named(told) == {"concat-order"}
     (one,) = told.parting
     assert "what reads it there goes with it" in str(one.notes)
+
+
+def test_a_mistake_in_what_is_given_hides_none_above_it(trace_path: Path) -> None:
+    def layers() -> dict[str, nn.Module]:
+        return {"a": nn.Linear(8, 8), "b": nn.Linear(16, 4), "c": nn.Linear(4, 3)}
+
+    def made(x: torch.Tensor, a: nn.Module, b: nn.Module, c: nn.Module, *, right: bool) -> torch.Tensor:
+        parts = [x, torch.tanh(a(x))]
+        y = c(torch.tanh(b(torch.cat(parts if right else parts[::-1], dim=2))))
+        return torch.sigmoid(y) if right else y
+
+    told = said(
+        trace_path, lambda x, **of: made(x, **of, right=True), lambda x, **of: made(x, **of, right=False), ROWS, layers
+    )
+    assert named(told) in ({"concat-order", "activation-missing"}, {"concat-order", "logits"})

@@ -104,6 +104,8 @@ def _where(first: Cut, index: int, second: Cut, made: Mapping[str, Cut]) -> tupl
     """Where two findings are looked at as one, and the candidate's tensors that are not relied on there: at the second,
     or behind both where the candidate has them the other way round."""
     apart = _between(first, second, made)
+    if apart and index != second.index:  # an output that the candidate only passes on
+        apart |= {second.candidate}
     if apart or len(first.readers) != 1:
         return index, apart
     apart = _between(second, first, made)

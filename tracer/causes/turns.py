@@ -78,11 +78,11 @@ def taken_there(found: Sequence[Finding], diff: Diff) -> list[Finding]:
             continue
         axis = only_axis(node.config, len(node.shape))
         apart = [k for k, (one, other) in enumerate(zip(*end.values, strict=False)) if one != other]
-        if apart == [axis] and all(isinstance(side[apart[0]], int) for side in end.values):
-            if start.candidate in above(structure, end.candidate):
-                note = f"what reads it there goes with it: {end.what}"
-                left[left.index(joined)] = replace(joined, notes=(*joined.notes, note))
-                left.remove(taken)
+        single = apart == [axis] and all(isinstance(side[apart[0]], int) for side in end.values)
+        if single and start.candidate in above(structure, end.candidate):
+            note = f"what reads it there goes with it: {end.what}"
+            left[left.index(joined)] = replace(joined, notes=(*joined.notes, note))
+            left.remove(taken)
     return left
 
 
