@@ -86,6 +86,17 @@ def test_a_reader_reads_on_while_it_is_packed(trace_path: Path) -> None:
     np.testing.assert_array_equal(reader.read("deep"), values["deep"])
 
 
+def test_a_reader_of_a_packed_recording_that_is_deleted_is_told(trace_path: Path) -> None:
+    trace = Trace.create(trace_path)
+    write(trace, "tf", arrays())
+    rewrite(trace.recording("tf"), True)
+    reader = trace.recording("tf")
+    assert isinstance(reader.pack, Pack)
+    trace.delete("tf")
+    with pytest.raises(TraceError, match="deleted or replaced while it was read"):
+        reader.read("rows")
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=4), st.sampled_from(["?", "i2", "f4", "c16"]), st.integers(64, 4096))
 def test_chunks_cover_an_array_once(shape: list[int], dtype: str, chunk: int) -> None:

@@ -372,6 +372,7 @@ def _wiring(case: Case, a: Step, b: Step, taken: Names, above: dict[str, str], a
         if a.kind in SYMMETRIC:
             return
         cause = "concat-order" if a.kind in ("concat", "stack") else "operand-order"
+        cause = "qkv-order" if a.kind == "attention" else cause
         what = f"{a.name} reads its inputs in another order in the {case.doer}"
     else:
         if a.kind in ("concat", "stack") and (turned := in_their_order(mine, names)) is not None:

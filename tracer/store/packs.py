@@ -271,6 +271,8 @@ class Pack:
                     one.filename: zips.Entry(one.filename.encode(), one.CRC, one.file_size, one.header_offset)
                     for one in directory.infolist()
                 }
+        except FileNotFoundError as error:
+            raise TraceError(f"{self._shown} was deleted or replaced while it was read") from error
         except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
             raise TraceError(f"damaged: {self._shown} is not a whole zip file") from error
 
