@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import tracer
 from tracer import kinds
 from tracer.compare import Diff, Verdict
-from tracer.configuration import WORDS, Settings, apart, settings
+from tracer.configuration import WORDS, Settings, apart, differences, settings
 from tracer.graph import Node, Structure
 from tracer.store import Recording
 
@@ -361,3 +361,17 @@ def test_a_setting_further_on_is_not_hidden_by_the_first_divergence(trace_path: 
     assert diff.first.aligned == "1"
     assert diff.pairs[-1].verdict is Verdict.INHERITED
     assert "settings differ further on: 3 epsilon 1e-05 against 0.01" in str(diff)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "apart"),
+    [
+        ([":", ":", ":", "0:2"], [":", ":2"], False),  # the same channels in the two layouts
+        (["...", 3], [":", 3], False),
+        ([":", 3], [":", 4], True),
+        ([":", -1], [":", 4], False),  # counted from the end it may be the same
+    ],
+)
+def test_indices_are_compared_whatever_axes_they_are_of(ours: list[object], theirs: list[object], apart: bool) -> None:
+    one, other = (Node("x", "slice", "GetItem", config={"index": index}) for index in (ours, theirs))
+    assert bool(differences(one, other)) is apart

@@ -12,7 +12,6 @@ _NOT_SAID = frozenset(
         "data_format",
         "axis",
         "permutation",
-        "index",
         "name",
         "args",
         "activation",
@@ -34,9 +33,22 @@ def differences(ours: Node, theirs: Node) -> list[tuple[str, Any, Any]]:
     return [(k, ours.config[k], theirs.config[k]) for k in shared if not _same(k, ours.config[k], theirs.config[k])]
 
 
+def _taken(index: Any) -> list[str]:
+    """The parts of an index that leave something out, whichever axes they are of: these are the layout's matter."""
+    parts = (
+        part.removeprefix("0") if str(part).startswith("0:") else str(part)
+        for part in _as_list(index)
+        if part is not None
+    )
+    return sorted(part for part in parts if part not in (":", "..."))
+
+
 def _same(key: str, a: Any, b: Any) -> bool:
     if key == "padding" and (isinstance(a, str) or isinstance(b, str)):
         return True  # "same" against numbers says nothing by itself
+    if key == "index":
+        x, y = _taken(a), _taken(b)
+        return x == y or any("-" in part for part in (*x, *y))  # counted from the end it may be the same
     if isinstance(a, list | tuple) or isinstance(b, list | tuple):
         x, y = _as_list(a), _as_list(b)
         length = max(len(x), len(y))
