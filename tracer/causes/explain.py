@@ -230,7 +230,8 @@ def explain(
                 or (far and undone(cut, made, diff.pairs, make, frozenset(apart), far, more))
             ):
                 one = known[key] = replace(one, finding=None, undone=True)
-        if one.undone or pair.undone or _padded(pair):  # what reads it is computed from above it
+        lost = one.finding is not None and one.finding.status == "unknown" and not by_index[index].ways[0].fits
+        if one.undone or pair.undone or lost or _padded(pair):  # what reads it is computed from above it
             apart.add(by_index[index].candidate)
         if one.unread:
             unread[pair.aligned] = one.unread
